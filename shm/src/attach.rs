@@ -1,0 +1,283 @@
+//! The client's side of an attach: claim → grant → map → MAPPED → LIVE.
+//!
+//! The client takes nothing on trust that it can check: size, seals, header and presence of every
+//! page. No async runtime; every wait has a deadline.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::consumer::Consumer;
+use crate::control::{Control, Link, Resume, open};
+use crate::error::{AttachError, FrameError, PeerState, SegmentError};
+use crate::fdpass;
+use crate::geometry::Geometry;
+use crate::layout::{CONSUMER_SEGMENT_BYTES, Header, KIND_CONSUMER, KIND_PRODUCER};
+use crate::memfd::Segment;
+use crate::pin::Pinned;
+use crate::producer::Producer;
+use crate::region::{Owned, Region};
+use crate::wire::{Claim, Frame, Grant, NO_CPU, Pinning, Role};
+
+/// An attach to be: where, by what right, and how.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// let mut producer = laneway_shm::Attach::by_name("/run/laneway/attach.sock", "orders").producer()?;
+/// producer.send(b"hello", Duration::from_secs(1))?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Attach {
+    socket: PathBuf,
+    claim: Claim,
+    timeout: Duration,
+    pin: bool,
+}
+
+impl Attach {
+    /// Attaches with a one-time ticket, as the control API printed it: 32 hexadecimal digits.
+    ///
+    /// # Errors
+    /// `Field` if the text is no ticket.
+    pub fn with_ticket(socket: impl AsRef<Path>, ticket: &str) -> Result<Self, AttachError> {
+        let not_a_ticket = FrameError::Field {
+            field: "ticket",
+            found: ticket.len() as u64,
+            allowed: "32 hexadecimal digits",
+        };
+        let digits = ticket.len() == 32 && ticket.bytes().all(|byte| byte.is_ascii_hexdigit());
+        match u128::from_str_radix(ticket, 16) {
+            Ok(value) if digits => Ok(Self::new(
+                socket.as_ref(),
+                Claim::Ticket(value.to_be_bytes()),
+            )),
+            _ => Err(not_a_ticket.into()),
+        }
+    }
+
+    /// Attaches by the lane's name: its rule about user and group ids decides.
+    #[must_use]
+    pub fn by_name(socket: impl AsRef<Path>, lane: &str) -> Self {
+        Self::new(socket.as_ref(), Claim::Name(lane.to_owned()))
+    }
+
+    fn new(socket: &Path, claim: Claim) -> Self {
+        Self {
+            socket: socket.to_path_buf(),
+            claim,
+            timeout: Duration::from_secs(5),
+            pin: true,
+        }
+    }
+
+    /// Waits at most this long for each answer of the agent (default 5 s).
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Whether to pin the calling thread to the granted core (default yes).
+    #[must_use]
+    pub fn pin(mut self, pin: bool) -> Self {
+        self.pin = pin;
+        self
+    }
+
+    /// Attaches the producer's end.
+    ///
+    /// # Errors
+    /// What went wrong, and in a refusal of the agent what to do about it.
+    pub fn producer(&self) -> Result<Producer, AttachError> {
+        let attached = self.attach(Role::Producer)?;
+        Ok(Producer::new(
+            attached.region,
+            attached.grant,
+            attached.link,
+        )?)
+    }
+
+    /// Attaches the consumer's end.
+    ///
+    /// # Errors
+    /// What went wrong, and in a refusal of the agent what to do about it.
+    pub fn consumer(&self) -> Result<Consumer, AttachError> {
+        let attached = self.attach(Role::Consumer)?;
+        Ok(Consumer::new(
+            attached.region,
+            attached.grant,
+            attached.link,
+        )?)
+    }
+
+    fn attach(&self, role: Role) -> Result<Attached, AttachError> {
+        let socket = open(&self.socket).map_err(|source| AttachError::Connect {
+            path: self.socket.display().to_string(),
+            source,
+        })?;
+        let thread = nix::unistd::gettid().as_raw().cast_unsigned();
+        send(
+            &socket,
+            &Frame::Hello {
+                role,
+                claim: self.claim.clone(),
+                thread,
+            },
+        )?;
+        let (grant, fd) = self.granted(&socket, role)?;
+        let region = map_own(&grant, &fd)?;
+        send(&socket, &Frame::Mapped)?;
+        match self.expect(&socket, "LIVE")? {
+            (Frame::Live, _) => {}
+            (found, _) => return Err(unexpected(&found, "LIVE")),
+        }
+        // Sealed now: nobody else can have become a second writer of it.
+        let own = fd.try_clone().map_err(os("fcntl(F_DUPFD_CLOEXEC)"))?;
+        Segment::verify(own, header(&grant)?)?;
+        let pinned = self.pinned(&grant)?;
+        let (lane, generation, token) = (grant.lane, grant.generation, grant.token);
+        let resume = Resume {
+            role,
+            lane,
+            generation,
+            token,
+            segment: fd,
+        };
+        let control = Control::new(&self.socket, socket, resume);
+        Ok(Attached {
+            region,
+            grant,
+            link: Link::new(Some(control), pinned, PeerState::Absent),
+        })
+    }
+
+    fn granted(&self, socket: &OwnedFd, role: Role) -> Result<(Grant, OwnedFd), AttachError> {
+        match self.expect(socket, "GRANT")? {
+            (Frame::Grant(grant), Some(fd)) if grant.role == role => Ok((*grant, fd)),
+            (found, _) => Err(unexpected(&found, "GRANT")),
+        }
+    }
+
+    fn pinned(&self, grant: &Grant) -> Result<Option<Pinned>, AttachError> {
+        if !self.pin || grant.pinning != Pinning::Own || grant.cpu == NO_CPU {
+            return Ok(None);
+        }
+        let cpu = grant.cpu;
+        Pinned::new(cpu)
+            .map(Some)
+            .map_err(|source| AttachError::Pin { cpu, source })
+    }
+
+    /// Waits for the agent's next frame.
+    fn expect(
+        &self,
+        socket: &OwnedFd,
+        waiting_for: &'static str,
+    ) -> Result<(Frame, Option<OwnedFd>), AttachError> {
+        let start = Instant::now();
+        let packet = loop {
+            match fdpass::receive(socket) {
+                Ok(packet) => break packet,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
+                    return Err(AttachError::Disconnected { waiting_for });
+                }
+                Err(source) => {
+                    return Err(AttachError::Os {
+                        call: "recvmsg",
+                        source,
+                    });
+                }
+            }
+            let waited = start.elapsed();
+            let Some(left) = self
+                .timeout
+                .checked_sub(waited)
+                .filter(|left| !left.is_zero())
+            else {
+                return Err(AttachError::TimedOut {
+                    waiting_for,
+                    waited,
+                });
+            };
+            let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+            let millis = u16::try_from(left.as_millis().max(1)).unwrap_or(u16::MAX);
+            // Interrupted or timed out: the loop looks at the clock again.
+            let _ = poll(&mut fds, PollTimeout::from(millis));
+        };
+        if packet.bytes.is_empty() {
+            return Err(AttachError::Disconnected { waiting_for });
+        }
+        let frame = Frame::decode(&packet.bytes)?;
+        let (found, expected) = (packet.descriptors.len(), frame.descriptors());
+        if found != expected {
+            return Err(FrameError::Descriptors { found, expected }.into());
+        }
+        match frame {
+            Frame::Refused { reason, message } => Err(AttachError::Refused { reason, message }),
+            frame => Ok((frame, packet.descriptors.into_iter().next())),
+        }
+    }
+}
+
+/// An end that is live but has no ring yet.
+struct Attached {
+    region: Region<Owned>,
+    grant: Grant,
+    link: Link,
+}
+
+fn map_own(grant: &Grant, fd: &OwnedFd) -> Result<Region<Owned>, SegmentError> {
+    let header = header(grant)?;
+    let len = usize::try_from(header.size_bytes).map_err(|_| SegmentError::Geometry {
+        field: "size_bytes",
+        found: header.size_bytes,
+        allowed: "the address space",
+    })?;
+    Region::map_owned(fd, len)
+}
+
+/// The header that the granted segment must carry.
+fn header(grant: &Grant) -> Result<Header, SegmentError> {
+    let geometry = Geometry::try_new(grant.slot_payload, grant.slot_count)?;
+    let (kind, needed) = match grant.role {
+        Role::Producer => (KIND_PRODUCER, geometry.segment_bytes()),
+        Role::Consumer => (KIND_CONSUMER, CONSUMER_SEGMENT_BYTES as u64),
+    };
+    if grant.size_bytes < needed {
+        return Err(SegmentError::Size {
+            found: grant.size_bytes,
+            expected: needed,
+        });
+    }
+    Ok(Header {
+        kind,
+        lane: grant.lane,
+        generation: grant.generation,
+        nonce: grant.nonce,
+        slot_stride: geometry.stride() as u64,
+        slot_payload: u64::from(grant.slot_payload),
+        slot_count: u64::from(grant.slot_count),
+        base_position: grant.base,
+        size_bytes: grant.size_bytes,
+    })
+}
+
+fn send(socket: &OwnedFd, frame: &Frame) -> Result<(), AttachError> {
+    fdpass::send(socket, &frame.encode(), None).map_err(os("sendmsg"))
+}
+
+fn os(call: &'static str) -> impl FnOnce(std::io::Error) -> AttachError {
+    move |source| AttachError::Os { call, source }
+}
+
+fn unexpected(found: &Frame, waiting_for: &'static str) -> AttachError {
+    AttachError::Unexpected {
+        found: found.name(),
+        waiting_for,
+    }
+}

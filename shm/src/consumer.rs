@@ -1,0 +1,540 @@
+//! The consumer's end: poll, copy out or look in place, release.
+//!
+//! Strict: the producer may be hostile, so no reference to its bytes exists here. What comes out
+//! is a bounded copy or single loads. Also owns the change of generations: the old segment is
+//! drained to its end before the new one is read.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use crate::control::Link;
+use crate::error::{Corruption, PeerState, RecvError, SegmentError};
+use crate::geometry::Geometry;
+use crate::layout::{Header, KIND_PRODUCER};
+use crate::memfd::Segment;
+use crate::producer::SLEEP_MAX;
+use crate::region::{Foreign, Owned, Region};
+use crate::ring::{Found, Reader, Span, WaitMode};
+use crate::sync::spin_hint;
+use crate::wire::{Frame, Grant, PeerSegment};
+
+/// Spins before a sleep, about 50 µs.
+const SPINS_BEFORE_PARK: u32 = 2048;
+/// Generations that may wait to be read: the agent refuses producers long before.
+const GENERATIONS_MAX: usize = 16;
+
+/// A generation that waits until the one before is drained.
+#[derive(Debug)]
+struct Pending {
+    generation: u64,
+    base: u64,
+    end: Option<u64>,
+    region: Region<Foreign>,
+}
+
+/// The consumer's end of a lane. `Send`, not `Sync`, not `Clone`.
+#[derive(Debug)]
+pub struct Consumer {
+    pub(crate) ring: Reader<Region<Foreign>, Region<Owned>>,
+    link: Link,
+    wait: WaitMode,
+    grant: Grant,
+    generation: u64,
+    /// Where the current generation ends, once its producer is gone.
+    end: Option<u64>,
+    pending: VecDeque<Pending>,
+    closed: bool,
+    refused: Option<SegmentError>,
+    /// Not `Sync`: two threads must not share one end.
+    not_sync: std::marker::PhantomData<std::cell::Cell<()>>,
+}
+
+impl Consumer {
+    pub(crate) fn new(
+        region: Region<Owned>,
+        grant: Grant,
+        link: Link,
+    ) -> Result<Self, SegmentError> {
+        let geometry = Geometry::try_new(grant.slot_payload, grant.slot_count)?;
+        let wait = if grant.park {
+            WaitMode::Park
+        } else {
+            WaitMode::Spin
+        };
+        let ring = Reader::new(region, geometry, wait, grant.base, grant.generation);
+        Ok(Self {
+            ring,
+            link,
+            wait,
+            grant,
+            generation: 0,
+            end: None,
+            pending: VecDeque::new(),
+            closed: false,
+            refused: None,
+            not_sync: std::marker::PhantomData,
+        })
+    }
+
+    /// What the agent granted: identity, geometry, core, pages.
+    #[must_use]
+    pub fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    /// What is known of the producer.
+    #[must_use]
+    pub fn peer(&self) -> PeerState {
+        self.link.peer
+    }
+
+    /// Generation that is being read; 0 before the first producer attached.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Position of the next message.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.ring.position()
+    }
+
+    /// Largest message, in bytes.
+    #[must_use]
+    pub fn message_max(&self) -> usize {
+        self.ring.geometry().message_max()
+    }
+
+    /// The next message, if there is one now.
+    ///
+    /// # Errors
+    /// `Closed` after the producer ended the stream, until a successor attaches; `Corrupt`, for
+    /// ever; `Revoked`; `Segment` if the next generation's segment was refused.
+    #[inline]
+    pub fn poll(&mut self) -> Result<Option<ReadSlot<'_>>, RecvError> {
+        match self.next_span()? {
+            Some(span) => Ok(Some(ReadSlot {
+                consumer: self,
+                span,
+            })),
+            None => Ok(None),
+        }
+    }
+
+    /// The next message, waiting at most `timeout` for it.
+    ///
+    /// # Errors
+    /// `TimedOut` says what is known of the producer; otherwise as [`Consumer::poll`].
+    #[inline]
+    pub fn recv(&mut self, timeout: Duration) -> Result<ReadSlot<'_>, RecvError> {
+        let span = match self.next_span()? {
+            Some(span) => span,
+            None => self.wait_for_span(timeout)?,
+        };
+        Ok(ReadSlot {
+            consumer: self,
+            span,
+        })
+    }
+
+    /// All messages that are there now, at most `limit`, released together.
+    ///
+    /// # Errors
+    /// As [`Consumer::poll`].
+    pub fn poll_many(&mut self, limit: usize) -> Result<ReadBatch<'_>, RecvError> {
+        let next = self.next_span()?;
+        let start = self.ring.position();
+        Ok(ReadBatch {
+            consumer: self,
+            next,
+            left: limit,
+            end: start,
+            messages: 0,
+            bytes: 0,
+        })
+    }
+
+    #[inline]
+    pub(crate) fn next_span(&mut self) -> Result<Option<Span>, RecvError> {
+        match self.ring.poll() {
+            Ok(Some(Found::Message(span))) => {
+                if self.link.pulse.steady_due() {
+                    self.maintain()?;
+                }
+                Ok(Some(span))
+            }
+            Ok(None) => self.found_nothing(),
+            Ok(Some(Found::End)) => {
+                self.ring.release_end();
+                self.closed = true;
+                Err(self.closed_error())
+            }
+            Err(corruption) => Err(corruption.into()),
+        }
+    }
+
+    fn closed_error(&self) -> RecvError {
+        RecvError::Closed {
+            position: self.ring.position(),
+        }
+    }
+
+    /// Empty: maybe the generation ended, maybe the agent has news.
+    #[inline]
+    fn found_nothing(&mut self) -> Result<Option<Span>, RecvError> {
+        if self.link.pulse.idle_due(self.ring.position()) {
+            self.maintain()?;
+        }
+        if self.ring.peer().is_none() || self.end.is_some() || self.closed {
+            return self.at_the_end();
+        }
+        Ok(None)
+    }
+
+    #[cold]
+    fn at_the_end(&mut self) -> Result<Option<Span>, RecvError> {
+        if self.advance()? {
+            return match self.ring.poll() {
+                Ok(Some(Found::Message(span))) => Ok(Some(span)),
+                // An end or nothing: the next call finds it again.
+                Ok(_) => Ok(None),
+                Err(corruption) => Err(corruption.into()),
+            };
+        }
+        if let Some(error) = self.refused.take() {
+            return Err(error.into());
+        }
+        if self.closed && self.pending.is_empty() {
+            return Err(self.closed_error());
+        }
+        Ok(None)
+    }
+
+    /// Moves on to the next generation if this one is drained. True if it moved.
+    fn advance(&mut self) -> Result<bool, RecvError> {
+        let position = self.ring.position();
+        if self.ring.peer().is_some() {
+            match self.end {
+                None => return Ok(false),
+                // The producer committed it, the agent counted it, and now it is not there.
+                Some(end) if position < end => {
+                    return Err(Corruption::Truncated { position, end }.into());
+                }
+                Some(_) => {}
+            }
+        }
+        let Some(next) = self.pending.pop_front() else {
+            return Ok(false);
+        };
+        if next.base > position {
+            return Err(Corruption::Truncated {
+                position,
+                end: next.base,
+            }
+            .into());
+        }
+        if self.generation != 0 {
+            self.link.tell(&Frame::Drained {
+                generation: self.generation,
+            });
+        }
+        (self.generation, self.end, self.closed) = (next.generation, next.end, false);
+        self.ring.join(next.region);
+        let alive = next.end.is_none();
+        self.link.peer = if alive {
+            PeerState::Live
+        } else {
+            PeerState::Gone
+        };
+        Ok(true)
+    }
+
+    /// Looks at the agent's events. Called by itself when the ring is empty and once a second
+    /// while messages flow.
+    ///
+    /// # Errors
+    /// `Revoked`.
+    pub fn maintain(&mut self) -> Result<(), RecvError> {
+        while let Some((frame, descriptor)) = self.link.next_event() {
+            match (frame, descriptor) {
+                (Frame::Generation(segment), Some(fd)) => self.offered(segment, fd),
+                (Frame::Ended { generation, end }, _) => self.ended(generation, end),
+                _ => {}
+            }
+        }
+        if self.link.revoked {
+            Err(RecvError::Revoked)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn offered(&mut self, segment: PeerSegment, fd: OwnedFd) {
+        let newest = self
+            .pending
+            .back()
+            .map_or(self.generation, |pending| pending.generation);
+        if segment.generation <= newest || self.pending.len() >= GENERATIONS_MAX {
+            return;
+        }
+        match self.prove(segment, fd) {
+            Ok(region) => {
+                let (generation, base) = (segment.generation, segment.base);
+                self.pending.push_back(Pending {
+                    generation,
+                    base,
+                    end: None,
+                    region,
+                });
+            }
+            Err(error) => self.refused = Some(error),
+        }
+    }
+
+    fn ended(&mut self, generation: u64, end: u64) {
+        if generation == self.generation {
+            self.end = Some(end);
+            self.link.peer = PeerState::Gone;
+        }
+        for pending in &mut self.pending {
+            if pending.generation == generation {
+                pending.end = Some(end);
+            }
+        }
+    }
+
+    pub(crate) fn join(&mut self, region: Region<Foreign>, generation: u64) {
+        self.generation = generation;
+        self.ring.join(region);
+        self.link.peer = PeerState::Live;
+    }
+
+    fn prove(&self, segment: PeerSegment, fd: OwnedFd) -> Result<Region<Foreign>, SegmentError> {
+        let needed = self.ring.geometry().segment_bytes();
+        if segment.size_bytes < needed {
+            return Err(SegmentError::Size {
+                found: segment.size_bytes,
+                expected: needed,
+            });
+        }
+        let header = Header {
+            kind: KIND_PRODUCER,
+            lane: self.grant.lane,
+            generation: segment.generation,
+            nonce: segment.nonce,
+            slot_stride: self.ring.geometry().stride() as u64,
+            slot_payload: u64::from(self.grant.slot_payload),
+            slot_count: u64::from(self.grant.slot_count),
+            base_position: segment.base,
+            size_bytes: segment.size_bytes,
+        };
+        Segment::verify(fd, header)?.map()
+    }
+
+    #[cold]
+    pub(crate) fn wait_for_span(&mut self, timeout: Duration) -> Result<Span, RecvError> {
+        let start = Instant::now();
+        let mut spins = 0u32;
+        loop {
+            if let Some(span) = self.next_span()? {
+                return Ok(span);
+            }
+            spins = spins.wrapping_add(1);
+            if spins.is_multiple_of(64) && start.elapsed() >= timeout {
+                self.maintain()?;
+                return match self.next_span()? {
+                    Some(span) => Ok(span),
+                    None => Err(RecvError::TimedOut {
+                        waited: timeout,
+                        state: self.link.peer,
+                    }),
+                };
+            }
+            if self.wait == WaitMode::Park && spins > SPINS_BEFORE_PARK {
+                let left = timeout.saturating_sub(start.elapsed());
+                self.ring.park(left.min(SLEEP_MAX));
+                self.maintain()?;
+                spins = SPINS_BEFORE_PARK - 64;
+            } else {
+                spin_hint();
+            }
+        }
+    }
+}
+
+/// A received message. Dropping it releases its slots to the producer.
+#[derive(Debug)]
+pub struct ReadSlot<'c> {
+    consumer: &'c mut Consumer,
+    span: Span,
+}
+
+impl ReadSlot<'_> {
+    /// Length of the message, in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.span.len
+    }
+
+    /// Whether the message is empty.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.span.len == 0
+    }
+
+    /// Position of the message in the lane.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.span.position
+    }
+
+    /// Copies the message's start into `target`; returns how many bytes there were.
+    #[inline]
+    pub fn copy_to(&self, target: &mut [u8]) -> usize {
+        self.consumer.ring.copy_out(&self.span, 0, target)
+    }
+
+    /// The message as a vector.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<u8> {
+        self.view().to_vec()
+    }
+
+    /// A bounded view for reading parts in place.
+    #[must_use]
+    pub fn view(&self) -> View<'_> {
+        View {
+            consumer: self.consumer,
+            span: self.span,
+            start: 0,
+            len: self.span.len,
+        }
+    }
+
+    /// Gives the slots back to the producer.
+    pub fn release(self) {}
+}
+
+impl Drop for ReadSlot<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.consumer.ring.release(&self.span);
+    }
+}
+
+/// A range of a message that a hostile producer may be changing while it is read.
+///
+/// Two reads of the same byte may differ; no read leaves the message.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    consumer: &'a Consumer,
+    span: Span,
+    start: usize,
+    len: usize,
+}
+
+impl View<'_> {
+    /// Length of the range, in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the range is empty.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Copies the range's start into `target`; returns how many bytes there were.
+    #[inline]
+    pub fn copy_to(&self, target: &mut [u8]) -> usize {
+        let wanted = target.len().min(self.len);
+        match target.get_mut(..wanted) {
+            Some(target) => self.consumer.ring.copy_out(&self.span, self.start, target),
+            None => 0,
+        }
+    }
+
+    /// The range as a vector.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.len];
+        self.copy_to(&mut bytes);
+        bytes
+    }
+
+    /// `len` bytes from `start` of this range; `None` if they are not inside it.
+    #[must_use]
+    pub fn range(&self, start: usize, len: usize) -> Option<Self> {
+        let end = start.checked_add(len)?;
+        (end <= self.len).then_some(Self {
+            start: self.start + start,
+            len,
+            ..*self
+        })
+    }
+
+    /// A little-endian integer at `at`; `None` if it is not inside the range.
+    #[must_use]
+    #[inline]
+    pub fn u64_at(&self, at: usize) -> Option<u64> {
+        let mut bytes = [0; 8];
+        self.range(at, 8)?.copy_to(&mut bytes);
+        Some(u64::from_le_bytes(bytes))
+    }
+}
+
+/// Several received messages, released together when the batch is dropped.
+#[derive(Debug)]
+pub struct ReadBatch<'c> {
+    consumer: &'c mut Consumer,
+    next: Option<Span>,
+    left: usize,
+    end: u64,
+    messages: u64,
+    bytes: u64,
+}
+
+impl ReadBatch<'_> {
+    /// The next message of the batch.
+    ///
+    /// Not an [`Iterator`]: each view borrows the batch, so that none outlives the release.
+    ///
+    /// # Errors
+    /// As [`Consumer::poll`].
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "a lending iterator, see above"
+    )]
+    pub fn next(&mut self) -> Result<Option<View<'_>>, RecvError> {
+        let Some(span) = self.next.take().filter(|_| self.left > 0) else {
+            return Ok(None);
+        };
+        self.left -= 1;
+        self.messages += 1;
+        self.bytes += span.len as u64;
+        self.end = span.position + span.slots;
+        if self.left > 0 {
+            self.next = self.consumer.ring.poll_after(&span)?;
+        }
+        Ok(Some(View {
+            consumer: self.consumer,
+            span,
+            start: 0,
+            len: span.len,
+        }))
+    }
+}
+
+impl Drop for ReadBatch<'_> {
+    fn drop(&mut self) {
+        if self.messages > 0 {
+            self.consumer
+                .ring
+                .release_through(self.end, self.messages, self.bytes);
+        }
+    }
+}

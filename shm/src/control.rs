@@ -1,0 +1,262 @@
+//! The open connection to the agent, looked at rarely and never waited for.
+//!
+//! Owns reconnecting after an agent restart and deciding when a look is due, so that the data
+//! path pays a decrement. Knows nothing of rings.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+
+use crate::error::PeerState;
+use crate::fdpass;
+use crate::pin::Pinned;
+use crate::wire::{Claim, Frame, Role};
+
+/// Idle this long, an end looks for events: a new generation, a new consumer, a revocation.
+const IDLE_LOOK: Duration = Duration::from_millis(20);
+/// While messages flow, an end looks this often: to notice that the agent was restarted.
+const STEADY_LOOK: Duration = Duration::from_secs(1);
+/// Empty polls between two readings of the clock.
+const IDLE_POLLS: u32 = 64;
+/// Messages between two readings of the clock.
+const STEADY_MESSAGES: u32 = 4096;
+/// First and longest pause between two attempts to reach a restarted agent.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// Decides when a look at the connection is due, at the cost of a decrement.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    idle_left: u32,
+    steady_left: u32,
+    idle_position: u64,
+    idle_since: Instant,
+    looked_at: Instant,
+}
+
+impl Pulse {
+    pub(crate) fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            idle_left: IDLE_POLLS,
+            steady_left: STEADY_MESSAGES,
+            idle_position: u64::MAX,
+            idle_since: now,
+            looked_at: now,
+        }
+    }
+
+    /// Called for each message.
+    #[inline]
+    pub(crate) fn steady_due(&mut self) -> bool {
+        self.steady_left -= 1;
+        self.steady_left == 0 && self.steady_clock()
+    }
+
+    #[cold]
+    fn steady_clock(&mut self) -> bool {
+        self.steady_left = STEADY_MESSAGES;
+        let now = Instant::now();
+        let due = now.duration_since(self.looked_at) >= STEADY_LOOK;
+        if due {
+            self.looked_at = now;
+        }
+        due
+    }
+
+    /// Called for each poll that found nothing, with the position that it looked at.
+    #[inline]
+    pub(crate) fn idle_due(&mut self, position: u64) -> bool {
+        self.idle_left -= 1;
+        self.idle_left == 0 && self.idle_clock(position)
+    }
+
+    #[cold]
+    fn idle_clock(&mut self, position: u64) -> bool {
+        self.idle_left = IDLE_POLLS;
+        let now = Instant::now();
+        if position != self.idle_position {
+            self.idle_position = position;
+            self.idle_since = now;
+        }
+        let due = now.duration_since(self.idle_since) >= IDLE_LOOK;
+        if due {
+            self.idle_since = now;
+            self.looked_at = now;
+        }
+        due
+    }
+}
+
+/// What a restarted agent needs to take this end back.
+#[derive(Debug)]
+pub(crate) struct Resume {
+    pub(crate) role: Role,
+    pub(crate) lane: u128,
+    pub(crate) generation: u64,
+    pub(crate) token: u128,
+    pub(crate) segment: OwnedFd,
+}
+
+/// One end's connection to the agent.
+#[derive(Debug)]
+pub(crate) struct Control {
+    path: PathBuf,
+    socket: Option<OwnedFd>,
+    resume: Resume,
+    retry_at: Instant,
+    retry_pause: Duration,
+    given_up: bool,
+}
+
+/// What both ends keep beside their ring: the connection, the pulse, the core, the peer's state.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) control: Option<Control>,
+    pub(crate) pulse: Pulse,
+    pub(crate) pinned: Option<Pinned>,
+    pub(crate) peer: PeerState,
+    pub(crate) revoked: bool,
+}
+
+impl Link {
+    pub(crate) fn new(control: Option<Control>, pinned: Option<Pinned>, peer: PeerState) -> Self {
+        Self {
+            control,
+            pulse: Pulse::new(),
+            pinned,
+            peer,
+            revoked: false,
+        }
+    }
+
+    /// The next event, and on the way: reconnects, notices drift, handles what both ends share.
+    pub(crate) fn next_event(&mut self) -> Option<(Frame, Option<OwnedFd>)> {
+        if let Some(count) = self.pinned.as_mut().and_then(Pinned::check) {
+            self.tell(&Frame::Drifted { count });
+        }
+        loop {
+            let (frame, descriptor) = self.control.as_mut()?.next()?;
+            match frame {
+                Frame::Revoked => self.revoked = true,
+                Frame::Live => {}
+                Frame::Refused { reason, .. } if reason == "LANE_NOT_FOUND" => self.revoked = true,
+                Frame::Refused { .. } => {}
+                event => return Some((event, descriptor)),
+            }
+        }
+    }
+
+    /// Tells the agent, if it is there.
+    pub(crate) fn tell(&mut self, frame: &Frame) {
+        if let Some(socket) = self
+            .control
+            .as_ref()
+            .and_then(|control| control.socket.as_ref())
+        {
+            // An agent that is gone or slow learns it from the memory or not at all.
+            let _ = fdpass::send(socket, &frame.encode(), None);
+        }
+    }
+}
+
+impl Control {
+    pub(crate) fn new(path: &Path, socket: OwnedFd, resume: Resume) -> Self {
+        Self {
+            path: path.to_path_buf(),
+            socket: Some(socket),
+            resume,
+            retry_at: Instant::now(),
+            retry_pause: RETRY.0,
+            given_up: false,
+        }
+    }
+
+    fn next(&mut self) -> Option<(Frame, Option<OwnedFd>)> {
+        if self.socket.is_none() && !self.given_up {
+            self.reconnect();
+        }
+        let received = fdpass::receive(self.socket.as_ref()?);
+        let packet = match received {
+            Ok(packet) if !packet.bytes.is_empty() => packet,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return None,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => return None,
+            _ => {
+                self.disconnected();
+                return None;
+            }
+        };
+        let Ok(frame) = Frame::decode(&packet.bytes) else {
+            self.disconnected();
+            return None;
+        };
+        match &frame {
+            Frame::Live => self.retry_pause = RETRY.0,
+            // Only a recovering agent is worth another try.
+            Frame::Refused { reason, .. } => {
+                self.given_up = reason != "AGENT_RECOVERING";
+                self.disconnected();
+            }
+            _ => {}
+        }
+        Some((frame, packet.descriptors.into_iter().next()))
+    }
+
+    fn disconnected(&mut self) {
+        self.socket = None;
+        self.retry_at = Instant::now() + self.retry_pause;
+        self.retry_pause = (self.retry_pause * 2).min(RETRY.1);
+    }
+
+    /// Presents the own segment to an agent that came back.
+    fn reconnect(&mut self) {
+        if Instant::now() < self.retry_at {
+            return;
+        }
+        let Resume {
+            role,
+            lane,
+            generation,
+            token,
+            ..
+        } = self.resume;
+        let claim = Claim::Resume {
+            lane,
+            generation,
+            token,
+        };
+        let thread = nix::unistd::gettid().as_raw().cast_unsigned();
+        let hello = Frame::Hello {
+            role,
+            claim,
+            thread,
+        };
+        let presented = open(&self.path).and_then(|socket| {
+            let segment = self.resume.segment.as_fd();
+            fdpass::send(&socket, &hello.encode(), Some(segment))?;
+            Ok(socket)
+        });
+        match presented {
+            Ok(socket) => self.socket = Some(socket),
+            Err(_) => self.disconnected(),
+        }
+    }
+}
+
+/// Connects to the attach socket; never blocks on it afterwards.
+///
+/// # Errors
+/// The kernel's word, for instance `ENOENT` or `ECONNREFUSED`.
+pub(crate) fn open(path: &Path) -> std::io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+    let address = UnixAddr::new(path)?;
+    loop {
+        match connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &address) {
+            Err(Errno::EINTR) => {}
+            result => return result.map(|()| socket).map_err(Into::into),
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Copying bytes that a foreign process may be changing at the same moment.
+//!
+//! A plain `memcpy` promises the compiler that nobody else writes the source; here somebody may.
+//! On x86-64 the loads are inline assembly, opaque to the optimiser, so the shared bytes are
+//! never part of the abstract machine; elsewhere they are volatile loads. The source may be torn
+//! and that is the caller's business; it is never undefined behaviour.
+//! The thresholds come from `docs/measurements.md` (hostile-safe copy, best of nine rounds).
+
+/// From this size on, microcode (`rep movsb`) beats a 16-byte loop, in bytes.
+#[cfg(target_arch = "x86_64")]
+const REP_MOVSB_FROM: usize = 1024;
+
+/// Copies `len` bytes from shared memory to private memory.
+///
+/// # Safety
+/// - `source..source + len` is mapped readable, and stays so during the call, whatever others do.
+/// - `target..target + len` is valid for writes, private to the caller, and does not overlap.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub(crate) unsafe fn copy_from_shared(source: *const u8, target: *mut u8, len: usize) {
+    use std::arch::asm;
+    if len >= REP_MOVSB_FROM {
+        // SAFETY:
+        // - both ranges are valid for `len` bytes and do not overlap: the caller's promise;
+        // - the direction flag is clear at function boundaries by the platform's ABI;
+        // - the three registers are declared as changed, memory is assumed changed by default.
+        unsafe {
+            asm!("rep movsb", inout("rcx") len => _, inout("rsi") source => _,
+                inout("rdi") target => _, options(nostack, preserves_flags));
+        }
+    } else if len >= 16 {
+        // SAFETY:
+        // - the loop touches 16 bytes at 0, 16, … below `len - 16`, then the last 16 bytes; with
+        //   `len >= 16` both lie inside the ranges that the caller vouched for;
+        // - unaligned moves are used, so alignment is no precondition.
+        unsafe {
+            asm!(
+                "xor {i:e}, {i:e}",
+                "2:",
+                "movups {x}, [{s} + {i}]",
+                "movups [{t} + {i}], {x}",
+                "add {i}, 16",
+                "cmp {i}, {last}",
+                "jb 2b",
+                "movups {x}, [{s} + {last}]",
+                "movups [{t} + {last}], {x}",
+                i = out(reg) _, x = out(xmm_reg) _,
+                s = in(reg) source, t = in(reg) target, last = in(reg) len - 16,
+                options(nostack)
+            );
+        }
+    } else {
+        // SAFETY: the caller's promise, handed on unchanged; `len < 16` holds here.
+        unsafe { copy_short(source, target, len) }
+    }
+}
+
+/// Copies fewer than 16 bytes by two overlapping moves of the largest width that fits.
+///
+/// # Safety
+/// As [`copy_from_shared`], and `len < 16`.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+unsafe fn copy_short(source: *const u8, target: *mut u8, len: usize) {
+    use std::arch::asm;
+    // SAFETY: in every arm the highest byte touched is `len - 1`, inside both ranges; the moves
+    // are unaligned, so alignment is no precondition.
+    unsafe {
+        match len {
+            0 => {}
+            1 => asm!("mov {b}, byte ptr [{s}]", "mov byte ptr [{t}], {b}",
+                b = out(reg_byte) _, s = in(reg) source, t = in(reg) target,
+                options(nostack, preserves_flags)),
+            2..=3 => asm!("mov {a:x}, word ptr [{s}]", "mov {b}, byte ptr [{s} + {l}]",
+                "mov word ptr [{t}], {a:x}", "mov byte ptr [{t} + {l}], {b}",
+                a = out(reg) _, b = out(reg_byte) _, s = in(reg) source, t = in(reg) target,
+                l = in(reg) len - 1, options(nostack, preserves_flags)),
+            4..=7 => asm!("mov {a:e}, dword ptr [{s}]", "mov {b:e}, dword ptr [{s} + {l}]",
+                "mov dword ptr [{t}], {a:e}", "mov dword ptr [{t} + {l}], {b:e}",
+                a = out(reg) _, b = out(reg) _, s = in(reg) source, t = in(reg) target,
+                l = in(reg) len - 4, options(nostack, preserves_flags)),
+            _ => asm!("mov {a}, qword ptr [{s}]", "mov {b}, qword ptr [{s} + {l}]",
+                "mov qword ptr [{t}], {a}", "mov qword ptr [{t} + {l}], {b}",
+                a = out(reg) _, b = out(reg) _, s = in(reg) source, t = in(reg) target,
+                l = in(reg) len - 8, options(nostack, preserves_flags)),
+        }
+    }
+}
+
+/// Copies `len` bytes from shared memory to private memory, by volatile loads.
+///
+/// # Safety
+/// - `source..source + len` is mapped readable, and stays so during the call, whatever others do.
+/// - `target..target + len` is valid for writes, private to the caller, and does not overlap.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) unsafe fn copy_from_shared(source: *const u8, target: *mut u8, len: usize) {
+    let mut done = 0;
+    while done < len {
+        // SAFETY: `done < len`, so each pointer stays inside its range; a word is only read where
+        // the source is aligned for it and eight bytes are left.
+        unsafe {
+            let (from, to) = (source.add(done), target.add(done));
+            if from.addr() % 8 == 0 && len - done >= 8 {
+                to.cast::<u64>()
+                    .write_unaligned(from.cast::<u64>().read_volatile());
+                done += 8;
+            } else {
+                to.write(from.read_volatile());
+                done += 1;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_length_and_alignment_copies_exactly_its_bytes() {
+        let source: Vec<u8> = (0..4200u32).map(|i| (i * 31 % 251) as u8).collect();
+        for len in (0..260).chain([1000, 1023, 1024, 1025, 4096]) {
+            for shift in [0, 1, 7, 8, 13] {
+                let mut target = vec![0xa5u8; len + 32];
+                // SAFETY: both ranges lie inside their vectors and the vectors are distinct.
+                unsafe {
+                    copy_from_shared(source[shift..].as_ptr(), target[16..].as_mut_ptr(), len)
+                };
+                assert_eq!(target[16..16 + len], source[shift..shift + len]);
+                assert!(
+                    target[..16]
+                        .iter()
+                        .chain(&target[16 + len..])
+                        .all(|&b| b == 0xa5)
+                );
+            }
+        }
+    }
+}

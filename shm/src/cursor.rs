@@ -1,0 +1,189 @@
+//! The commit word and the rules by which a peer's number is accepted.
+//!
+//! Pure. Every number that a peer wrote enters the ring through a function of this file, once,
+//! as a private copy.
+
+use crate::error::Corruption;
+use crate::geometry::Geometry;
+
+/// What a committed slot holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// The last or only slot of a message.
+    Data = 1,
+    /// A full slot whose message continues in the next slot.
+    More = 2,
+    /// End of stream.
+    End = 3,
+}
+
+/// One slot's commit word, `turn:32 | kind:8 | len:24`: a whole snapshot in one load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommitWord(pub u64);
+
+impl CommitWord {
+    /// Packs a commit word. `len` is below 2^24 by [`Geometry`].
+    #[must_use]
+    #[inline]
+    pub fn new(turn: u32, kind: Kind, len: u32) -> Self {
+        debug_assert!(len < 1 << 24);
+        Self(u64::from(turn) << 32 | u64::from(kind as u8) << 24 | u64::from(len))
+    }
+
+    /// The turn half.
+    #[must_use]
+    #[inline]
+    pub fn turn(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// The length field, in bytes.
+    #[must_use]
+    #[inline]
+    pub fn len(self) -> u32 {
+        (self.0 & 0x00ff_ffff) as u32
+    }
+
+    /// Whether the length field is zero.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    /// The kind byte as it was found.
+    #[must_use]
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "one byte is meant")]
+    pub fn kind_byte(self) -> u8 {
+        (self.0 >> 24) as u8
+    }
+}
+
+/// What a slot says to the consumer that looks at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotState {
+    /// Not committed in this lap.
+    Empty,
+    /// Committed, with kind and length within the geometry.
+    Committed(Kind, u32),
+}
+
+/// Judges a commit word found at `position`.
+///
+/// # Errors
+/// A turn from nowhere, an unknown kind, or a length beyond the slot: each would make the
+/// consumer read bytes that the producer never committed there.
+#[inline]
+pub fn read_slot(
+    geometry: &Geometry,
+    position: u64,
+    word: CommitWord,
+) -> Result<SlotState, Corruption> {
+    let expected = geometry.turn(position);
+    if word.turn() != expected {
+        return not_committed(position, expected, word);
+    }
+    let kind = match word.kind_byte() {
+        1 => Kind::Data,
+        2 => Kind::More,
+        3 => Kind::End,
+        found => return Err(Corruption::Kind { position, found }),
+    };
+    let limit = geometry.payload();
+    let found = word.len();
+    // A continued slot is full by rule, so that offsets inside a long message need no table.
+    if found > limit || (kind == Kind::More && found != limit) {
+        return Err(Corruption::Length {
+            position,
+            found,
+            limit,
+        });
+    }
+    Ok(SlotState::Committed(kind, found))
+}
+
+/// The word is of the lap before, or of nobody yet; anything else is a lie.
+#[inline]
+fn not_committed(position: u64, expected: u32, word: CommitWord) -> Result<SlotState, Corruption> {
+    // A generation may start in the middle of a lap, on zero pages: zero is "never written".
+    if word.0 == 0 || word.turn() == expected.wrapping_sub(1) {
+        Ok(SlotState::Empty)
+    } else {
+        Err(Corruption::Turn {
+            position,
+            expected,
+            found: word.turn(),
+        })
+    }
+}
+
+/// Judges a consumer's cursor against what was accepted and committed before.
+///
+/// # Errors
+/// A cursor that went back, or past what was *committed* (not merely reserved): two
+/// reservations could overlap otherwise, as in CVE-2024-41009.
+#[inline]
+pub fn accept_released(lowest: u64, committed: u64, found: u64) -> Result<u64, Corruption> {
+    if found < lowest || found > committed {
+        return Err(Corruption::Released {
+            found,
+            lowest,
+            committed,
+        });
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_of_a_small_ring_is_judged_exactly() {
+        let geometry = Geometry::try_new(8, 2).unwrap();
+        let mut committed = 0;
+        for position in 0..8u64 {
+            let turn = geometry.turn(position);
+            for found_turn in 0..8u32 {
+                for kind in 0..=255u64 {
+                    for len in [0u64, 1, 7, 8, 9, 0xff_ffff] {
+                        let word = CommitWord(u64::from(found_turn) << 32 | kind << 24 | len);
+                        let state = read_slot(&geometry, position, word);
+                        let legal = matches!((kind, len), (1 | 3, 0..=8) | (2, 8));
+                        if found_turn == turn && legal {
+                            assert!(matches!(state, Ok(SlotState::Committed(..))));
+                            committed += 1;
+                        } else if word.0 == 0 || found_turn == turn - 1 {
+                            assert_eq!(state, Ok(SlotState::Empty));
+                        } else {
+                            assert!(state.is_err(), "{position} {word:?} {state:?}");
+                        }
+                    }
+                }
+            }
+        }
+        assert_eq!(committed, 8 * 9);
+    }
+
+    #[test]
+    fn a_released_cursor_outside_accepted_and_committed_is_corruption() {
+        for lowest in 0..6 {
+            for committed in lowest..6 {
+                for found in 0..8 {
+                    let accepted = accept_released(lowest, committed, found);
+                    assert_eq!(accepted.is_ok(), (lowest..=committed).contains(&found));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_lap_before_turn_zero_is_still_recognised_when_turns_wrap() {
+        let geometry = Geometry::try_new(8, 2).unwrap();
+        let position = (u64::from(u32::MAX)) * 2;
+        assert_eq!(geometry.turn(position), 0);
+        let old = CommitWord::new(u32::MAX, Kind::Data, 3);
+        assert_eq!(read_slot(&geometry, position, old), Ok(SlotState::Empty));
+    }
+}

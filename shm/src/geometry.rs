@@ -1,0 +1,199 @@
+//! The only way to get slot arithmetic: sizes and counts that were checked once.
+//!
+//! Pure. A `Geometry` is private to the process that holds it; the copy in the header is compared
+//! at attach and never read again, so that no peer can move the slots under a running ring.
+
+use crate::error::SegmentError;
+use crate::layout::{P_SLOTS, P_TAIL_PAD};
+
+/// Largest payload of one slot, in bytes: the commit word has 24 bits for it.
+pub const SLOT_PAYLOAD_MAX: u32 = (1 << 24) - 64;
+/// Largest number of slots.
+pub const SLOT_COUNT_MAX: u32 = 1 << 24;
+/// Largest segment, in bytes (64 GiB): far above any pool here, far below overflow.
+pub const SEGMENT_MAX: u64 = 1 << 36;
+/// Bytes of the commit word that starts each slot.
+pub const WORD_BYTES: usize = 8;
+
+/// Slot arithmetic of one ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    stride: usize,
+    payload: u32,
+    count_log2: u32,
+}
+
+impl Geometry {
+    /// Smallest stride that holds `slot_payload_bytes`, with `slot_count` slots.
+    ///
+    /// Strides are 16, 32 or a multiple of 64 bytes. From 4 KiB on a power of two gets one more
+    /// line, because slots that far apart would all fall into the same cache sets
+    /// (header-only throughput doubled with the extra line: `docs/measurements.md`).
+    ///
+    /// # Errors
+    /// `SegmentError::Geometry` names the field and the allowed range.
+    pub fn try_new(slot_payload_bytes: u32, slot_count: u32) -> Result<Self, SegmentError> {
+        if slot_payload_bytes == 0 || slot_payload_bytes > SLOT_PAYLOAD_MAX {
+            return Err(SegmentError::Geometry {
+                field: "slot_payload_bytes",
+                found: u64::from(slot_payload_bytes),
+                allowed: "1 to 16777152",
+            });
+        }
+        if !slot_count.is_power_of_two() || !(2..=SLOT_COUNT_MAX).contains(&slot_count) {
+            return Err(SegmentError::Geometry {
+                field: "slot_count",
+                found: u64::from(slot_count),
+                allowed: "a power of two from 2 to 16777216",
+            });
+        }
+        let stride = stride_for(slot_payload_bytes as usize + WORD_BYTES);
+        let geometry = Self {
+            stride,
+            payload: slot_payload_bytes,
+            count_log2: slot_count.trailing_zeros(),
+        };
+        let size = geometry.segment_bytes();
+        if size > SEGMENT_MAX {
+            return Err(SegmentError::Geometry {
+                field: "slot_payload_bytes * slot_count",
+                found: size,
+                allowed: "a segment of at most 68719476736 bytes",
+            });
+        }
+        Ok(geometry)
+    }
+
+    /// Distance between two slots, in bytes.
+    #[must_use]
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Payload of one slot, in bytes.
+    #[must_use]
+    pub fn payload(&self) -> u32 {
+        self.payload
+    }
+
+    /// Number of slots.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        1 << self.count_log2
+    }
+
+    /// Largest message, in bytes: the whole ring.
+    #[must_use]
+    pub fn message_max(&self) -> usize {
+        (self.payload as usize) << self.count_log2
+    }
+
+    /// Bytes that the producer's segment needs, before rounding to pages.
+    #[must_use]
+    pub fn segment_bytes(&self) -> u64 {
+        ((self.stride as u64) << self.count_log2) + (P_SLOTS + P_TAIL_PAD) as u64
+    }
+
+    /// Slots that a message of `bytes` takes: one for an empty message.
+    #[must_use]
+    #[inline]
+    pub fn slots_for(&self, bytes: usize) -> u64 {
+        if bytes <= self.payload as usize {
+            1
+        } else {
+            bytes.div_ceil(self.payload as usize) as u64
+        }
+    }
+
+    /// Offset of the commit word of the slot at `position`.
+    #[must_use]
+    #[inline]
+    pub fn slot_offset(&self, position: u64) -> usize {
+        // The mask bounds the index whatever the position is; the product was checked above.
+        #[expect(clippy::cast_possible_truncation, reason = "masked below 2^24")]
+        let index = (position & ((1 << self.count_log2) - 1)) as usize;
+        P_SLOTS + index * self.stride
+    }
+
+    /// Turn that a committed slot at `position` carries: the lap plus one, so that fresh zero
+    /// pages read "never written".
+    #[must_use]
+    #[inline]
+    pub fn turn(&self, position: u64) -> u32 {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "turns wrap at 2^32 by definition"
+        )]
+        let lap = (position >> self.count_log2) as u32;
+        lap.wrapping_add(1)
+    }
+}
+
+fn stride_for(bytes: usize) -> usize {
+    match bytes {
+        0..=16 => 16,
+        17..=32 => 32,
+        _ => {
+            let stride = bytes.next_multiple_of(64);
+            if stride >= 4096 && stride.is_power_of_two() {
+                stride + 64
+            } else {
+                stride
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strides_are_small_or_whole_lines_and_never_a_large_power_of_two() {
+        for payload in (1..70_000).chain([SLOT_PAYLOAD_MAX - 1, SLOT_PAYLOAD_MAX]) {
+            let geometry = Geometry::try_new(payload, 2).unwrap();
+            let stride = geometry.stride();
+            assert!(stride >= payload as usize + WORD_BYTES);
+            assert!(
+                stride == 16 || stride == 32 || stride.is_multiple_of(64),
+                "{payload}: {stride}"
+            );
+            assert!(
+                stride < 4096 || !stride.is_power_of_two(),
+                "{payload}: {stride}"
+            );
+        }
+    }
+
+    #[test]
+    fn sizes_outside_the_range_name_the_field() {
+        for (payload, count, field) in [
+            (0, 2, "slot_payload_bytes"),
+            (u32::MAX, 2, "slot_payload_bytes"),
+            (8, 0, "slot_count"),
+            (8, 1, "slot_count"),
+            (8, 3, "slot_count"),
+            (8, u32::MAX, "slot_count"),
+            (
+                SLOT_PAYLOAD_MAX,
+                SLOT_COUNT_MAX,
+                "slot_payload_bytes * slot_count",
+            ),
+        ] {
+            match Geometry::try_new(payload, count) {
+                Err(SegmentError::Geometry { field: found, .. }) => assert_eq!(found, field),
+                other => panic!("{payload} x {count}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn slots_lie_inside_the_segment_and_apart_for_every_position() {
+        let geometry = Geometry::try_new(100, 8).unwrap();
+        for position in (0..64).chain([u64::MAX - 3, u64::MAX]) {
+            let offset = geometry.slot_offset(position);
+            assert_eq!((offset - P_SLOTS) % geometry.stride(), 0);
+            assert!((offset + geometry.stride()) as u64 <= geometry.segment_bytes());
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Private lanes between two processes of one node: shared memory with one writer for each byte.
+//!
+//! A lane is a ring in two sealed segments. The producer writes one, the consumer the other, and
+//! the kernel enforces it: after the hand-over nobody can map a segment for writing, shrink it or
+//! punch a hole. What a hostile peer can still do is write nonsense into its own segment, and
+//! that is caught: every number of the peer's is read once, checked, and kept privately; a lie is
+//! a typed [`Corruption`] and never a panic, a trap or an access outside the slot.
+//!
+//! | room | owns |
+//! |---|---|
+//! | [`layout`], [`geometry`], [`cursor`] | the format and its rules; pure |
+//! | [`memory`], [`ring`] | the protocol, over any memory; pure |
+//! | `region`, `copy`, [`memfd`] | mappings, racy copies, sealed files |
+//! | [`wire`], [`fdpass`] | the attach protocol's frames and descriptors |
+//! | [`Attach`], [`Producer`], [`Consumer`], [`TrustedConsumer`] | what a workload uses |
+//! | [`observer`], [`pin`] | what the agent sees; what a thread runs on |
+//!
+//! The first message in ten lines, without an agent:
+//!
+//! ```
+//! use std::time::Duration;
+//! use laneway_shm::{PairOptions, pair};
+//!
+//! let (mut producer, mut consumer) = pair(PairOptions::default())?;
+//! let sender = std::thread::spawn(move || producer.send(b"hello", Duration::from_secs(1)));
+//! let message = consumer.recv(Duration::from_secs(1))?;
+//! assert_eq!(message.to_vec(), b"hello");
+//! # sender.join().unwrap()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![warn(missing_docs)]
+
+mod attach;
+mod consumer;
+mod control;
+mod copy;
+mod error;
+mod pair;
+mod producer;
+mod region;
+mod sync;
+mod trusted;
+
+pub mod cursor;
+pub mod fdpass;
+pub mod geometry;
+pub mod layout;
+pub mod memfd;
+pub mod memory;
+pub mod observer;
+pub mod pin;
+pub mod ring;
+pub mod wire;
+
+pub use attach::Attach;
+pub use consumer::{Consumer, ReadBatch, ReadSlot, View};
+pub use error::{
+    AttachError, Corruption, FrameError, PeerState, RecvError, ReserveError, SegmentError,
+};
+pub use pair::{PairOptions, pair};
+pub use producer::{Producer, WriteBatch, WriteSlot};
+pub use ring::WaitMode;
+pub use trusted::{TrustedConsumer, TrustedSlot};

@@ -1,0 +1,44 @@
+//! What the ring needs from memory: words, bytes, a fence and a futex, all by offset.
+//!
+//! The ring is generic over these two traits so that the same code runs on a mapped segment, on
+//! plain heap under loom, and against an adversary that answers every load afresh. There is no
+//! way to get a reference to the bytes through them.
+
+use std::time::Duration;
+
+/// Memory that a foreign process may be writing.
+pub trait Memory {
+    /// Loads the word at `offset`; later reads see everything its writer released before.
+    fn load_acquire(&self, offset: usize) -> u64;
+
+    /// Loads the 32-bit word at `offset` with acquire order.
+    fn load_u32(&self, offset: usize) -> u32;
+
+    /// Copies bytes out. They may be changing: the copy is whatever was there, never undefined.
+    fn copy_out(&self, offset: usize, target: &mut [u8]);
+
+    /// Orders all earlier stores of this thread before all its later loads.
+    fn full_fence(&self);
+
+    /// Sleeps while the 32-bit word at `offset` is `expected`, at most `timeout`.
+    /// May return early for no reason.
+    fn wait(&self, offset: usize, expected: u32, timeout: Duration);
+}
+
+/// Memory whose only writer is this process.
+pub trait OwnedMemory: Memory {
+    /// Stores a word that nobody orders anything by.
+    fn store_relaxed(&self, offset: usize, value: u64);
+
+    /// Stores the word at `offset`; who loads it with acquire sees all earlier writes.
+    fn store_release(&self, offset: usize, value: u64);
+
+    /// Stores the 32-bit word at `offset` with release order.
+    fn store_u32(&self, offset: usize, value: u32);
+
+    /// Copies bytes in.
+    fn copy_in(&self, offset: usize, source: &[u8]);
+
+    /// Wakes every sleeper on the 32-bit word at `offset`.
+    fn wake(&self, offset: usize);
+}

@@ -1,0 +1,122 @@
+//! The agent's read-only eye on a lane: counters, lag, and where a dead producer stopped.
+//!
+//! Reads what hostile processes may be writing, so every number is bounded before it is used.
+
+use crate::cursor::{CommitWord, SlotState, read_slot};
+use crate::error::SegmentError;
+use crate::geometry::Geometry;
+use crate::layout::{
+    C_BELL, C_BYTES, C_EMPTY, C_MESSAGES, C_RELEASED, P_BELL, P_BYTES, P_COMMITTED, P_MESSAGES,
+    P_STALLS,
+};
+use crate::memfd::Segment;
+use crate::memory::Memory;
+use crate::region::{Foreign, Region};
+
+/// Counters of one end, as its process last showed them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Cursor: slots committed or released.
+    pub position: u64,
+    /// Messages committed or released.
+    pub messages: u64,
+    /// Payload bytes committed or released.
+    pub bytes: u64,
+    /// Times that the end found the ring full (producer) or empty (consumer).
+    pub waits: u64,
+}
+
+/// A producer's segment, seen from outside.
+#[derive(Debug)]
+pub struct ProducerView {
+    region: Region<Foreign>,
+    geometry: Geometry,
+}
+
+impl ProducerView {
+    /// Maps a proven segment.
+    ///
+    /// # Errors
+    /// The kernel's refusal to map, or a header that differs.
+    pub fn new(segment: &Segment, geometry: Geometry) -> Result<Self, SegmentError> {
+        Ok(Self {
+            region: segment.map()?,
+            geometry,
+        })
+    }
+
+    /// The counters, up to 64 messages old.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        Counters {
+            position: self.region.load_acquire(P_COMMITTED),
+            messages: self.region.load_acquire(P_MESSAGES),
+            bytes: self.region.load_acquire(P_BYTES),
+            waits: self.region.load_acquire(P_STALLS),
+        }
+    }
+
+    /// Position after the last committed slot, looking from `from` on.
+    ///
+    /// Exact for a dead producer, whose segment is frozen. Looks at one ring's worth of slots at
+    /// most, whatever a hostile producer left there.
+    #[must_use]
+    pub fn committed_end(&self, from: u64) -> u64 {
+        let mut position = from;
+        for _ in 0..self.geometry.count() {
+            let word = self
+                .region
+                .load_acquire(self.geometry.slot_offset(position));
+            match read_slot(&self.geometry, position, CommitWord(word)) {
+                Ok(SlotState::Committed(..)) => position += 1,
+                _ => break,
+            }
+        }
+        position
+    }
+
+    /// NUMA node that the slots really lie on, if the kernel tells.
+    #[must_use]
+    pub fn numa_node(&self) -> Option<u32> {
+        self.region.node_of(self.region.len() / 2)
+    }
+
+    /// Ends the sleep of a consumer that waits for this producer.
+    pub fn wake_consumer(&self) {
+        self.region.wake_foreign(P_BELL);
+    }
+}
+
+/// A consumer's segment, seen from outside.
+#[derive(Debug)]
+pub struct ConsumerView {
+    region: Region<Foreign>,
+}
+
+impl ConsumerView {
+    /// Maps a proven segment.
+    ///
+    /// # Errors
+    /// The kernel's refusal to map, or a header that differs.
+    pub fn new(segment: &Segment) -> Result<Self, SegmentError> {
+        Ok(Self {
+            region: segment.map()?,
+        })
+    }
+
+    /// The counters, up to a quarter ring old.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        Counters {
+            position: self.region.load_acquire(C_RELEASED),
+            messages: self.region.load_acquire(C_MESSAGES),
+            bytes: self.region.load_acquire(C_BYTES),
+            waits: self.region.load_acquire(C_EMPTY),
+        }
+    }
+
+    /// Ends the sleep of a producer that waits for this consumer.
+    pub fn wake_producer(&self) {
+        self.region.wake_foreign(C_BELL);
+    }
+}

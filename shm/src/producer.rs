@@ -1,0 +1,381 @@
+//! The producer's end: reserve, write in place, commit.
+//!
+//! The hot path is one comparison, the payload and one store. Everything else (room, sleep, the
+//! agent's events) sits behind `#[cold]` functions.
+
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use crate::control::Link;
+use crate::error::{PeerState, ReserveError, SegmentError};
+use crate::geometry::WORD_BYTES;
+use crate::layout::{CONSUMER_SEGMENT_BYTES, Header, KIND_CONSUMER};
+use crate::memfd::Segment;
+use crate::region::{Foreign, Owned, Region};
+use crate::ring::{Span, WaitMode, Writer};
+use crate::sync::spin_hint;
+use crate::wire::{Frame, Grant, PeerSegment};
+
+/// Spins before a sleep, about 50 µs: two wake-ups' worth on the machine of the measurements.
+const SPINS_BEFORE_PARK: u32 = 2048;
+/// Longest single sleep: bounds how late a change of the agent's is noticed.
+pub(crate) const SLEEP_MAX: Duration = Duration::from_millis(100);
+
+/// The producer's end of a lane. `Send`, not `Sync`, not `Clone`: one writer by construction.
+#[derive(Debug)]
+pub struct Producer {
+    ring: Writer<Region<Owned>, Region<Foreign>>,
+    link: Link,
+    wait: WaitMode,
+    grant: Grant,
+    joined: u64,
+    /// Not `Sync`: two threads must not share one end.
+    not_sync: std::marker::PhantomData<std::cell::Cell<()>>,
+}
+
+impl Producer {
+    pub(crate) fn new(
+        region: Region<Owned>,
+        grant: Grant,
+        link: Link,
+    ) -> Result<Self, SegmentError> {
+        let geometry = crate::geometry::Geometry::try_new(grant.slot_payload, grant.slot_count)?;
+        let wait = if grant.park {
+            WaitMode::Park
+        } else {
+            WaitMode::Spin
+        };
+        let ring = Writer::new(region, geometry, wait, grant.base, grant.released);
+        Ok(Self {
+            ring,
+            link,
+            wait,
+            grant,
+            joined: 0,
+            not_sync: std::marker::PhantomData,
+        })
+    }
+
+    /// What the agent granted: identity, geometry, core, pages.
+    #[must_use]
+    pub fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    /// What is known of the consumer.
+    #[must_use]
+    pub fn peer(&self) -> PeerState {
+        self.link.peer
+    }
+
+    /// Largest message, in bytes.
+    #[must_use]
+    pub fn message_max(&self) -> usize {
+        self.ring.geometry().message_max()
+    }
+
+    /// Position after the last committed slot.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.ring.committed()
+    }
+
+    /// Slots that were committed and that the consumer has not released, as last seen.
+    #[must_use]
+    pub fn lag(&self) -> u64 {
+        self.ring.committed() - self.ring.released()
+    }
+
+    /// Room for a message of `len` bytes, now.
+    ///
+    /// # Errors
+    /// `Full` if there is no room now; `TooLarge` if there never is; `Revoked`; `Corrupt`.
+    #[inline]
+    pub fn try_reserve(&mut self, len: usize) -> Result<WriteSlot<'_>, ReserveError> {
+        match self.ring.try_reserve(len)? {
+            Some(span) => Ok(WriteSlot {
+                producer: self,
+                span,
+            }),
+            None => Err(self.no_room(len)),
+        }
+    }
+
+    /// Room for a message of `len` bytes, waiting at most `timeout` for it.
+    ///
+    /// # Errors
+    /// `TimedOut` says what is known of the consumer; otherwise as [`Producer::try_reserve`].
+    #[inline]
+    pub fn reserve(
+        &mut self,
+        len: usize,
+        timeout: Duration,
+    ) -> Result<WriteSlot<'_>, ReserveError> {
+        let span = match self.ring.try_reserve(len)? {
+            Some(span) => span,
+            None => self.wait_for_room(len, timeout)?,
+        };
+        Ok(WriteSlot {
+            producer: self,
+            span,
+        })
+    }
+
+    /// Copies one message into the lane and commits it.
+    ///
+    /// # Errors
+    /// As [`Producer::reserve`].
+    #[inline]
+    pub fn send(&mut self, message: &[u8], timeout: Duration) -> Result<(), ReserveError> {
+        let mut slot = self.reserve(message.len(), timeout)?;
+        slot.write(0, message);
+        slot.commit();
+        Ok(())
+    }
+
+    /// Starts a batch: messages that become visible together.
+    pub fn batch(&mut self) -> WriteBatch<'_> {
+        WriteBatch { producer: self }
+    }
+
+    /// Ends the stream: the consumer sees the end after the last message.
+    ///
+    /// Dropping the producer without this call leaves the lane open for a successor.
+    ///
+    /// # Errors
+    /// As [`Producer::reserve`]: the end takes one slot.
+    pub fn close(mut self, timeout: Duration) -> Result<(), ReserveError> {
+        while !self.ring.try_end()? {
+            self.wait_for_room(0, timeout)?;
+        }
+        self.link.tell(&Frame::Bye);
+        Ok(())
+    }
+
+    /// Looks at the agent's events. Called by itself when the ring is full and once a second
+    /// while messages flow; a producer that sends rarely may call it as it likes.
+    ///
+    /// # Errors
+    /// `Revoked`.
+    pub fn maintain(&mut self) -> Result<(), ReserveError> {
+        while let Some((frame, descriptor)) = self.link.next_event() {
+            match (frame, descriptor) {
+                (Frame::Join(segment), Some(fd)) if segment.generation > self.joined => {
+                    // A segment that does not stand up to the check is not joined: the ring then
+                    // fills up and says so, and the agent's next offer is looked at again.
+                    if let Ok(region) = self.prove(segment, fd) {
+                        self.joined = segment.generation;
+                        self.ring.join(region, segment.generation);
+                        self.link.peer = PeerState::Live;
+                    }
+                }
+                (Frame::PeerGone, _) => self.link.peer = PeerState::Gone,
+                _ => {}
+            }
+        }
+        if self.link.revoked {
+            Err(ReserveError::Revoked)
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(crate) fn join(&mut self, region: Region<Foreign>, incarnation: u64) {
+        self.joined = incarnation;
+        self.ring.join(region, incarnation);
+        self.link.peer = PeerState::Live;
+    }
+
+    fn prove(&self, segment: PeerSegment, fd: OwnedFd) -> Result<Region<Foreign>, SegmentError> {
+        let header = Header {
+            kind: KIND_CONSUMER,
+            lane: self.grant.lane,
+            generation: segment.generation,
+            nonce: segment.nonce,
+            slot_stride: self.ring.geometry().stride() as u64,
+            slot_payload: u64::from(self.grant.slot_payload),
+            slot_count: u64::from(self.grant.slot_count),
+            base_position: segment.base,
+            size_bytes: CONSUMER_SEGMENT_BYTES as u64,
+        };
+        Segment::verify(fd, header)?.map()
+    }
+
+    #[cold]
+    fn no_room(&mut self, len: usize) -> ReserveError {
+        let limit_bytes = self.message_max();
+        if len > limit_bytes {
+            return ReserveError::TooLarge {
+                asked_bytes: len,
+                limit_bytes,
+            };
+        }
+        if self.link.pulse.idle_due(self.ring.released())
+            && let Err(revoked) = self.maintain()
+        {
+            return revoked;
+        }
+        let geometry = self.ring.geometry();
+        let (asked, slots) = (geometry.slots_for(len), geometry.count());
+        ReserveError::Full {
+            asked,
+            free: self.ring.free(),
+            slots,
+        }
+    }
+
+    #[cold]
+    fn wait_for_room(&mut self, len: usize, timeout: Duration) -> Result<Span, ReserveError> {
+        let start = Instant::now();
+        let slots = self.ring.geometry().slots_for(len);
+        let mut spins = 0u32;
+        loop {
+            if let Some(span) = self.ring.try_reserve(len)? {
+                return Ok(span);
+            }
+            if let error @ (ReserveError::TooLarge { .. } | ReserveError::Revoked) =
+                self.no_room(len)
+            {
+                return Err(error);
+            }
+            spins = spins.wrapping_add(1);
+            if spins.is_multiple_of(64) && start.elapsed() >= timeout {
+                self.maintain()?;
+                return Err(ReserveError::TimedOut {
+                    waited: timeout,
+                    state: self.link.peer,
+                });
+            }
+            if self.wait == WaitMode::Park && spins > SPINS_BEFORE_PARK {
+                let left = timeout.saturating_sub(start.elapsed());
+                self.ring.park(slots, left.min(SLEEP_MAX))?;
+                self.maintain()?;
+                spins = SPINS_BEFORE_PARK - 64;
+            } else {
+                spin_hint();
+            }
+        }
+    }
+
+    #[inline]
+    fn after_commit(&mut self) {
+        if self.link.pulse.steady_due() {
+            // A revocation is reported by the next reserve that waits; the slot is gone already.
+            let _ = self.maintain();
+        }
+    }
+}
+
+/// A reserved message. Dropping it without commit publishes nothing and gives the slots back.
+#[derive(Debug)]
+pub struct WriteSlot<'p> {
+    producer: &'p mut Producer,
+    span: Span,
+}
+
+impl WriteSlot<'_> {
+    /// Length that was reserved, in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.span.len
+    }
+
+    /// Whether the message is empty.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.span.len == 0
+    }
+
+    /// Copies `bytes` to `offset` of the message, across slots where the message is long.
+    ///
+    /// # Panics
+    /// If `offset + bytes.len()` exceeds the reserved length, as a slice would.
+    #[inline]
+    pub fn write(&mut self, offset: usize, bytes: &[u8]) {
+        let end = offset.checked_add(bytes.len());
+        assert!(
+            end.is_some_and(|end| end <= self.span.len),
+            "writing {} bytes at {offset} into a message of {}",
+            bytes.len(),
+            self.span.len
+        );
+        self.producer.ring.write(&self.span, offset, bytes);
+    }
+
+    /// The message's bytes in the lane itself, for writing in place.
+    ///
+    /// `None` if the message takes several slots; [`WriteSlot::write`] serves those. Bytes that
+    /// are not written keep what an earlier message left there.
+    #[inline]
+    pub fn as_mut(&mut self) -> Option<&mut [MaybeUninit<u8>]> {
+        if self.span.slots != 1 {
+            return None;
+        }
+        let at = self
+            .producer
+            .ring
+            .geometry()
+            .slot_offset(self.span.position)
+            + WORD_BYTES;
+        Some(self.producer.ring.own_mut().bytes_mut(at, self.span.len))
+    }
+
+    /// Makes the message visible.
+    #[inline]
+    pub fn commit(self) {
+        self.producer.ring.commit(&self.span);
+        self.producer.after_commit();
+    }
+
+    /// Makes the first `len` bytes visible as the message.
+    ///
+    /// # Panics
+    /// If `len` exceeds the reserved length.
+    pub fn commit_len(mut self, len: usize) {
+        assert!(
+            len <= self.span.len,
+            "committing {len} bytes of {}",
+            self.span.len
+        );
+        self.span.len = len;
+        self.span.slots = self.producer.ring.geometry().slots_for(len);
+        self.commit();
+    }
+}
+
+/// Messages that become visible together, or not at all.
+#[derive(Debug)]
+pub struct WriteBatch<'p> {
+    producer: &'p mut Producer,
+}
+
+impl WriteBatch<'_> {
+    /// Adds one message, if there is room now. The batch as a whole must fit into the ring.
+    ///
+    /// # Errors
+    /// As [`Producer::try_reserve`]; what was pushed before stays in the batch.
+    pub fn push(&mut self, message: &[u8]) -> Result<(), ReserveError> {
+        let Some(span) = self.producer.ring.try_reserve(message.len())? else {
+            return Err(self.producer.no_room(message.len()));
+        };
+        self.producer.ring.write(&span, 0, message);
+        self.producer.ring.stage(&span);
+        Ok(())
+    }
+
+    /// Makes every pushed message visible at once; returns how many.
+    pub fn commit(self) -> u64 {
+        let messages = self.producer.ring.commit_batch();
+        if messages > 0 {
+            self.producer.after_commit();
+        }
+        messages
+    }
+}
+
+impl Drop for WriteBatch<'_> {
+    fn drop(&mut self) {
+        self.producer.ring.abort_batch();
+    }
+}

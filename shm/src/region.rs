@@ -1,0 +1,317 @@
+//! A mapping of a segment, and the only place where mapped addresses are touched.
+//!
+//! Three sentences carry every SAFETY comment here. A peer may write a read-only region at any
+//! time, so no reference to its bytes is ever formed. A region that this process owns has no
+//! other writer, by seal, so a `&mut` to a slot that was not yet committed is exclusive. A segment
+//! is allocated and sealed before it is mapped for reading, so no access can trap.
+
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use memmap2::{Advice, MmapOptions, MmapRaw};
+
+use crate::copy::copy_from_shared;
+use crate::error::SegmentError;
+use crate::memory::{Memory, OwnedMemory};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
+
+/// Marks a region whose only writer is this process.
+#[derive(Debug)]
+pub enum Owned {}
+
+/// Marks a region that a foreign process may be writing.
+#[derive(Debug)]
+pub enum Foreign {}
+
+/// An owned mapping of a whole segment. No `Deref`, no slices: see the module's three sentences.
+#[derive(Debug)]
+pub struct Region<Access> {
+    map: MmapRaw,
+    access: PhantomData<Access>,
+}
+
+impl Region<Owned> {
+    /// Maps a whole segment for writing and touches every page.
+    ///
+    /// # Errors
+    /// The kernel's refusal to map, for instance because the segment was already sealed.
+    pub(crate) fn map_owned(fd: impl AsFd, size: usize) -> Result<Self, SegmentError> {
+        let region = Self::map_bare(fd, size)?;
+        region.populate(Advice::PopulateWrite)?;
+        Ok(region)
+    }
+
+    /// Maps a whole segment for writing and touches nothing.
+    ///
+    /// # Errors
+    /// The kernel's refusal to map, which for hugepages includes a short pool.
+    pub(crate) fn map_bare(fd: impl AsFd, size: usize) -> Result<Self, SegmentError> {
+        let fd = fd.as_fd().as_raw_fd();
+        let map = MmapOptions::new()
+            .len(size)
+            .map_raw(fd)
+            .map_err(SegmentError::io("mmap"))?;
+        Self::private(map)
+    }
+
+    /// Bytes of a slot that was reserved and not yet committed.
+    ///
+    /// A foreign process may *read* them early, which changes nothing here; nobody else can write.
+    #[inline]
+    pub(crate) fn bytes_mut(&mut self, offset: usize, len: usize) -> &mut [MaybeUninit<u8>] {
+        let start = self.at(offset, len);
+        // SAFETY:
+        // - `at` proved that `offset..offset + len` lies inside the mapping, which `self` owns;
+        // - no other reference exists: `&mut self` excludes this process's, the seal excludes
+        //   other writers, and foreign readers hold no reference in this program;
+        // - `MaybeUninit<u8>` is valid for any bytes and needs no alignment.
+        unsafe { std::slice::from_raw_parts_mut(start.cast(), len) }
+    }
+
+    /// Binds the pages that are allocated from now on to one NUMA node.
+    ///
+    /// # Errors
+    /// `EPERM` under a seccomp profile that forbids `mbind`, `EINVAL` for a node without memory.
+    pub(crate) fn bind_to_node(&self, node: u32) -> std::io::Result<()> {
+        const MPOL_BIND: libc::c_int = 2;
+        let mut mask = [0 as libc::c_ulong; 16];
+        let bits = libc::c_ulong::BITS;
+        let Some(word) = mask.get_mut((node / bits) as usize) else {
+            return Err(std::io::Error::from_raw_os_error(libc::EINVAL));
+        };
+        *word |= 1 << (node % bits);
+        let max_node = 16 * u64::from(bits);
+        // SAFETY:
+        // - address and length are exactly this mapping's, which `self` keeps alive;
+        // - the mask is readable for `max_node` bits; the kernel only reads it.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_mbind,
+                self.map.as_mut_ptr(),
+                self.map.len(),
+                MPOL_BIND,
+                mask.as_ptr(),
+                max_node,
+                0,
+            )
+        };
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(std::io::Error::last_os_error())
+        }
+    }
+}
+
+impl Region<Foreign> {
+    /// Maps a whole segment for reading and touches every page.
+    ///
+    /// # Errors
+    /// The kernel's refusal to map.
+    pub(crate) fn map_foreign(fd: impl AsFd, size: usize) -> Result<Self, SegmentError> {
+        let map = MmapOptions::new()
+            .len(size)
+            .map_raw_read_only(fd.as_fd().as_raw_fd())
+            .map_err(SegmentError::io("mmap"))?;
+        let region = Self::private(map)?;
+        region.populate(Advice::PopulateRead)?;
+        Ok(region)
+    }
+
+    /// Bytes as a slice, for a peer that is trusted not to write after commit.
+    ///
+    /// # Safety
+    /// The segment's writer does not store to `offset..offset + len` while the slice lives.
+    #[inline]
+    pub(crate) unsafe fn bytes(&self, offset: usize, len: usize) -> &[u8] {
+        let start = self.at(offset, len);
+        // SAFETY:
+        // - `at` proved that the range lies inside the mapping, which `self` keeps alive;
+        // - nobody writes the bytes while the slice lives: the caller's promise.
+        unsafe { std::slice::from_raw_parts(start, len) }
+    }
+
+    /// Wakes every sleeper on a futex word of this segment, though only its writer may store it.
+    ///
+    /// A futex is keyed by the page, not by the right to write: the agent uses this to end a
+    /// sleep whose peer died.
+    pub(crate) fn wake_foreign(&self, offset: usize) {
+        futex_wake(self.at_u32(offset));
+    }
+
+    /// NUMA node of the page at `offset`, which must have been touched.
+    pub(crate) fn node_of(&self, offset: usize) -> Option<u32> {
+        const MPOL_F_NODE: u64 = 1;
+        const MPOL_F_ADDR: u64 = 2;
+        let mut node: libc::c_int = -1;
+        // SAFETY:
+        // - `node` is valid for one write of an int; no mask is asked for (null, 0 bits);
+        // - the address lies inside this mapping.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_get_mempolicy,
+                &raw mut node,
+                std::ptr::null_mut::<libc::c_ulong>(),
+                0,
+                self.at(offset, 1),
+                MPOL_F_NODE | MPOL_F_ADDR,
+            )
+        };
+        if result == 0 {
+            u32::try_from(node).ok()
+        } else {
+            None
+        }
+    }
+}
+
+impl<Access> Region<Access> {
+    fn private(map: MmapRaw) -> Result<Self, SegmentError> {
+        // A forked child would inherit a second writer or reader that no seal forbids.
+        map.advise(Advice::DontFork)
+            .map_err(SegmentError::io("madvise(MADV_DONTFORK)"))?;
+        map.advise(Advice::DontDump)
+            .map_err(SegmentError::io("madvise(MADV_DONTDUMP)"))?;
+        Ok(Self {
+            map,
+            access: PhantomData,
+        })
+    }
+
+    /// Takes every page fault now, so that the first message pays none.
+    fn populate(&self, advice: Advice) -> Result<(), SegmentError> {
+        self.map
+            .advise(advice)
+            .map_err(SegmentError::io("madvise(MADV_POPULATE)"))
+    }
+
+    /// Size of the mapping, in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Address of `offset`, proven to have `size` bytes behind it.
+    ///
+    /// # Panics
+    /// Never for offsets from a [`crate::geometry::Geometry`] whose segment size was checked
+    /// against this mapping; the check keeps the functions above sound whatever calls them.
+    #[inline]
+    fn at(&self, offset: usize, size: usize) -> *mut u8 {
+        let inside = offset
+            .checked_add(size)
+            .is_some_and(|end| end <= self.map.len());
+        assert!(
+            inside,
+            "offset {offset} + {size} exceeds the mapping of {}",
+            self.map.len()
+        );
+        self.map.as_mut_ptr().wrapping_add(offset)
+    }
+
+    #[inline]
+    fn at_u64(&self, offset: usize) -> &AtomicU64 {
+        assert!(offset.is_multiple_of(8), "offset {offset} is not aligned");
+        // SAFETY:
+        // - `at` proved eight bytes inside the mapping, which outlives the reference;
+        // - mappings start at page boundaries, so the address is aligned as the offset is;
+        // - every access to this location, in every process, is an atomic of this width.
+        unsafe { AtomicU64::from_ptr(self.at(offset, 8).cast()) }
+    }
+
+    #[inline]
+    fn at_u32(&self, offset: usize) -> &AtomicU32 {
+        assert!(offset.is_multiple_of(4), "offset {offset} is not aligned");
+        // SAFETY: as in `at_u64`, for four bytes.
+        unsafe { AtomicU32::from_ptr(self.at(offset, 4).cast()) }
+    }
+}
+
+impl<Access> Memory for Region<Access> {
+    #[inline]
+    fn load_acquire(&self, offset: usize) -> u64 {
+        self.at_u64(offset).load(Ordering::Acquire)
+    }
+
+    #[inline]
+    fn load_u32(&self, offset: usize) -> u32 {
+        self.at_u32(offset).load(Ordering::Acquire)
+    }
+
+    #[inline]
+    fn copy_out(&self, offset: usize, target: &mut [u8]) {
+        let source = self.at(offset, target.len());
+        // SAFETY:
+        // - `at` proved the source range inside the mapping; it cannot trap, because the segment
+        //   was allocated, sealed against shrinking and punching, and verified before mapping;
+        // - the target is a live exclusive slice of the same length; it cannot overlap a mapping
+        //   to which no slice exists.
+        unsafe { copy_from_shared(source, target.as_mut_ptr(), target.len()) }
+    }
+
+    #[inline]
+    fn full_fence(&self) {
+        fence(Ordering::SeqCst);
+    }
+
+    fn wait(&self, offset: usize, expected: u32, timeout: Duration) {
+        let spec = libc::timespec {
+            tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
+            tv_nsec: libc::c_long::from(timeout.subsec_nanos().cast_signed()),
+        };
+        // SAFETY:
+        // - the word is inside the mapping and aligned (`at_u32`), and the mapping outlives the
+        //   call; FUTEX_WAIT only reads it, so a read-only mapping serves;
+        // - `spec` is a valid timespec for the duration of the call.
+        // The result is ignored on purpose: woken, changed, interrupted and timed out all mean
+        // "look again", and the caller does.
+        let _ = unsafe {
+            libc::syscall(
+                libc::SYS_futex,
+                self.at_u32(offset).as_ptr(),
+                libc::FUTEX_WAIT,
+                expected,
+                &raw const spec,
+            )
+        };
+    }
+}
+
+impl OwnedMemory for Region<Owned> {
+    #[inline]
+    fn store_relaxed(&self, offset: usize, value: u64) {
+        self.at_u64(offset).store(value, Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn store_release(&self, offset: usize, value: u64) {
+        self.at_u64(offset).store(value, Ordering::Release);
+    }
+
+    #[inline]
+    fn store_u32(&self, offset: usize, value: u32) {
+        self.at_u32(offset).store(value, Ordering::Release);
+    }
+
+    #[inline]
+    fn copy_in(&self, offset: usize, source: &[u8]) {
+        let target = self.at(offset, source.len());
+        // SAFETY:
+        // - `at` proved the target range inside this process's own writable mapping;
+        // - no reference to the target exists: `bytes_mut` borrows the region exclusively;
+        // - the source is a live slice of private memory, so the ranges do not overlap.
+        unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), target, source.len()) }
+    }
+
+    fn wake(&self, offset: usize) {
+        futex_wake(self.at_u32(offset));
+    }
+}
+
+fn futex_wake(word: &AtomicU32) {
+    // SAFETY: FUTEX_WAKE uses the address as a key and touches no memory; the reference proves
+    // it mapped. Waking all, because any holder of a read-only mapping may sleep on the same word
+    // and would steal a wake of one. A failure leaves nobody asleep that was not before.
+    let _ = unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
+}

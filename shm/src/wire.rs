@@ -1,0 +1,657 @@
+//! The frames of the attach protocol, as bytes and as values.
+//!
+//! Pure. Little-endian, fixed layout per kind, one frame per packet. Every field is checked where
+//! it enters; a frame with a byte too few or too many is refused. Both ends of the socket use
+//! this one codec, so that they cannot drift apart.
+
+use crate::error::FrameError;
+
+/// `LNWY`, the first word of every frame.
+pub const MAGIC: u32 = u32::from_le_bytes(*b"LNWY");
+/// The one version spoken here.
+pub const VERSION: u16 = 1;
+/// Largest frame, in bytes.
+pub const FRAME_MAX: usize = 1024;
+/// Longest lane name, in bytes.
+pub const NAME_MAX: usize = 63;
+/// Longest reason or message in a refusal, in bytes.
+pub const TEXT_MAX: usize = 480;
+/// "No core" in a cpu field.
+pub const NO_CPU: u32 = u32::MAX;
+
+/// Which end of a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// The end that writes messages.
+    Producer,
+    /// The end that reads them.
+    Consumer,
+}
+
+impl Role {
+    /// The role's name in logs and messages.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Producer => "producer",
+            Self::Consumer => "consumer",
+        }
+    }
+}
+
+/// By what right a client attaches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// A one-time ticket.
+    Ticket([u8; 16]),
+    /// The lane's name; its uid rule decides.
+    Name(String),
+    /// A segment of an agent that restarted: the descriptor comes along.
+    Resume {
+        /// The lane.
+        lane: u128,
+        /// Generation or incarnation that the client owns.
+        generation: u64,
+        /// Secret from the grant.
+        token: u128,
+    },
+}
+
+/// Who sets the affinity of the attached thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pinning {
+    /// Nobody.
+    None,
+    /// The library pins the attaching thread.
+    Own,
+    /// The agent pins it.
+    Enforced,
+}
+
+/// What the agent grants: the segment's identity, the geometry, the core.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Which end.
+    pub role: Role,
+    /// The lane's id.
+    pub lane: u128,
+    /// Generation (producer) or incarnation (consumer) of the segment.
+    pub generation: u64,
+    /// Random number in the segment's header.
+    pub nonce: u128,
+    /// Secret that proves the right to resume after an agent restart.
+    pub token: u128,
+    /// Payload of one slot, in bytes.
+    pub slot_payload: u32,
+    /// Number of slots.
+    pub slot_count: u32,
+    /// Size of the client's own segment, in bytes.
+    pub size_bytes: u64,
+    /// Page size of the client's own segment, in bytes.
+    pub page_bytes: u64,
+    /// Position of the first message (producer) or the first to receive (consumer).
+    pub base: u64,
+    /// Consumer's cursor as far as the agent knows it.
+    pub released: u64,
+    /// Whether the ends sleep when idle.
+    pub park: bool,
+    /// Who pins.
+    pub pinning: Pinning,
+    /// Granted cpu or [`NO_CPU`].
+    pub cpu: u32,
+    /// Isolation grade of the core: `A` to `D`.
+    pub grade: u8,
+}
+
+/// A peer's segment, as announced with its descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerSegment {
+    /// Generation or incarnation of the segment.
+    pub generation: u64,
+    /// Random number in its header.
+    pub nonce: u128,
+    /// Its base or start position.
+    pub base: u64,
+    /// Its size, in bytes.
+    pub size_bytes: u64,
+}
+
+/// One frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// Client: I want this end.
+    Hello {
+        /// Which end.
+        role: Role,
+        /// By what right.
+        claim: Claim,
+        /// The attaching thread's id in its own pid namespace.
+        thread: u32,
+    },
+    /// Client: my segment is mapped; seal it.
+    Mapped,
+    /// Client: I am done with a generation.
+    Drained {
+        /// The generation.
+        generation: u64,
+    },
+    /// Client: I found myself on another core and went back.
+    Drifted {
+        /// How often so far.
+        count: u64,
+    },
+    /// Client: goodbye.
+    Bye,
+    /// Agent: here is your segment (one descriptor).
+    Grant(Box<Grant>),
+    /// Agent: your segment is sealed; go.
+    Live,
+    /// Agent: no.
+    Refused {
+        /// Stable reason.
+        reason: String,
+        /// What to do about it.
+        message: String,
+    },
+    /// Agent to consumer: a generation's segment (one descriptor).
+    Generation(PeerSegment),
+    /// Agent to producer: the consumer's segment (one descriptor).
+    Join(PeerSegment),
+    /// Agent to consumer: a generation ended there.
+    Ended {
+        /// The generation.
+        generation: u64,
+        /// Position after its last message.
+        end: u64,
+    },
+    /// Agent to producer: the consumer is gone.
+    PeerGone,
+    /// Agent: the lane is deleted.
+    Revoked,
+}
+
+impl Frame {
+    /// The frame's name in errors and logs.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Hello { .. } => "HELLO",
+            Self::Mapped => "MAPPED",
+            Self::Drained { .. } => "DRAINED",
+            Self::Drifted { .. } => "DRIFTED",
+            Self::Bye => "BYE",
+            Self::Grant(_) => "GRANT",
+            Self::Live => "LIVE",
+            Self::Refused { .. } => "REFUSED",
+            Self::Generation(_) => "GENERATION",
+            Self::Join(_) => "JOIN",
+            Self::Ended { .. } => "ENDED",
+            Self::PeerGone => "PEER_GONE",
+            Self::Revoked => "REVOKED",
+        }
+    }
+
+    /// Descriptors that must come with the frame. A resuming HELLO carries the client's segment.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        match self {
+            Self::Grant(_) | Self::Generation(_) | Self::Join(_) => 1,
+            Self::Hello {
+                claim: Claim::Resume { .. },
+                ..
+            } => 1,
+            _ => 0,
+        }
+    }
+
+    /// The frame's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Writer(Vec::with_capacity(160));
+        out.u32(MAGIC);
+        out.u16(VERSION);
+        match self {
+            Self::Hello {
+                role,
+                claim,
+                thread,
+            } => {
+                out.u16(1);
+                out.u8(role_byte(*role));
+                out.u32(*thread);
+                encode_claim(&mut out, claim);
+            }
+            Self::Mapped => out.u16(2),
+            Self::Drained { generation } => {
+                out.u16(3);
+                out.u64(*generation);
+            }
+            Self::Drifted { count } => {
+                out.u16(4);
+                out.u64(*count);
+            }
+            Self::Bye => out.u16(5),
+            Self::Grant(grant) => {
+                out.u16(16);
+                encode_grant(&mut out, grant);
+            }
+            Self::Live => out.u16(17),
+            Self::Refused { reason, message } => {
+                out.u16(18);
+                out.text(reason);
+                out.text(message);
+            }
+            Self::Generation(segment) => {
+                out.u16(19);
+                out.segment(segment);
+            }
+            Self::Join(segment) => {
+                out.u16(20);
+                out.segment(segment);
+            }
+            Self::Ended { generation, end } => {
+                out.u16(21);
+                out.u64(*generation);
+                out.u64(*end);
+            }
+            Self::PeerGone => out.u16(22),
+            Self::Revoked => out.u16(23),
+        }
+        out.0
+    }
+
+    /// Reads one frame.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with what was found and what was expected.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
+        let mut input = Reader { bytes, at: 0 };
+        let magic = input.u32()?;
+        if magic != MAGIC {
+            return Err(FrameError::Magic { found: magic });
+        }
+        let version = input.u16()?;
+        if version != VERSION {
+            return Err(FrameError::Version {
+                found: version,
+                lowest: VERSION,
+                highest: VERSION,
+            });
+        }
+        let frame = Self::decode_body(&mut input)?;
+        match bytes.len() - input.at {
+            0 => Ok(frame),
+            extra => Err(FrameError::Trailing { extra }),
+        }
+    }
+
+    fn decode_body(input: &mut Reader<'_>) -> Result<Self, FrameError> {
+        Ok(match input.u16()? {
+            1 => {
+                let role = input.role()?;
+                let thread = input.u32()?;
+                Self::Hello {
+                    role,
+                    thread,
+                    claim: decode_claim(input)?,
+                }
+            }
+            2 => Self::Mapped,
+            3 => Self::Drained {
+                generation: input.u64()?,
+            },
+            4 => Self::Drifted {
+                count: input.u64()?,
+            },
+            5 => Self::Bye,
+            16 => Self::Grant(Box::new(decode_grant(input)?)),
+            17 => Self::Live,
+            18 => Self::Refused {
+                reason: input.text("reason", TEXT_MAX)?,
+                message: input.text("message", TEXT_MAX)?,
+            },
+            19 => Self::Generation(input.segment()?),
+            20 => Self::Join(input.segment()?),
+            21 => Self::Ended {
+                generation: input.u64()?,
+                end: input.u64()?,
+            },
+            22 => Self::PeerGone,
+            23 => Self::Revoked,
+            found => return Err(FrameError::Kind { found }),
+        })
+    }
+}
+
+fn role_byte(role: Role) -> u8 {
+    match role {
+        Role::Producer => 1,
+        Role::Consumer => 2,
+    }
+}
+
+fn encode_claim(out: &mut Writer, claim: &Claim) {
+    match claim {
+        Claim::Ticket(ticket) => {
+            out.u8(1);
+            out.0.extend_from_slice(ticket);
+        }
+        Claim::Name(name) => {
+            out.u8(2);
+            out.text(name);
+        }
+        Claim::Resume {
+            lane,
+            generation,
+            token,
+        } => {
+            out.u8(3);
+            out.u128(*lane);
+            out.u64(*generation);
+            out.u128(*token);
+        }
+    }
+}
+
+fn decode_claim(input: &mut Reader<'_>) -> Result<Claim, FrameError> {
+    match input.u8()? {
+        1 => Ok(Claim::Ticket(input.array()?)),
+        2 => Ok(Claim::Name(input.text("name", NAME_MAX)?)),
+        3 => Ok(Claim::Resume {
+            lane: input.u128()?,
+            generation: input.u64()?,
+            token: input.u128()?,
+        }),
+        found => Err(field("claim", u64::from(found), "1 to 3")),
+    }
+}
+
+fn encode_grant(out: &mut Writer, grant: &Grant) {
+    out.u8(role_byte(grant.role));
+    out.u128(grant.lane);
+    out.u64(grant.generation);
+    out.u128(grant.nonce);
+    out.u128(grant.token);
+    out.u32(grant.slot_payload);
+    out.u32(grant.slot_count);
+    out.u64(grant.size_bytes);
+    out.u64(grant.page_bytes);
+    out.u64(grant.base);
+    out.u64(grant.released);
+    out.u8(u8::from(grant.park));
+    out.u8(match grant.pinning {
+        Pinning::None => 0,
+        Pinning::Own => 1,
+        Pinning::Enforced => 2,
+    });
+    out.u32(grant.cpu);
+    out.u8(grant.grade);
+}
+
+fn decode_grant(input: &mut Reader<'_>) -> Result<Grant, FrameError> {
+    Ok(Grant {
+        role: input.role()?,
+        lane: input.u128()?,
+        generation: input.u64()?,
+        nonce: input.u128()?,
+        token: input.u128()?,
+        slot_payload: input.u32()?,
+        slot_count: input.u32()?,
+        size_bytes: input.u64()?,
+        page_bytes: input.u64()?,
+        base: input.u64()?,
+        released: input.u64()?,
+        park: match input.u8()? {
+            0 => false,
+            1 => true,
+            found => return Err(field("park", u64::from(found), "0 or 1")),
+        },
+        pinning: match input.u8()? {
+            0 => Pinning::None,
+            1 => Pinning::Own,
+            2 => Pinning::Enforced,
+            found => return Err(field("pinning", u64::from(found), "0 to 2")),
+        },
+        cpu: input.u32()?,
+        grade: match input.u8()? {
+            grade @ b'A'..=b'D' => grade,
+            found => return Err(field("grade", u64::from(found), "65 to 68")),
+        },
+    })
+}
+
+fn field(field: &'static str, found: u64, allowed: &'static str) -> FrameError {
+    FrameError::Field {
+        field,
+        found,
+        allowed,
+    }
+}
+
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn u8(&mut self, value: u8) {
+        self.0.push(value);
+    }
+
+    fn u16(&mut self, value: u16) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
+    fn u32(&mut self, value: u32) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
+    fn u64(&mut self, value: u64) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
+    fn u128(&mut self, value: u128) {
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
+    /// Length-prefixed text, cut at a character border to what the reader accepts.
+    fn text(&mut self, text: &str) {
+        let text = &text[..text.floor_char_boundary(TEXT_MAX)];
+        self.u16(u16::try_from(text.len()).unwrap_or(0));
+        self.0.extend_from_slice(text.as_bytes());
+    }
+
+    fn segment(&mut self, segment: &PeerSegment) {
+        self.u64(segment.generation);
+        self.u128(segment.nonce);
+        self.u64(segment.base);
+        self.u64(segment.size_bytes);
+    }
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], FrameError> {
+        let expected = self.at + count;
+        let found = self.bytes.len();
+        let taken = self
+            .bytes
+            .get(self.at..expected)
+            .ok_or(FrameError::Truncated { found, expected })?;
+        self.at = expected;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], FrameError> {
+        let mut array = [0; N];
+        array.copy_from_slice(self.take(N)?);
+        Ok(array)
+    }
+
+    fn u8(&mut self) -> Result<u8, FrameError> {
+        Ok(u8::from_le_bytes(self.array()?))
+    }
+
+    fn u16(&mut self) -> Result<u16, FrameError> {
+        Ok(u16::from_le_bytes(self.array()?))
+    }
+
+    fn u32(&mut self) -> Result<u32, FrameError> {
+        Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    fn u64(&mut self) -> Result<u64, FrameError> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    fn u128(&mut self) -> Result<u128, FrameError> {
+        Ok(u128::from_le_bytes(self.array()?))
+    }
+
+    fn role(&mut self) -> Result<Role, FrameError> {
+        match self.u8()? {
+            1 => Ok(Role::Producer),
+            2 => Ok(Role::Consumer),
+            found => Err(field("role", u64::from(found), "1 or 2")),
+        }
+    }
+
+    fn text(&mut self, name: &'static str, limit: usize) -> Result<String, FrameError> {
+        let len = usize::from(self.u16()?);
+        if len > limit {
+            return Err(field(name, len as u64, "a shorter text"));
+        }
+        let bytes = self.take(len)?.to_vec();
+        String::from_utf8(bytes).map_err(|_| FrameError::Text { field: name })
+    }
+
+    fn segment(&mut self) -> Result<PeerSegment, FrameError> {
+        Ok(PeerSegment {
+            generation: self.u64()?,
+            nonce: self.u128()?,
+            base: self.u64()?,
+            size_bytes: self.u64()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn samples() -> Vec<Frame> {
+        let segment = PeerSegment {
+            generation: 3,
+            nonce: 4,
+            base: 5,
+            size_bytes: 6,
+        };
+        let grant = Grant {
+            role: Role::Consumer,
+            lane: 1,
+            generation: 2,
+            nonce: 3,
+            token: 4,
+            slot_payload: 56,
+            slot_count: 8,
+            size_bytes: 4096,
+            page_bytes: 4096,
+            base: 9,
+            released: 8,
+            park: true,
+            pinning: Pinning::Enforced,
+            cpu: NO_CPU,
+            grade: b'C',
+        };
+        let hello = |claim| Frame::Hello {
+            role: Role::Producer,
+            claim,
+            thread: 7,
+        };
+        vec![
+            hello(Claim::Ticket([7; 16])),
+            hello(Claim::Name("orders".into())),
+            hello(Claim::Resume {
+                lane: 1,
+                generation: 2,
+                token: 3,
+            }),
+            Frame::Mapped,
+            Frame::Drained { generation: 1 },
+            Frame::Drifted { count: 2 },
+            Frame::Bye,
+            Frame::Grant(Box::new(grant)),
+            Frame::Live,
+            Frame::Refused {
+                reason: "ROLE_TAKEN".into(),
+                message: "wait".into(),
+            },
+            Frame::Generation(segment),
+            Frame::Join(segment),
+            Frame::Ended {
+                generation: 1,
+                end: 2,
+            },
+            Frame::PeerGone,
+            Frame::Revoked,
+        ]
+    }
+
+    #[test]
+    fn every_frame_survives_the_wire() {
+        for frame in samples() {
+            let bytes = frame.encode();
+            assert!(bytes.len() <= FRAME_MAX);
+            assert_eq!(Frame::decode(&bytes), Ok(frame));
+        }
+    }
+
+    #[test]
+    fn a_frame_cut_anywhere_or_with_a_byte_too_many_is_refused() {
+        for frame in samples() {
+            let mut bytes = frame.encode();
+            for cut in 0..bytes.len() {
+                assert!(
+                    Frame::decode(&bytes[..cut]).is_err(),
+                    "{} cut at {cut}",
+                    frame.name()
+                );
+            }
+            bytes.push(0);
+            assert_eq!(
+                Frame::decode(&bytes),
+                Err(FrameError::Trailing { extra: 1 })
+            );
+        }
+    }
+
+    #[test]
+    fn wrong_magic_version_and_kind_are_told_apart() {
+        let mut bytes = Frame::Mapped.encode();
+        bytes[6] = 99;
+        assert_eq!(Frame::decode(&bytes), Err(FrameError::Kind { found: 99 }));
+        bytes[4] = 9;
+        assert!(matches!(
+            Frame::decode(&bytes),
+            Err(FrameError::Version { found: 9, .. })
+        ));
+        bytes[0] = 0;
+        assert!(matches!(
+            Frame::decode(&bytes),
+            Err(FrameError::Magic { .. })
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Frame::decode(&bytes);
+            let mut framed = Frame::Mapped.encode();
+            framed.truncate(6);
+            framed.extend_from_slice(&bytes);
+            let _ = Frame::decode(&framed);
+        }
+    }
+}

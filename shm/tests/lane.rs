@@ -1,0 +1,326 @@
+//! What an application sees of a lane, on real sealed segments inside one process.
+
+use std::time::Duration;
+
+use laneway_shm::{PairOptions, RecvError, ReserveError, WaitMode, pair};
+use proptest::prelude::*;
+
+const SOON: Duration = Duration::from_secs(10);
+
+fn options(slot_payload_bytes: u32, slot_count: u32) -> PairOptions {
+    PairOptions {
+        slot_payload_bytes,
+        slot_count,
+        ..PairOptions::default()
+    }
+}
+
+#[test]
+fn messages_arrive_in_order_and_whole_over_many_laps() {
+    let (mut producer, mut consumer) = pair(options(56, 4)).unwrap();
+    for lap in 0..1000u64 {
+        for index in 0..4 {
+            producer
+                .send(&(lap * 4 + index).to_le_bytes(), Duration::ZERO)
+                .unwrap();
+        }
+        for index in 0..4 {
+            let message = consumer.poll().unwrap().expect("a message was committed");
+            assert_eq!(message.view().u64_at(0), Some(lap * 4 + index));
+        }
+    }
+}
+
+#[test]
+fn a_full_ring_says_how_full_and_has_room_again_after_a_release() {
+    let (mut producer, mut consumer) = pair(options(8, 2)).unwrap();
+    producer.send(b"one", Duration::ZERO).unwrap();
+    producer.send(b"two", Duration::ZERO).unwrap();
+    match producer.try_reserve(3) {
+        Err(ReserveError::Full {
+            asked: 1,
+            free: 0,
+            slots: 2,
+        }) => {}
+        other => panic!("{other:?}"),
+    }
+    drop(consumer.poll().unwrap());
+    producer.send(b"three", Duration::ZERO).unwrap();
+}
+
+#[test]
+fn a_dropped_reservation_publishes_nothing_and_gives_the_slot_back() {
+    let (mut producer, mut consumer) = pair(options(8, 2)).unwrap();
+    for _ in 0..10 {
+        let mut slot = producer.try_reserve(8).unwrap();
+        slot.write(0, b"unwanted");
+    }
+    assert!(consumer.poll().unwrap().is_none());
+    producer.send(b"wanted", Duration::ZERO).unwrap();
+    assert_eq!(consumer.poll().unwrap().unwrap().to_vec(), b"wanted");
+}
+
+#[test]
+fn writing_in_place_needs_no_copy_and_commits_only_what_was_asked() {
+    let (mut producer, mut consumer) = pair(options(56, 4)).unwrap();
+    let mut slot = producer.try_reserve(56).unwrap();
+    for (index, byte) in slot.as_mut().unwrap().iter_mut().enumerate() {
+        byte.write(u8::try_from(index).unwrap());
+    }
+    slot.commit_len(3);
+    assert_eq!(consumer.poll().unwrap().unwrap().to_vec(), [0, 1, 2]);
+}
+
+#[test]
+fn a_message_over_several_slots_arrives_as_one() {
+    let (mut producer, mut consumer) = pair(options(56, 8)).unwrap();
+    for len in [0, 1, 55, 56, 57, 112, 113, 8 * 56] {
+        let message: Vec<u8> = (0..len).map(|i| u8::try_from(i % 251).unwrap()).collect();
+        producer.send(&message, Duration::ZERO).unwrap();
+        let slot = consumer.poll().unwrap().unwrap();
+        assert_eq!(slot.len(), len);
+        assert_eq!(slot.to_vec(), message);
+        if len > 60 {
+            let mut part = [0; 7];
+            assert_eq!(slot.view().range(53, 7).unwrap().copy_to(&mut part), 7);
+            assert_eq!(part, message[53..60]);
+        }
+        assert!(slot.view().range(len, 1).is_none());
+    }
+    match producer.try_reserve(8 * 56 + 1) {
+        Err(ReserveError::TooLarge {
+            asked_bytes: 449,
+            limit_bytes: 448,
+        }) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_batch_appears_at_once_or_not_at_all() {
+    let (mut producer, mut consumer) = pair(options(8, 8)).unwrap();
+    let mut batch = producer.batch();
+    for index in 0..5u64 {
+        batch.push(&index.to_le_bytes()).unwrap();
+        assert!(
+            consumer.poll().unwrap().is_none(),
+            "visible before the batch's commit"
+        );
+    }
+    assert_eq!(batch.commit(), 5);
+    let mut received = consumer.poll_many(16).unwrap();
+    for index in 0..5 {
+        assert_eq!(received.next().unwrap().unwrap().u64_at(0), Some(index));
+    }
+    assert!(received.next().unwrap().is_none());
+}
+
+#[test]
+fn a_dropped_batch_leaves_no_trace_for_later_messages() {
+    let (mut producer, mut consumer) = pair(options(8, 8)).unwrap();
+    let mut batch = producer.batch();
+    for _ in 0..5 {
+        batch.push(b"ghost").unwrap();
+    }
+    drop(batch);
+    producer.send(b"real", Duration::ZERO).unwrap();
+    assert_eq!(consumer.poll().unwrap().unwrap().to_vec(), b"real");
+    assert!(consumer.poll().unwrap().is_none());
+}
+
+#[test]
+fn a_batch_is_bounded_by_the_ring_and_keeps_what_fitted() {
+    let (mut producer, mut consumer) = pair(options(8, 4)).unwrap();
+    let mut batch = producer.batch();
+    for _ in 0..4 {
+        batch.push(b"fits").unwrap();
+    }
+    assert!(matches!(batch.push(b"not"), Err(ReserveError::Full { .. })));
+    assert_eq!(batch.commit(), 4);
+    let mut received = consumer.poll_many(100).unwrap();
+    let mut count = 0;
+    while received.next().unwrap().is_some() {
+        count += 1;
+    }
+    assert_eq!(count, 4);
+}
+
+#[test]
+fn receiving_many_releases_only_what_was_taken() {
+    let (mut producer, mut consumer) = pair(options(8, 8)).unwrap();
+    for index in 0..6u64 {
+        producer.send(&index.to_le_bytes(), Duration::ZERO).unwrap();
+    }
+    let mut some = consumer.poll_many(2).unwrap();
+    while some.next().unwrap().is_some() {}
+    drop(some);
+    assert_eq!(consumer.poll().unwrap().unwrap().view().u64_at(0), Some(2));
+}
+
+#[test]
+fn the_end_of_the_stream_comes_after_the_last_message_and_stays() {
+    let (mut producer, mut consumer) = pair(options(8, 4)).unwrap();
+    producer.send(b"last", Duration::ZERO).unwrap();
+    producer.close(SOON).unwrap();
+    assert_eq!(consumer.poll().unwrap().unwrap().to_vec(), b"last");
+    for _ in 0..3 {
+        assert!(matches!(
+            consumer.poll(),
+            Err(RecvError::Closed { position: 2 })
+        ));
+    }
+}
+
+#[test]
+fn both_directions_of_waiting_time_out_with_what_is_known_of_the_peer() {
+    for wait in [WaitMode::Spin, WaitMode::Park] {
+        let (mut producer, mut consumer) = pair(PairOptions {
+            wait,
+            ..options(8, 2)
+        })
+        .unwrap();
+        let short = Duration::from_millis(30);
+        assert!(matches!(
+            consumer.recv(short),
+            Err(RecvError::TimedOut { .. })
+        ));
+        producer.send(b"1", short).unwrap();
+        producer.send(b"2", short).unwrap();
+        assert!(matches!(
+            producer.send(b"3", short),
+            Err(ReserveError::TimedOut { .. })
+        ));
+    }
+}
+
+#[test]
+fn parked_ends_wake_each_other_in_both_directions() {
+    let wait = WaitMode::Park;
+    let (mut producer, mut consumer) = pair(PairOptions {
+        wait,
+        ..options(8, 2)
+    })
+    .unwrap();
+    let sender = std::thread::spawn(move || {
+        for index in 0..300u64 {
+            if index % 50 == 0 {
+                std::thread::sleep(Duration::from_millis(3));
+            }
+            producer.send(&index.to_le_bytes(), SOON).unwrap();
+        }
+    });
+    for index in 0..300u64 {
+        if index % 70 == 0 {
+            std::thread::sleep(Duration::from_millis(3));
+        }
+        assert_eq!(consumer.recv(SOON).unwrap().view().u64_at(0), Some(index));
+    }
+    sender.join().unwrap();
+}
+
+#[test]
+fn a_trusted_consumer_reads_in_place() {
+    let (mut producer, consumer) = pair(options(56, 4)).unwrap();
+    // SAFETY: the only producer of this lane is the library's own, two lines above.
+    let mut consumer = unsafe { consumer.assume_trusted() };
+    producer.send(b"in place", Duration::ZERO).unwrap();
+    assert_eq!(
+        consumer.poll().unwrap().unwrap().as_bytes(),
+        Some(&b"in place"[..])
+    );
+    producer.send(&[7; 100], Duration::ZERO).unwrap();
+    let long = consumer.recv(SOON).unwrap();
+    assert_eq!(long.as_bytes(), None);
+    let mut copy = [0; 100];
+    assert_eq!(long.copy_to(&mut copy), 100);
+    assert_eq!(copy, [7; 100]);
+}
+
+/// One step of a random session.
+#[derive(Clone, Debug)]
+enum Operation {
+    Send(usize),
+    Abort(usize),
+    Batch(Vec<usize>),
+    DropBatch(Vec<usize>),
+    Poll,
+    PollMany(usize),
+}
+
+fn operations() -> impl Strategy<Value = Vec<Operation>> {
+    let len = 0usize..40;
+    let lens = proptest::collection::vec(0usize..40, 0..6);
+    let operation = prop_oneof![
+        4 => len.clone().prop_map(Operation::Send),
+        1 => len.prop_map(Operation::Abort),
+        2 => lens.clone().prop_map(Operation::Batch),
+        1 => lens.prop_map(Operation::DropBatch),
+        4 => Just(Operation::Poll),
+        2 => (0usize..6).prop_map(Operation::PollMany),
+    ];
+    proptest::collection::vec(operation, 1..120)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+    /// The ring agrees with a plain queue, whatever is done to it and in whatever order.
+    #[test]
+    fn a_lane_behaves_like_a_queue(operations in operations(), slots in 1u32..4) {
+        let (mut producer, mut consumer) = pair(options(10, 1 << slots)).unwrap();
+        let mut model = std::collections::VecDeque::new();
+        let mut stamp = 0u8;
+        let mut message = |len: usize| {
+            stamp = stamp.wrapping_add(1);
+            vec![stamp; len]
+        };
+        for operation in operations {
+            match operation {
+                Operation::Send(len) => {
+                    let bytes = message(len);
+                    if producer.send(&bytes, Duration::ZERO).is_ok() {
+                        model.push_back(bytes);
+                    }
+                }
+                Operation::Abort(len) => {
+                    if let Ok(mut slot) = producer.try_reserve(len) {
+                        slot.write(0, &message(len));
+                    }
+                }
+                Operation::Batch(lens) => {
+                    let mut batch = producer.batch();
+                    let mut pushed = Vec::new();
+                    for len in lens {
+                        let bytes = message(len);
+                        if batch.push(&bytes).is_ok() {
+                            pushed.push(bytes);
+                        }
+                    }
+                    prop_assert_eq!(batch.commit(), pushed.len() as u64);
+                    model.extend(pushed);
+                }
+                Operation::DropBatch(lens) => {
+                    let mut batch = producer.batch();
+                    for len in lens {
+                        let _ = batch.push(&message(len));
+                    }
+                }
+                Operation::Poll => {
+                    let found = consumer.poll().unwrap().map(|slot| slot.to_vec());
+                    prop_assert_eq!(found, model.pop_front());
+                }
+                Operation::PollMany(limit) => {
+                    let mut batch = consumer.poll_many(limit).unwrap();
+                    for _ in 0..limit {
+                        let found = batch.next().unwrap().map(|view| view.to_vec());
+                        let expected = if found.is_some() { model.pop_front() } else { None };
+                        prop_assert_eq!(found, expected);
+                    }
+                }
+            }
+        }
+        while let Some(expected) = model.pop_front() {
+            prop_assert_eq!(consumer.poll().unwrap().map(|slot| slot.to_vec()), Some(expected));
+        }
+        prop_assert!(consumer.poll().unwrap().is_none());
+    }
+}
