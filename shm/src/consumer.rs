@@ -17,7 +17,7 @@ use crate::producer::SLEEP_MAX;
 use crate::region::{Foreign, Owned, Region};
 use crate::ring::{Found, Reader, Span, WaitMode};
 use crate::sync::spin_hint;
-use crate::wire::{Frame, Grant, PeerSegment};
+use crate::wire::{Frame, Grant, PeerSegment, Role};
 
 /// Spins before a sleep, about 50 µs.
 const SPINS_BEFORE_PARK: u32 = 2048;
@@ -240,6 +240,7 @@ impl Consumer {
                 generation: self.generation,
             });
         }
+        self.link.forget_below(next.generation);
         (self.generation, self.end, self.closed) = (next.generation, next.end, false);
         self.ring.join(next.region);
         let alive = next.end.is_none();
@@ -280,7 +281,8 @@ impl Consumer {
             return;
         }
         match self.prove(segment, fd) {
-            Ok(region) => {
+            Ok((region, fd)) => {
+                self.link.hold(Role::Producer, segment.generation, fd);
                 let (generation, base) = (segment.generation, segment.base);
                 self.pending.push_back(Pending {
                     generation,
@@ -311,7 +313,11 @@ impl Consumer {
         self.link.peer = PeerState::Live;
     }
 
-    fn prove(&self, segment: PeerSegment, fd: OwnedFd) -> Result<Region<Foreign>, SegmentError> {
+    fn prove(
+        &self,
+        segment: PeerSegment,
+        fd: OwnedFd,
+    ) -> Result<(Region<Foreign>, OwnedFd), SegmentError> {
         let needed = self.ring.geometry().segment_bytes();
         if segment.size_bytes < needed {
             return Err(SegmentError::Size {
@@ -330,7 +336,8 @@ impl Consumer {
             base_position: segment.base,
             size_bytes: segment.size_bytes,
         };
-        Segment::verify(fd, header)?.map()
+        let segment = Segment::verify(fd, header)?;
+        Ok((segment.map()?, segment.into_fd()))
     }
 
     #[cold]

@@ -106,6 +106,8 @@ pub(crate) struct Control {
     path: PathBuf,
     socket: Option<OwnedFd>,
     resume: Resume,
+    /// The peer's segments that this end reads: shown to an agent that came back.
+    held: Vec<(Role, u64, OwnedFd)>,
     retry_at: Instant,
     retry_pause: Duration,
     given_up: bool,
@@ -149,6 +151,20 @@ impl Link {
         }
     }
 
+    /// Remembers the descriptor of a peer's segment.
+    pub(crate) fn hold(&mut self, role: Role, number: u64, fd: OwnedFd) {
+        if let Some(control) = &mut self.control {
+            control.held.push((role, number, fd));
+        }
+    }
+
+    /// Forgets the peer's segments below `number`.
+    pub(crate) fn forget_below(&mut self, number: u64) {
+        if let Some(control) = &mut self.control {
+            control.held.retain(|(_, held, _)| *held >= number);
+        }
+    }
+
     /// Tells the agent, if it is there.
     pub(crate) fn tell(&mut self, frame: &Frame) {
         if let Some(socket) = self
@@ -168,6 +184,7 @@ impl Control {
             path: path.to_path_buf(),
             socket: Some(socket),
             resume,
+            held: Vec::new(),
             retry_at: Instant::now(),
             retry_pause: RETRY.0,
             given_up: false,
@@ -193,7 +210,10 @@ impl Control {
             return None;
         };
         match &frame {
-            Frame::Live => self.retry_pause = RETRY.0,
+            Frame::Live => {
+                self.retry_pause = RETRY.0;
+                self.present();
+            }
             // Only a recovering agent is worth another try.
             Frame::Refused { reason, .. } => {
                 self.given_up = reason != "AGENT_RECOVERING";
@@ -202,6 +222,16 @@ impl Control {
             _ => {}
         }
         Some((frame, packet.descriptors.into_iter().next()))
+    }
+
+    /// Shows the segments that this end reads. What cannot be sent is missed by nobody but a
+    /// peer that attaches anew, and that one is told to try again.
+    fn present(&self) {
+        let Some(socket) = &self.socket else { return };
+        for (role, number, fd) in &self.held {
+            let frame = Frame::Present { role: *role, number: *number };
+            let _ = fdpass::send(socket, &frame.encode(), Some(fd.as_fd()));
+        }
     }
 
     fn disconnected(&mut self) {

@@ -232,6 +232,12 @@ impl Segment {
         .map_err(SegmentError::os("open(/proc/self/fd)"))
     }
 
+    /// The descriptor alone.
+    #[must_use]
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
     /// Identity and geometry that were promised and checked.
     #[must_use]
     pub fn header(&self) -> &Header {

@@ -15,7 +15,7 @@ use crate::memfd::Segment;
 use crate::region::{Foreign, Owned, Region};
 use crate::ring::{Span, WaitMode, Writer};
 use crate::sync::spin_hint;
-use crate::wire::{Frame, Grant, PeerSegment};
+use crate::wire::{Frame, Grant, PeerSegment, Role};
 
 /// Spins before a sleep, about 50 µs: two wake-ups' worth on the machine of the measurements.
 const SPINS_BEFORE_PARK: u32 = 2048;
@@ -164,10 +164,10 @@ impl Producer {
                 (Frame::Join(segment), Some(fd)) if segment.generation > self.joined => {
                     // A segment that does not stand up to the check is not joined: the ring then
                     // fills up and says so, and the agent's next offer is looked at again.
-                    if let Ok(region) = self.prove(segment, fd) {
-                        self.joined = segment.generation;
-                        self.ring.join(region, segment.generation);
-                        self.link.peer = PeerState::Live;
+                    if let Ok((region, fd)) = self.prove(segment, fd) {
+                        self.link.forget_below(segment.generation);
+                        self.link.hold(Role::Consumer, segment.generation, fd);
+                        self.join(region, segment.generation);
                     }
                 }
                 (Frame::PeerGone, _) => self.link.peer = PeerState::Gone,
@@ -187,7 +187,11 @@ impl Producer {
         self.link.peer = PeerState::Live;
     }
 
-    fn prove(&self, segment: PeerSegment, fd: OwnedFd) -> Result<Region<Foreign>, SegmentError> {
+    fn prove(
+        &self,
+        segment: PeerSegment,
+        fd: OwnedFd,
+    ) -> Result<(Region<Foreign>, OwnedFd), SegmentError> {
         let header = Header {
             kind: KIND_CONSUMER,
             lane: self.grant.lane,
@@ -199,7 +203,8 @@ impl Producer {
             base_position: segment.base,
             size_bytes: CONSUMER_SEGMENT_BYTES as u64,
         };
-        Segment::verify(fd, header)?.map()
+        let segment = Segment::verify(fd, header)?;
+        Ok((segment.map()?, segment.into_fd()))
     }
 
     #[cold]

@@ -142,6 +142,13 @@ pub enum Frame {
     },
     /// Client: goodbye.
     Bye,
+    /// Resumed client: a segment that I read (one descriptor), for the agent to hold again.
+    Present {
+        /// Whose segment.
+        role: Role,
+        /// Its generation or incarnation.
+        number: u64,
+    },
     /// Agent: here is your segment (one descriptor).
     Grant(Box<Grant>),
     /// Agent: your segment is sealed; go.
@@ -180,6 +187,7 @@ impl Frame {
             Self::Drained { .. } => "DRAINED",
             Self::Drifted { .. } => "DRIFTED",
             Self::Bye => "BYE",
+            Self::Present { .. } => "PRESENT",
             Self::Grant(_) => "GRANT",
             Self::Live => "LIVE",
             Self::Refused { .. } => "REFUSED",
@@ -195,7 +203,7 @@ impl Frame {
     #[must_use]
     pub fn descriptors(&self) -> usize {
         match self {
-            Self::Grant(_) | Self::Generation(_) | Self::Join(_) => 1,
+            Self::Grant(_) | Self::Generation(_) | Self::Join(_) | Self::Present { .. } => 1,
             Self::Hello {
                 claim: Claim::Resume { .. },
                 ..
@@ -231,6 +239,11 @@ impl Frame {
                 out.u64(*count);
             }
             Self::Bye => out.u16(5),
+            Self::Present { role, number } => {
+                out.u16(6);
+                out.u8(role_byte(*role));
+                out.u64(*number);
+            }
             Self::Grant(grant) => {
                 out.u16(16);
                 encode_grant(&mut out, grant);
@@ -304,6 +317,7 @@ impl Frame {
                 count: input.u64()?,
             },
             5 => Self::Bye,
+            6 => Self::Present { role: input.role()?, number: input.u64()? },
             16 => Self::Grant(Box::new(decode_grant(input)?)),
             17 => Self::Live,
             18 => Self::Refused {
@@ -582,6 +596,7 @@ mod tests {
             Frame::Drained { generation: 1 },
             Frame::Drifted { count: 2 },
             Frame::Bye,
+            Frame::Present { role: Role::Consumer, number: 3 },
             Frame::Grant(Box::new(grant)),
             Frame::Live,
             Frame::Refused {

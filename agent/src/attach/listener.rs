@@ -1,0 +1,151 @@
+//! The attach socket: accepts, counts, and never lets one user take every place.
+
+use std::collections::HashMap;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+use rustix::net::{SocketFlags, accept_with};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tracing::{info, warn};
+
+use super::peer::identify;
+use super::session::serve;
+use crate::config::Config;
+use crate::controller::Handle;
+
+/// Pause after the kernel refused a connection for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The bound socket. Its file is removed when it is dropped.
+#[derive(Debug)]
+pub struct Listener {
+    fd: AsyncFd<OwnedFd>,
+    path: PathBuf,
+    places: Arc<Places>,
+}
+
+impl Listener {
+    /// Binds the attach socket. A file left by a dead agent is replaced; the journal's lock has
+    /// made sure that no live one uses the directory.
+    ///
+    /// # Errors
+    /// The kernel's word, for instance for a directory that this user may not write.
+    pub fn bind(config: &Config) -> io::Result<Self> {
+        let path = config.attach_socket();
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir)?;
+            // Whoever may attach must be able to reach the socket; nothing else is in there.
+            fs::set_permissions(dir, Permissions::from_mode(0o755))?;
+        }
+        remove_stale(&path)?;
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+        bind(fd.as_raw_fd(), &UnixAddr::new(&path)?)?;
+        fs::set_permissions(&path, Permissions::from_mode(config.agent.attach_mode))?;
+        listen(&fd, Backlog::new(128)?)?;
+        let limits = &config.limits;
+        let places = Places {
+            in_all: limits.attach_connections,
+            per_uid: limits.attach_connections_per_uid,
+            taken: Mutex::default(),
+        };
+        let fd = AsyncFd::with_interest(fd, Interest::READABLE)?;
+        Ok(Self { fd, path, places: Arc::new(places) })
+    }
+
+    /// Accepts until the task is dropped.
+    pub async fn run(&self, controller: Handle) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        loop {
+            let accepted =
+                self.fd.async_io(Interest::READABLE, |fd| Ok(accept_with(fd, flags)?)).await;
+            match accepted {
+                Ok(socket) => self.admit(socket, &controller),
+                // Out of descriptors, most likely: a pause, because the connection still waits.
+                Err(error) => {
+                    warn!(%error, "attach connection not accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn admit(&self, socket: OwnedFd, controller: &Handle) {
+        let Ok(peer) = identify(&socket) else { return };
+        let uid = peer.record.uid;
+        let Some(place) = Places::take(&self.places, uid) else {
+            info!(uid, "attach connection refused: too many");
+            return;
+        };
+        let controller = controller.clone();
+        tokio::spawn(async move {
+            serve(socket, peer, controller).await;
+            drop(place);
+        });
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // Nobody can be told about a file that will not go.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Removes a socket file that a dead agent left.
+///
+/// # Errors
+/// The file is there and cannot be removed.
+pub fn remove_stale(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// How many connections there may be, and are.
+#[derive(Debug)]
+struct Places {
+    in_all: u32,
+    per_uid: u32,
+    taken: Mutex<HashMap<u32, u32>>,
+}
+
+/// One connection's place. Given back when dropped.
+#[derive(Debug)]
+struct Place {
+    places: Arc<Places>,
+    uid: u32,
+}
+
+impl Places {
+    fn take(places: &Arc<Self>, uid: u32) -> Option<Place> {
+        let mut taken = places.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: u32 = taken.values().sum();
+        let own = taken.entry(uid).or_insert(0);
+        if all >= places.in_all || *own >= places.per_uid {
+            return None;
+        }
+        *own += 1;
+        Some(Place { places: Arc::clone(places), uid })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = taken.get_mut(&self.uid) {
+            *own -= 1;
+            if *own == 0 {
+                taken.remove(&self.uid);
+            }
+        }
+    }
+}

@@ -1,0 +1,524 @@
+//! Ends come and go: grants, seals, generations, deaths, and the return of peers after a restart.
+
+use std::os::fd::OwnedFd;
+
+use laneway_shm::layout::{C_RELEASED, CONSUMER_SEGMENT_BYTES};
+use laneway_shm::memfd::identify;
+use laneway_shm::wire::{self, Claim, Frame, Grant, NO_CPU, PeerSegment};
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use super::create::ticket_hash;
+use super::{ControlError, Controller, Event, Session, now_ms, random, resume_claim};
+use crate::ledger::{PageHolding, PageState, Role};
+use crate::model::capacity::{PageCount, PageSize};
+use crate::model::id::{LaneId, Secret};
+use crate::model::lane::{LaneRecord, PeerRecord, Pinning, SegmentRecord};
+use crate::plan::{SegmentKey, Step};
+use crate::provision::{Outcome, StepError};
+use crate::registry::ChangeKind;
+
+/// A peer that wants an end, and how to reach it.
+#[derive(Debug)]
+pub struct AttachRequest {
+    /// Which end.
+    pub role: Role,
+    /// By what right.
+    pub claim: Claim,
+    /// Who it is.
+    pub peer: PeerRecord,
+    /// Its thread, as it calls itself.
+    pub thread: u32,
+    /// Where its events go.
+    pub events: mpsc::UnboundedSender<Event>,
+}
+
+/// An end that is granted and not yet live.
+#[derive(Debug)]
+pub struct Granted {
+    /// The new segment.
+    pub key: SegmentKey,
+    /// What to tell the peer.
+    pub grant: Box<Grant>,
+    /// The unsealed segment.
+    pub fd: OwnedFd,
+}
+
+impl Controller {
+    pub(super) fn attach(&mut self, request: Box<AttachRequest>) -> Result<Granted, ControlError> {
+        let role = request.role;
+        let id = self.claimed(&request)?;
+        let Some(record) = self.lanes.get(&id) else { return Err(ControlError::TicketInvalid) };
+        let taken = record.newest(role).is_some_and(SegmentRecord::is_held)
+            || self.sessions.keys().any(|key| key.lane == id && key.role == role);
+        if taken {
+            return Err(ControlError::RoleTaken { lane: record.spec.name.clone(), role });
+        }
+        let key = match role {
+            Role::Producer => self.next_generation(id)?,
+            Role::Consumer => self.next_incarnation(id)?,
+        };
+        // Durable before the peer holds what it is good for.
+        if let Claim::Ticket(ticket) = &request.claim {
+            self.journal.burn_ticket(&ticket_hash(&ticket_text(ticket)))?;
+        }
+        let fd = self.world.for_writer(key)?;
+        let grant = self.grant(key)?;
+        let events = request.events.clone();
+        self.sessions.insert(key, Session { events, request, live: false });
+        Ok(Granted { key, grant: Box::new(grant), fd })
+    }
+
+    /// The lane that the claim is good for.
+    fn claimed(&self, request: &AttachRequest) -> Result<LaneId, ControlError> {
+        let role = request.role;
+        match &request.claim {
+            Claim::Ticket(ticket) => {
+                let found = self.journal.ticket(&ticket_hash(&ticket_text(ticket)))?;
+                found
+                    .filter(|record| record.role == role && record.expires_ms > now_ms())
+                    .map(|record| record.lane)
+                    .ok_or(ControlError::TicketInvalid)
+            }
+            Claim::Name(name) => {
+                let PeerRecord { uid, gid, .. } = request.peer;
+                // A name that is not there and one that is not allowed look the same from outside.
+                let refused = || ControlError::NotAllowed { uid, gid, role };
+                let id = self.find(name).map_err(|_| refused())?;
+                let end = self.lanes[&id].spec.end(role);
+                let allowed = end.uids.contains(&uid) || end.gids.contains(&gid);
+                allowed.then_some(id).ok_or_else(refused)
+            }
+            Claim::Resume { .. } => Err(ControlError::TicketInvalid),
+        }
+    }
+
+    /// The segment for a new producer: the one that waits for its first, or a new generation.
+    fn next_generation(&mut self, id: LaneId) -> Result<SegmentKey, ControlError> {
+        self.prune_drained(id);
+        let record = &self.lanes[&id];
+        let start = match record.generations.last() {
+            Some(current) if current.peer.is_none() => {
+                return Ok(SegmentKey { lane: id, role: Role::Producer, number: current.number });
+            }
+            // Its end is unknown until somebody shows us the segment of the time before.
+            Some(current) => current.end.ok_or(ControlError::Recovering)?,
+            None => record.released,
+        };
+        let (open, limit) = (record.generations.len(), self.generations_max);
+        if open >= limit {
+            return Err(ControlError::GenerationsExhausted { open, limit });
+        }
+        let mut record = record.clone();
+        let pages = record.placement.page_holding();
+        self.ledger.add_pages(id.0, pages)?;
+        let segment = match self.make_generation(&mut record, start) {
+            Ok(segment) => segment,
+            Err(error) => {
+                self.ledger.remove_pages(id.0, PageState::Promised, pages)?;
+                return Err(error);
+            }
+        };
+        self.ledger.mark_backed(id.0)?;
+        let key = SegmentKey { lane: id, role: Role::Producer, number: segment.number };
+        record.generations.push(segment);
+        self.lanes.insert(id, record);
+        self.save(id, ChangeKind::Changed)?;
+        Ok(key)
+    }
+
+    /// The segment for a new consumer, which starts where the one before released last.
+    fn next_incarnation(&mut self, id: LaneId) -> Result<SegmentKey, ControlError> {
+        let mut record = self.lanes[&id].clone();
+        let geometry = record.spec.geometry()?;
+        if let Some(old) = &record.consumer {
+            let key = SegmentKey { lane: id, role: Role::Consumer, number: old.number };
+            self.attempt(&Step::DropSegment { key });
+        }
+        record.incarnation += 1;
+        let mut segment = SegmentRecord {
+            number: record.incarnation,
+            nonce: Secret(random()),
+            token: Secret(random()),
+            start: record.released,
+            end: None,
+            size_bytes: CONSUMER_SEGMENT_BYTES as u64,
+            page_size: PageSize::BASE_4K,
+            file: None,
+            peer: None,
+            gone: false,
+        };
+        let key = SegmentKey { lane: id, role: Role::Consumer, number: segment.number };
+        let step = Step::CreateSegment {
+            key,
+            header: segment.header(id, Role::Consumer, &geometry),
+            page_size: segment.page_size,
+            node: None,
+            words: vec![(C_RELEASED, segment.start)],
+        };
+        for outcome in self.run_plan(&[step])? {
+            if let Outcome::Made { file, .. } = outcome {
+                segment.file = Some((file.device, file.inode));
+            }
+        }
+        record.consumer = Some(segment);
+        self.lanes.insert(id, record);
+        self.save(id, ChangeKind::Changed)?;
+        Ok(key)
+    }
+
+    fn grant(&self, key: SegmentKey) -> Result<Grant, ControlError> {
+        let unknown = || StepError::Unknown { key };
+        let record = self.lanes.get(&key.lane).ok_or_else(unknown)?;
+        let segment = record.segment(key.role, key.number).ok_or_else(unknown)?;
+        let end = match key.role {
+            Role::Producer => &record.placement.producer,
+            Role::Consumer => &record.placement.consumer,
+        };
+        Ok(Grant {
+            role: wire_role(key.role),
+            lane: record.id.0,
+            generation: segment.number,
+            nonce: segment.nonce.0,
+            token: segment.token.0,
+            slot_payload: record.spec.slot_payload_bytes,
+            slot_count: record.spec.slot_count,
+            size_bytes: segment.size_bytes,
+            page_bytes: segment.page_size.bytes(),
+            base: segment.start,
+            released: self.released(record),
+            park: record.spec.park,
+            pinning: match record.spec.end(key.role).pinning {
+                Pinning::None => wire::Pinning::None,
+                Pinning::Own => wire::Pinning::Own,
+                Pinning::Enforce => wire::Pinning::Enforced,
+            },
+            cpu: end.cpu.unwrap_or(NO_CPU),
+            grade: end.grade.to_string().bytes().next().unwrap_or(b'D'),
+        })
+    }
+
+    pub(super) fn mapped(&mut self, key: SegmentKey) -> Result<(), ControlError> {
+        let Some(session) = self.sessions.get(&key) else { return Err(ControlError::Fenced) };
+        let (peer, thread) = (session.request.peer, session.request.thread);
+        let Some(record) = self.lanes.get(&key.lane) else { return Err(ControlError::Fenced) };
+        let mut steps = vec![Step::SealSegment { key }];
+        let end = match key.role {
+            Role::Producer => &record.placement.producer,
+            Role::Consumer => &record.placement.consumer,
+        };
+        let enforced = record.spec.end(key.role).pinning == Pinning::Enforce;
+        if let (true, Some(cpu)) = (enforced, end.cpu) {
+            let (pid, _) = peer.process.ok_or_else(|| StepError::Pin {
+                pid: 0,
+                thread,
+                cpu,
+                source: std::io::Error::other("the agent cannot see the process: share its pids"),
+            })?;
+            steps.push(Step::PinThread { key, pid, thread, cpu });
+        }
+        self.run_plan(&steps)?;
+        if let Some(segment) =
+            self.lanes.get_mut(&key.lane).and_then(|r| r.segment_mut(key.role, key.number))
+        {
+            segment.peer = Some(peer);
+        }
+        if let Some(session) = self.sessions.get_mut(&key) {
+            session.live = true;
+        }
+        self.save(key.lane, ChangeKind::Changed)?;
+        info!(lane = %key.lane, role = %key.role, number = key.number, uid = peer.uid, "attached");
+        self.introduce(key);
+        Ok(())
+    }
+
+    /// Shows an end that became live to its peer, and the peer to it.
+    fn introduce(&mut self, key: SegmentKey) {
+        let Some(record) = self.lanes.get(&key.lane) else { return };
+        let to = |role, number| SegmentKey { lane: key.lane, role, number };
+        let consumer = record.consumer.as_ref().map(|segment| to(Role::Consumer, segment.number));
+        let producer = record.generations.last().map(|s| to(Role::Producer, s.number));
+        match key.role {
+            Role::Producer => {
+                if let Some(consumer) = consumer {
+                    self.offer(record, key, consumer);
+                    self.offer(record, consumer, key);
+                }
+            }
+            Role::Consumer => {
+                for segment in record.generations.iter().filter(|s| s.peer.is_some()) {
+                    let generation = to(Role::Producer, segment.number);
+                    self.offer(record, key, generation);
+                    if let Some(end) = segment.end {
+                        let generation = segment.number;
+                        self.tell(key, (Frame::Ended { generation, end }, None));
+                    }
+                }
+                if let Some(producer) = producer {
+                    self.offer(record, producer, key);
+                }
+            }
+        }
+    }
+
+    /// Tells `to` of the peer's segment `of`, if both are there.
+    fn offer(&self, record: &LaneRecord, to: SegmentKey, of: SegmentKey) {
+        let Some(segment) = record.segment(of.role, of.number) else { return };
+        let announced = PeerSegment {
+            generation: segment.number,
+            nonce: segment.nonce.0,
+            base: segment.start,
+            size_bytes: segment.size_bytes,
+        };
+        // Not sealed yet, or lost with the agent before: it is offered when it turns up.
+        let Ok(fd) = self.world.for_reader(of) else { return };
+        let frame = match of.role {
+            Role::Producer => Frame::Generation(announced),
+            Role::Consumer => Frame::Join(announced),
+        };
+        self.tell(to, (frame, Some(fd)));
+        self.wake_peer_of(of);
+    }
+
+    fn tell(&self, to: SegmentKey, event: Event) {
+        if let Some(session) = self.sessions.get(&to) {
+            // A session that is closing needs no telling.
+            let _ = session.events.send(event);
+        }
+    }
+
+    /// A peer's process ended or hung up.
+    pub(super) fn gone(&mut self, key: SegmentKey) {
+        let session = self.sessions.remove(&key);
+        self.attempt(&Step::UnpinThread { key });
+        let Some(record) = self.lanes.get(&key.lane) else { return self.unquarantine(key.lane) };
+        let Some(segment) = record.segment(key.role, key.number) else { return };
+        if segment.gone {
+            return;
+        }
+        if segment.peer.is_none() {
+            return self.handshake_failed(key);
+        }
+        info!(lane = %key.lane, role = %key.role, number = key.number, "peer is gone");
+        match key.role {
+            Role::Producer => self.producer_gone(key),
+            Role::Consumer => self.consumer_gone(key),
+        }
+        drop(session);
+        self.save_or_log(key.lane);
+    }
+
+    /// The peer may have mapped the segment and never said so: nobody else may get it.
+    fn handshake_failed(&mut self, key: SegmentKey) {
+        self.attempt(&Step::DropSegment { key });
+        let Some(mut record) = self.lanes.get(&key.lane).cloned() else { return };
+        match key.role {
+            Role::Consumer => record.consumer = None,
+            Role::Producer => {
+                let start = record.generations.pop().map_or(record.released, |old| old.start);
+                match self.make_generation(&mut record, start) {
+                    Ok(segment) => record.generations.push(segment),
+                    // Somebody took the pages: the next producer tries again.
+                    Err(error) => {
+                        warn!(lane = %key.lane, %error, "no segment for the next producer");
+                        let pages = record.placement.page_holding();
+                        let books = self.ledger.remove_pages(key.lane.0, PageState::Backed, pages);
+                        if let Err(error) = books {
+                            error!(lane = %key.lane, %error, "the books do not balance");
+                        }
+                    }
+                }
+            }
+        }
+        self.lanes.insert(key.lane, record);
+        self.save_or_log(key.lane);
+    }
+
+    fn producer_gone(&mut self, key: SegmentKey) {
+        let end = self.lanes.get(&key.lane).and_then(|record| {
+            let start = record.segment(key.role, key.number)?.start;
+            let from = start.max(self.released(record));
+            Some(self.world.producer_view(key)?.committed_end(from))
+        });
+        let Some(record) = self.lanes.get_mut(&key.lane) else { return };
+        if let Some(segment) = record.segment_mut(key.role, key.number) {
+            (segment.gone, segment.end) = (true, end);
+        }
+        let consumer = record.consumer.as_ref().map(|segment| segment.number);
+        if let (Some(end), Some(number)) = (end, consumer) {
+            let to = SegmentKey { lane: key.lane, role: Role::Consumer, number };
+            self.tell(to, (Frame::Ended { generation: key.number, end }, None));
+        }
+        self.wake_peer_of(key);
+    }
+
+    fn consumer_gone(&mut self, key: SegmentKey) {
+        let Some(record) = self.lanes.get(&key.lane) else { return };
+        let released = self.released(record);
+        let producer = record.generations.last().map(|segment| segment.number);
+        let Some(record) = self.lanes.get_mut(&key.lane) else { return };
+        record.released = released;
+        if let Some(segment) = record.segment_mut(key.role, key.number) {
+            segment.gone = true;
+        }
+        if let Some(number) = producer {
+            let to = SegmentKey { lane: key.lane, role: Role::Producer, number };
+            self.tell(to, (Frame::PeerGone, None));
+        }
+        self.wake_peer_of(key);
+    }
+
+    /// The consumer's cursor, bounded by what was recorded and what is really committed: a
+    /// consumer that lied must not make its successor start in the void.
+    pub(super) fn released(&self, record: &LaneRecord) -> u64 {
+        let view = record.consumer.as_ref().and_then(|segment| {
+            let (role, number) = (Role::Consumer, segment.number);
+            self.world.consumer_view(SegmentKey { lane: record.id, role, number })
+        });
+        let Some(view) = view else { return record.released };
+        let claimed = view.counters().position.max(record.released);
+        claimed.min(self.committed(record))
+    }
+
+    /// Position after everything that was committed, over all open generations.
+    fn committed(&self, record: &LaneRecord) -> u64 {
+        let Some(current) = record.generations.last() else { return u64::MAX };
+        if let Some(end) = current.end {
+            return end;
+        }
+        let (role, number) = (Role::Producer, current.number);
+        let view = self.world.producer_view(SegmentKey { lane: record.id, role, number });
+        let hint = record.released.max(current.start);
+        // Without the segment (an agent that restarted) there is nothing to compare with.
+        view.map_or(u64::MAX, |view| view.committed_end(hint))
+    }
+
+    pub(super) fn drained(&mut self, key: SegmentKey, generation: u64) {
+        let Some(record) = self.lanes.get(&key.lane) else { return };
+        let current = record.generations.last().map(|segment| segment.number);
+        let drained = key.role == Role::Consumer
+            && current != Some(generation)
+            && record.segment(Role::Producer, generation).is_some_and(|s| s.end.is_some());
+        if drained {
+            self.drop_generation(key.lane, generation);
+            self.save_or_log(key.lane);
+        }
+    }
+
+    /// Lets go of ended generations whose every message was released.
+    fn prune_drained(&mut self, id: LaneId) {
+        let record = &self.lanes[&id];
+        let released = self.released(record);
+        let drained: Vec<u64> = record
+            .generations
+            .iter()
+            .rev()
+            .skip(1)
+            .filter(|segment| segment.end.is_some_and(|end| end <= released))
+            .map(|segment| segment.number)
+            .collect();
+        for number in drained {
+            self.drop_generation(id, number);
+        }
+    }
+
+    fn drop_generation(&mut self, id: LaneId, number: u64) {
+        self.attempt(&Step::DropSegment {
+            key: SegmentKey { lane: id, role: Role::Producer, number },
+        });
+        let Some(record) = self.lanes.get_mut(&id) else { return };
+        let Some(index) = record.generations.iter().position(|s| s.number == number) else {
+            return;
+        };
+        let segment = record.generations.remove(index);
+        let count = PageCount::pages_for(segment.size_bytes, segment.page_size);
+        let pages =
+            PageHolding { node: record.placement.node, page_size: segment.page_size, count };
+        if let Err(error) = self.ledger.remove_pages(id.0, PageState::Backed, pages) {
+            error!(lane = %id, %error, "the books do not balance");
+        }
+    }
+
+    pub(super) fn drifted(&mut self, key: SegmentKey, count: u64) {
+        let Some(record) = self.lanes.get_mut(&key.lane) else { return };
+        let index = usize::from(key.role == Role::Consumer);
+        record.drifts[index] = count;
+        if count == 1 || count.is_multiple_of(3) {
+            warn!(lane = %key.lane, role = %key.role, count, "thread left its core and went back");
+        }
+        self.save_or_log(key.lane);
+    }
+
+    /// A peer of an agent before this one comes back with its segment.
+    pub(super) fn resume(
+        &mut self,
+        request: Box<AttachRequest>,
+        fd: OwnedFd,
+    ) -> Result<SegmentKey, ControlError> {
+        let (lane, number, token) =
+            resume_claim(&request.claim).ok_or(ControlError::TicketInvalid)?;
+        let role = request.role;
+        let key = SegmentKey { lane, role, number };
+        let not_found = || ControlError::NotFound { lane: lane.to_string() };
+        let record = self.lanes.get(&lane).ok_or_else(not_found)?;
+        let newest = record.newest(role).is_some_and(|segment| segment.number == number);
+        let segment = record.segment(role, number).ok_or(ControlError::Fenced)?;
+        let same_uid = segment.peer.is_some_and(|peer| peer.uid == request.peer.uid);
+        if !newest || segment.gone || segment.token.0 != token || !same_uid {
+            return Err(ControlError::Fenced);
+        }
+        self.adopt(key, fd)?;
+        let events = request.events.clone();
+        let peer = request.peer;
+        self.sessions.insert(key, Session { events, request, live: true });
+        if let Some(segment) = self.lanes.get_mut(&lane).and_then(|r| r.segment_mut(role, number)) {
+            segment.peer = Some(peer);
+        }
+        self.save(lane, ChangeKind::Changed)?;
+        info!(%lane, %role, number, "peer came back after the agent's restart");
+        self.introduce(key);
+        Ok(key)
+    }
+
+    /// Takes a descriptor only if it is the very file that the journal names.
+    fn adopt(&mut self, key: SegmentKey, fd: OwnedFd) -> Result<(), ControlError> {
+        let record = self.lanes.get(&key.lane).ok_or(ControlError::Fenced)?;
+        let segment = record.segment(key.role, key.number).ok_or(ControlError::Fenced)?;
+        let (found, _) = identify(&fd)?;
+        if segment.file != Some((found.device, found.inode)) {
+            return Err(ControlError::Fenced);
+        }
+        let header = segment.header(key.lane, key.role, &record.spec.geometry()?);
+        Ok(self.world.adopt(key, header, fd)?)
+    }
+
+    /// A resumed peer shows a segment that it reads: the agent can hand it out again, and judge
+    /// where its dead producer stopped.
+    pub(super) fn present(&mut self, key: SegmentKey, role: Role, number: u64, fd: OwnedFd) {
+        let shown = SegmentKey { lane: key.lane, role, number };
+        if let Err(error) = self.adopt(shown, fd) {
+            warn!(lane = %key.lane, %role, number, %error, "a presented segment was refused");
+            return;
+        }
+        let record = self.lanes.get(&key.lane);
+        let segment = record.and_then(|record| record.segment(role, number));
+        let endless = segment.is_some_and(|segment| segment.gone && segment.end.is_none());
+        if role == Role::Producer && endless {
+            self.producer_gone(shown);
+            self.save_or_log(key.lane);
+        }
+    }
+}
+
+/// The role as the wire names it.
+#[must_use]
+pub fn wire_role(role: Role) -> wire::Role {
+    match role {
+        Role::Producer => wire::Role::Producer,
+        Role::Consumer => wire::Role::Consumer,
+    }
+}
+
+fn ticket_text(ticket: &[u8; 16]) -> String {
+    format!("{:032x}", u128::from_be_bytes(*ticket))
+}

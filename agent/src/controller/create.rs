@@ -1,0 +1,233 @@
+//! Making a lane: admission, placement, intent, effects, outcome; and tickets for its ends.
+
+use sha2::{Digest, Sha256};
+
+use super::{ControlError, Controller, RequestId, Ticket, now_ms, random};
+use crate::admission::admit;
+use crate::journal::{RequestRecord, TicketRecord};
+use crate::ledger::Role;
+use crate::model::capacity::PageSize;
+use crate::model::id::{LaneId, Secret};
+use crate::model::lane::{LaneRecord, LaneSpec, SegmentRecord, Stage};
+use crate::placement::{Placement, place};
+use crate::plan::{SegmentKey, Step};
+use crate::provision::{Outcome, is_page_shortage};
+use crate::registry::{ChangeKind, LaneView};
+
+impl Controller {
+    pub(super) fn create(
+        &mut self,
+        request: &RequestId,
+        validate_only: bool,
+        spec: LaneSpec,
+    ) -> Result<LaneView, ControlError> {
+        if let Some(answered) = self.answered(request)? {
+            return Ok(answered);
+        }
+        let taken = self.names.contains_key(&spec.name);
+        admit(&spec, &self.rules, self.lanes.len(), taken)?;
+        self.refresh_pools();
+        let size_bytes = spec.geometry()?.segment_bytes();
+        let mut ladder = spec.page_ladder(size_bytes);
+        let mut refused = Vec::new();
+        loop {
+            let placement = self.placed(&spec, size_bytes, &ladder, &refused)?;
+            let page_size = placement.page_size;
+            let record = self.draft_record(&spec, placement, &refused);
+            if validate_only {
+                return Ok(self.view(&record));
+            }
+            match self.provision_new(record, request) {
+                Err(ControlError::Step(error)) if is_page_shortage(&error, page_size) => {
+                    // The pool's count was not the whole truth: a cgroup limit, or a race.
+                    refused.push((page_size, error.to_string()));
+                    ladder.retain(|size| *size != page_size);
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// The answer to the same request from before, if there is one.
+    pub(super) fn answered(&self, request: &RequestId) -> Result<Option<LaneView>, ControlError> {
+        if request.id.is_empty() {
+            return Ok(None);
+        }
+        match self.journal.request(&request.id)? {
+            None => Ok(None),
+            Some(record) if record.hash == request.hash => Ok(Some(LaneView {
+                record: record.lane,
+                connected: [false; 2],
+                producer: None,
+                consumer: None,
+            })),
+            Some(_) => Err(ControlError::RequestIdReused { id: request.id.clone() }),
+        }
+    }
+
+    fn placed(
+        &self,
+        spec: &LaneSpec,
+        size_bytes: u64,
+        ladder: &[PageSize],
+        refused: &[(PageSize, String)],
+    ) -> Result<Placement, ControlError> {
+        if ladder.is_empty() {
+            let tried = refused.iter().map(|(size, why)| format!("{size}: {why}"));
+            let tried = tried.collect::<Vec<_>>().join("; ");
+            return Err(ControlError::OutOfPages { size_bytes, tried });
+        }
+        let request = spec.place_request(size_bytes, ladder.to_vec());
+        place(&request, &self.topology, &self.ledger)
+            .map_err(|refusal| ControlError::Refused(Box::new(refusal)))
+    }
+
+    fn draft_record(
+        &self,
+        spec: &LaneSpec,
+        placement: Placement,
+        refused: &[(PageSize, String)],
+    ) -> LaneRecord {
+        LaneRecord {
+            id: LaneId(random()),
+            spec: spec.clone(),
+            placement,
+            refused_pages: refused.to_vec(),
+            bound: false,
+            stage: Stage::Provisioning,
+            boot_id: self.boot_id.clone(),
+            created_ms: now_ms(),
+            revision: self.revision + 1,
+            generation: 0,
+            incarnation: 0,
+            generations: Vec::new(),
+            consumer: None,
+            released: 0,
+            drifts: [0; 2],
+        }
+    }
+
+    /// Books, journals and makes a placed lane. On any failure nothing is left of it.
+    fn provision_new(
+        &mut self,
+        mut record: LaneRecord,
+        request: &RequestId,
+    ) -> Result<LaneView, ControlError> {
+        let id = record.id;
+        let holding = record.placement.holding(record.spec.tenant.as_str());
+        self.ledger.grant(id.0, holding)?;
+        let made = self.journal.put_lane(&record, None).map_err(ControlError::from).and_then(|()| {
+            let segment = self.make_generation(&mut record, 0)?;
+            record.generations.push(segment);
+            record.stage = Stage::Ready;
+            record.revision = self.revision + 1;
+            let lane = record.clone();
+            let answer = RequestRecord { hash: request.hash.clone(), lane, at_ms: now_ms() };
+            let answer = (!request.id.is_empty()).then_some((request.id.as_str(), &answer));
+            self.journal.put_lane(&record, answer)?;
+            Ok(())
+        });
+        if let Err(error) = made {
+            let number = record.generation;
+            let key = SegmentKey { lane: id, role: Role::Producer, number };
+            self.attempt(&Step::DropSegment { key });
+            self.ledger.release(id.0)?;
+            self.journal.remove_lane(id, None)?;
+            return Err(error);
+        }
+        self.ledger.mark_backed(id.0)?;
+        self.revision = record.revision;
+        self.names.insert(record.spec.name.clone(), id);
+        self.lanes.insert(id, record);
+        self.refresh_pools();
+        self.publish(Some((ChangeKind::Created, id)));
+        let record = &self.lanes[&id];
+        tracing::info!(lane = %id, name = %record.spec.name, tenant = %record.spec.tenant,
+            page_size = %record.placement.page_size, node = record.placement.node, "lane created");
+        Ok(self.view(record))
+    }
+
+    /// Makes the next generation's segment, whose first message has position `start`.
+    pub(super) fn make_generation(
+        &mut self,
+        record: &mut LaneRecord,
+        start: u64,
+    ) -> Result<SegmentRecord, ControlError> {
+        let geometry = record.spec.geometry()?;
+        let page_size = record.placement.page_size;
+        record.generation += 1;
+        let mut segment = SegmentRecord {
+            number: record.generation,
+            nonce: Secret(random()),
+            token: Secret(random()),
+            start,
+            end: None,
+            size_bytes: geometry.segment_bytes().next_multiple_of(page_size.bytes()),
+            page_size,
+            file: None,
+            peer: None,
+            gone: false,
+        };
+        let key = SegmentKey { lane: record.id, role: Role::Producer, number: segment.number };
+        let header = segment.header(record.id, Role::Producer, &geometry);
+        let node = Some(record.placement.node);
+        let step = Step::CreateSegment { key, header, page_size, node, words: Vec::new() };
+        for outcome in self.run_plan(&[step])? {
+            if let Outcome::Made { file, bound } = outcome {
+                segment.file = Some((file.device, file.inode));
+                record.bound = bound;
+            }
+        }
+        Ok(segment)
+    }
+
+    pub(super) fn issue_ticket(
+        &mut self,
+        request: &RequestId,
+        lane: &str,
+        role: Role,
+        ttl_ms: u64,
+    ) -> Result<Ticket, ControlError> {
+        let lane = self.find(lane)?;
+        let now = now_ms();
+        self.journal.prune(now)?;
+        let text = self.ticket_text(request)?;
+        let hash = ticket_hash(&text);
+        let record = match self.journal.ticket(&hash)? {
+            Some(record) if record.lane == lane && record.role == role => record,
+            Some(_) => return Err(ControlError::RequestIdReused { id: request.id.clone() }),
+            None => {
+                let record = TicketRecord { lane, role, expires_ms: now.saturating_add(ttl_ms) };
+                self.journal.put_ticket(&hash, &record)?;
+                record
+            }
+        };
+        Ok(Ticket { text, expires_ms: record.expires_ms })
+    }
+
+    /// A random ticket; for a request with an id, the one that belongs to it, so that the answer
+    /// can be repeated although the journal keeps no secret but its own.
+    fn ticket_text(&self, request: &RequestId) -> Result<String, ControlError> {
+        if request.id.is_empty() {
+            return Ok(format!("{:032x}", random()));
+        }
+        let key = match self.journal.fact::<Secret>("ticket_key")? {
+            Some(key) => key,
+            None => {
+                let key = Secret(random());
+                self.journal.set_fact("ticket_key", &key)?;
+                key
+            }
+        };
+        let mut hasher = Sha256::new();
+        hasher.update(key.0.to_be_bytes());
+        hasher.update(request.id.as_bytes());
+        let digest = hasher.finalize();
+        Ok(digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+/// The key of a ticket in the journal.
+pub(super) fn ticket_hash(text: &str) -> Vec<u8> {
+    Sha256::digest(text.as_bytes()).to_vec()
+}

@@ -1,0 +1,181 @@
+//! The first minute of a new agent: what of the old one's lanes is kept, made again, or let go.
+
+use std::collections::HashMap;
+
+use tracing::{info, warn};
+
+use super::{ControlError, Controller, Setup, now_ms};
+use crate::ledger::{Ledger, PageHolding, PageState};
+use crate::model::capacity::PageCount;
+use crate::model::lane::{LaneRecord, SegmentRecord};
+use crate::plan::SegmentKey;
+use crate::provision::cpu::start_time;
+use crate::recovery::{Sighting, Verdict, judge};
+use crate::registry::ChangeKind;
+
+/// Changes of one run of the agent have numbers below the next multiple of this.
+const REVISIONS_PER_RUN: u64 = 1 << 32;
+
+/// A process that the journal names and that lives: to be watched until it ends or comes back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Watched {
+    /// Its segment.
+    pub key: SegmentKey,
+    /// Its pid.
+    pub pid: i32,
+    /// Its start time, which tells it from a successor with the same pid.
+    pub start_time: u64,
+}
+
+impl Controller {
+    pub(super) fn recovered(setup: Setup) -> Result<(Self, Vec<Watched>), ControlError> {
+        let run = setup.journal.fact::<u64>("runs")?.unwrap_or(0) + 1;
+        setup.journal.set_fact("runs", &run)?;
+        setup.journal.set_fact("hugepages_added", &setup.added)?;
+        setup.journal.prune(now_ms())?;
+        let mut controller = Self {
+            world: setup.world,
+            journal: setup.journal,
+            registry: setup.registry,
+            topology: setup.topology,
+            sys_root: setup.sys_root,
+            rules: setup.rules,
+            generations_max: setup.generations_max,
+            boot_id: setup.boot_id,
+            added: setup.added,
+            ledger: Ledger::new(),
+            lanes: HashMap::new(),
+            names: HashMap::new(),
+            sessions: HashMap::new(),
+            revision: run * REVISIONS_PER_RUN,
+        };
+        let mut watched = Vec::new();
+        for record in controller.journal.lanes()? {
+            controller.recover_lane(record, &mut watched)?;
+        }
+        controller.publish(None);
+        Ok((controller, watched))
+    }
+
+    fn recover_lane(
+        &mut self,
+        record: LaneRecord,
+        watched: &mut Vec<Watched>,
+    ) -> Result<(), ControlError> {
+        let lane = record.id;
+        let mut alive = Vec::new();
+        let verdict = judge(&record, &self.boot_id, |role, segment| {
+            let seen = sighting(segment);
+            if let (Sighting::Alive, Some((pid, start_time))) =
+                (seen, segment.peer.and_then(|peer| peer.process))
+            {
+                let key = SegmentKey { lane, role, number: segment.number };
+                alive.push(Watched { key, pid, start_time });
+            }
+            seen
+        });
+        info!(%lane, name = %record.spec.name, ?verdict, "lane of the agent before");
+        match verdict {
+            Verdict::Reclaim(_) => self.journal.remove_lane(lane, None)?,
+            Verdict::Remake => self.remake(record)?,
+            Verdict::Keep { producer_gone, consumer_gone } => {
+                watched.extend(alive);
+                self.keep(record, producer_gone, consumer_gone)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A lane that nobody attached: the same lane on fresh memory, or gone if there is none.
+    fn remake(&mut self, mut record: LaneRecord) -> Result<(), ControlError> {
+        let lane = record.id;
+        self.ledger.grant(lane.0, record.placement.holding(record.spec.tenant.as_str()))?;
+        record.generations.clear();
+        record.generation = 0;
+        match self.make_generation(&mut record, 0) {
+            Ok(segment) => record.generations.push(segment),
+            Err(error) => {
+                warn!(%lane, %error, "lane cannot be made again and is given up");
+                self.ledger.release(lane.0)?;
+                self.journal.remove_lane(lane, None)?;
+                return Ok(());
+            }
+        }
+        self.ledger.mark_backed(lane.0)?;
+        self.enter(record)
+    }
+
+    /// A lane whose peers live: its memory is theirs, the books say so, the rest is told by them.
+    fn keep(
+        &mut self,
+        mut record: LaneRecord,
+        producer_gone: bool,
+        consumer_gone: bool,
+    ) -> Result<(), ControlError> {
+        let lane = record.id;
+        let mut holding = record.placement.holding(record.spec.tenant.as_str());
+        holding.pages = record.generations.iter().map(|s| pages_of(&record, s)).collect();
+        self.ledger.grant(lane.0, holding)?;
+        self.ledger.mark_backed(lane.0)?;
+        if let Some(segment) = record.generations.last_mut()
+            && segment.peer.is_some()
+        {
+            segment.gone |= producer_gone;
+        }
+        if let Some(segment) = &mut record.consumer {
+            if segment.peer.is_none() {
+                record.consumer = None;
+            } else {
+                segment.gone |= consumer_gone;
+            }
+        }
+        self.remake_waiting(&mut record)?;
+        self.enter(record)
+    }
+
+    /// A generation that waited for its first producer went with the agent: a fresh one waits.
+    fn remake_waiting(&mut self, record: &mut LaneRecord) -> Result<(), ControlError> {
+        let Some(lost) = record.generations.pop_if(|segment| segment.peer.is_none()) else {
+            return Ok(());
+        };
+        let pages = pages_of(record, &lost);
+        self.ledger.remove_pages(record.id.0, PageState::Backed, pages)?;
+        self.ledger.add_pages(record.id.0, pages)?;
+        match self.make_generation(record, lost.start) {
+            Ok(segment) => {
+                record.generations.push(segment);
+                self.ledger.mark_backed(record.id.0)?;
+            }
+            Err(error) => {
+                warn!(lane = %record.id, %error, "no segment for the next producer");
+                self.ledger.remove_pages(record.id.0, PageState::Promised, pages)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, record: LaneRecord) -> Result<(), ControlError> {
+        let id = record.id;
+        self.names.insert(record.spec.name.clone(), id);
+        self.lanes.insert(id, record);
+        self.save(id, ChangeKind::Changed)?;
+        Ok(())
+    }
+}
+
+fn pages_of(record: &LaneRecord, segment: &SegmentRecord) -> PageHolding {
+    PageHolding {
+        node: record.placement.node,
+        page_size: segment.page_size,
+        count: PageCount::pages_for(segment.size_bytes, segment.page_size),
+    }
+}
+
+/// Looks for the process that the journal names.
+fn sighting(segment: &SegmentRecord) -> Sighting {
+    match segment.peer.and_then(|peer| peer.process) {
+        None => Sighting::Unseen,
+        Some((pid, started)) if start_time(pid) == Some(started) => Sighting::Alive,
+        Some(_) => Sighting::Dead,
+    }
+}

@@ -1,0 +1,250 @@
+//! What must survive the agent: lanes, answered requests, tickets and a few facts, in one file.
+//!
+//! An embedded ACID store (redb) rather than a log of our own. Every call is one transaction that
+//! is durable before it returns. Knows nothing of effects; the controller decides the order.
+
+use std::path::Path;
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::ledger::Role;
+use crate::model::id::LaneId;
+use crate::model::lane::LaneRecord;
+
+/// Version of the records.
+pub const SCHEMA: u64 = 1;
+/// Answered requests are kept this long at least, in milliseconds.
+pub const REQUEST_KEEP_MS: u64 = 10 * 60 * 1000;
+/// Answered requests kept at most, whatever their age: a caller must not fill the disk.
+const REQUESTS_MAX: u64 = 20_000;
+
+const LANES: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("lanes");
+const REQUESTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("requests");
+const TICKETS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("tickets");
+const FACTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("facts");
+
+/// The open store.
+#[derive(Debug)]
+pub struct Journal {
+    db: Database,
+}
+
+/// A request that was answered.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RequestRecord {
+    /// SHA-256 of method and content.
+    pub hash: String,
+    /// The answer.
+    pub lane: LaneRecord,
+    /// When, in milliseconds since 1970.
+    pub at_ms: u64,
+}
+
+/// A ticket that was issued. The key is the ticket's SHA-256: the file holds no secret.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TicketRecord {
+    /// The lane.
+    pub lane: LaneId,
+    /// The end.
+    pub role: Role,
+    /// Until when, in milliseconds since 1970.
+    pub expires_ms: u64,
+}
+
+/// Why the store failed.
+#[derive(Debug, Error)]
+pub enum JournalError {
+    /// The store said no.
+    #[error("journal: {0}")]
+    Store(Box<redb::Error>),
+    /// A record cannot be read.
+    #[error("journal: a record of table {table} cannot be read: {source}")]
+    Record {
+        /// The table.
+        table: &'static str,
+        /// Where and what.
+        source: serde_json::Error,
+    },
+    /// The file is of another version.
+    #[error("journal: {path} has schema {found}, this agent reads {SCHEMA}; move it away")]
+    Schema {
+        /// The file.
+        path: String,
+        /// Version found.
+        found: u64,
+    },
+}
+
+impl<E: Into<redb::Error>> From<E> for JournalError {
+    fn from(error: E) -> Self {
+        Self::Store(Box::new(error.into()))
+    }
+}
+
+impl Journal {
+    /// Opens or makes the store.
+    ///
+    /// # Errors
+    /// The store is damaged, held by another agent, or of another version.
+    pub fn open(path: &Path) -> Result<Self, JournalError> {
+        // The default cache is a gigabyte; a thousand lanes are two megabytes.
+        let db = Database::builder().set_cache_size(4 << 20).create(path)?;
+        let write = db.begin_write()?;
+        write.open_table(LANES)?;
+        write.open_table(REQUESTS)?;
+        write.open_table(TICKETS)?;
+        write.open_table(FACTS)?;
+        write.commit()?;
+        let journal = Self { db };
+        match journal.fact::<u64>("schema")? {
+            None => journal.set_fact("schema", &SCHEMA)?,
+            Some(SCHEMA) => {}
+            Some(found) => {
+                return Err(JournalError::Schema { path: path.display().to_string(), found });
+            }
+        }
+        Ok(journal)
+    }
+
+    /// Writes a lane, and with it the answer to the request that changed it.
+    ///
+    /// # Errors
+    /// The store said no; nothing was written.
+    pub fn put_lane(
+        &self,
+        lane: &LaneRecord,
+        request: Option<(&str, &RequestRecord)>,
+    ) -> Result<(), JournalError> {
+        let write = self.db.begin_write()?;
+        write.open_table(LANES)?.insert(lane.id.0, encode(lane).as_slice())?;
+        if let Some((id, request)) = request {
+            write.open_table(REQUESTS)?.insert(id, encode(request).as_slice())?;
+        }
+        Ok(write.commit()?)
+    }
+
+    /// Removes a lane, and with it writes the answer to the request that removed it.
+    ///
+    /// # Errors
+    /// The store said no; nothing was written.
+    pub fn remove_lane(
+        &self,
+        lane: LaneId,
+        request: Option<(&str, &RequestRecord)>,
+    ) -> Result<(), JournalError> {
+        let write = self.db.begin_write()?;
+        write.open_table(LANES)?.remove(lane.0)?;
+        write.open_table(TICKETS)?.retain(|_, bytes| {
+            serde_json::from_slice::<TicketRecord>(bytes).is_ok_and(|ticket| ticket.lane != lane)
+        })?;
+        if let Some((id, request)) = request {
+            write.open_table(REQUESTS)?.insert(id, encode(request).as_slice())?;
+        }
+        Ok(write.commit()?)
+    }
+
+    /// Every lane.
+    ///
+    /// # Errors
+    /// The store said no, or a record cannot be read.
+    pub fn lanes(&self) -> Result<Vec<LaneRecord>, JournalError> {
+        let table = self.db.begin_read()?.open_table(LANES)?;
+        let mut lanes = Vec::new();
+        for entry in table.iter()? {
+            lanes.push(decode("lanes", entry?.1.value())?);
+        }
+        Ok(lanes)
+    }
+
+    /// The answer to a request, if it was answered.
+    ///
+    /// # Errors
+    /// The store said no, or the record cannot be read.
+    pub fn request(&self, id: &str) -> Result<Option<RequestRecord>, JournalError> {
+        let table = self.db.begin_read()?.open_table(REQUESTS)?;
+        table.get(id)?.map(|bytes| decode("requests", bytes.value())).transpose()
+    }
+
+    /// Forgets answers that are older than they must be, and expired tickets.
+    ///
+    /// # Errors
+    /// The store said no.
+    pub fn prune(&self, now_ms: u64) -> Result<(), JournalError> {
+        let write = self.db.begin_write()?;
+        {
+            let mut requests = write.open_table(REQUESTS)?;
+            let mut kept = 0;
+            requests.retain(|_, bytes| {
+                let young = serde_json::from_slice::<RequestRecord>(bytes)
+                    .is_ok_and(|record| record.at_ms + REQUEST_KEEP_MS > now_ms);
+                kept += u64::from(young);
+                young && kept <= REQUESTS_MAX
+            })?;
+            write.open_table(TICKETS)?.retain(|_, bytes| {
+                serde_json::from_slice::<TicketRecord>(bytes)
+                    .is_ok_and(|ticket| ticket.expires_ms > now_ms)
+            })?;
+        }
+        Ok(write.commit()?)
+    }
+
+    /// Writes a ticket under its hash.
+    ///
+    /// # Errors
+    /// The store said no.
+    pub fn put_ticket(&self, hash: &[u8], ticket: &TicketRecord) -> Result<(), JournalError> {
+        let write = self.db.begin_write()?;
+        write.open_table(TICKETS)?.insert(hash, encode(ticket).as_slice())?;
+        Ok(write.commit()?)
+    }
+
+    /// Looks a ticket up.
+    ///
+    /// # Errors
+    /// The store said no, or the record cannot be read.
+    pub fn ticket(&self, hash: &[u8]) -> Result<Option<TicketRecord>, JournalError> {
+        let table = self.db.begin_read()?.open_table(TICKETS)?;
+        table.get(hash)?.map(|bytes| decode("tickets", bytes.value())).transpose()
+    }
+
+    /// Burns a ticket: durable before anybody gets what it is for.
+    ///
+    /// # Errors
+    /// The store said no.
+    pub fn burn_ticket(&self, hash: &[u8]) -> Result<(), JournalError> {
+        let write = self.db.begin_write()?;
+        write.open_table(TICKETS)?.remove(hash)?;
+        Ok(write.commit()?)
+    }
+
+    /// A fact by name.
+    ///
+    /// # Errors
+    /// The store said no, or the record cannot be read.
+    pub fn fact<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, JournalError> {
+        let table = self.db.begin_read()?.open_table(FACTS)?;
+        table.get(name)?.map(|bytes| decode("facts", bytes.value())).transpose()
+    }
+
+    /// Writes a fact.
+    ///
+    /// # Errors
+    /// The store said no.
+    pub fn set_fact<T: Serialize>(&self, name: &str, value: &T) -> Result<(), JournalError> {
+        let write = self.db.begin_write()?;
+        write.open_table(FACTS)?.insert(name, encode(value).as_slice())?;
+        Ok(write.commit()?)
+    }
+}
+
+/// Our own records have no map keys that are not text and no failing serializers.
+fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+fn decode<T: DeserializeOwned>(table: &'static str, bytes: &[u8]) -> Result<T, JournalError> {
+    serde_json::from_slice(bytes).map_err(|source| JournalError::Record { table, source })
+}

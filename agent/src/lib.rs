@@ -1,0 +1,22 @@
+//! The Laneway node agent: who gets which lane, making it, handing it over, stepping aside.
+//!
+//! Rooms in the order a request travels: `service` (gRPC in, values out) → [`admission`] →
+//! [`placement`] → [`plan`] → [`controller`] (the one actor) → [`provision`] (effects) →
+//! [`journal`] (durable) → [`registry`] (what readers see). Workloads come in through
+//! [`attach`] instead. See ARCHITECTURE.md.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod admission;
+pub mod attach;
+pub mod config;
+pub mod controller;
+pub mod journal;
+pub mod ledger;
+pub mod model;
+pub mod placement;
+pub mod plan;
+pub mod provision;
+pub mod recovery;
+pub mod registry;
+pub mod sysfs;

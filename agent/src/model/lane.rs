@@ -1,0 +1,287 @@
+//! A lane as asked for and as recorded: the values that the journal keeps.
+
+use std::fmt;
+
+use laneway_shm::geometry::Geometry;
+use laneway_shm::layout::{Header, KIND_CONSUMER, KIND_PRODUCER};
+use serde::{Deserialize, Serialize};
+
+use crate::ledger::Role;
+use crate::model::capacity::{CpuSet, PageSize};
+use crate::model::id::{LaneId, Name, Secret};
+use crate::placement::{CacheRelationRule, EndRequest, Grade, PlaceRequest, Placement};
+
+/// What was asked for, checked. Immutable.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LaneSpec {
+    /// Unique on the node.
+    pub name: Name,
+    /// Who pays.
+    pub tenant: Name,
+    /// Payload of one slot, in bytes.
+    pub slot_payload_bytes: u32,
+    /// Number of slots.
+    pub slot_count: u32,
+    /// Page size that was asked for; `None` for the best.
+    pub page_size: Option<PageSize>,
+    /// Refuse rather than step down.
+    pub page_required: bool,
+    /// Whether idle ends sleep.
+    pub park: bool,
+    /// The end that writes.
+    pub producer: EndSpec,
+    /// The end that reads.
+    pub consumer: EndSpec,
+    /// The only node the pages may come from.
+    pub numa_node: Option<u32>,
+    /// How near the cores must be.
+    pub relation: CacheRelationRule,
+}
+
+/// What one end was asked to be.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EndSpec {
+    /// Who pins.
+    pub pinning: Pinning,
+    /// Nobody else on its physical core.
+    pub exclusive: bool,
+    /// The only acceptable cpu.
+    pub cpu: Option<u32>,
+    /// The only acceptable cpus.
+    pub allowed: Option<CpuSet>,
+    /// The worst acceptable grade.
+    pub min_grade: Option<Grade>,
+    /// Users that may attach by name.
+    pub uids: Vec<u32>,
+    /// Groups that may attach by name.
+    pub gids: Vec<u32>,
+}
+
+/// Who sets the affinity of the attached thread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pinning {
+    /// Nobody.
+    None,
+    /// The library.
+    #[serde(rename = "self")]
+    Own,
+    /// The agent.
+    Enforce,
+}
+
+impl fmt::Display for Pinning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Own => "self",
+            Self::Enforce => "enforce",
+        })
+    }
+}
+
+impl LaneSpec {
+    /// The slots' arithmetic. Checked when the spec was made.
+    ///
+    /// # Errors
+    /// Only for a spec that was read from a damaged journal.
+    pub fn geometry(&self) -> Result<Geometry, laneway_shm::SegmentError> {
+        Geometry::try_new(self.slot_payload_bytes, self.slot_count)
+    }
+
+    /// One end's wishes.
+    #[must_use]
+    pub fn end(&self, role: Role) -> &EndSpec {
+        match role {
+            Role::Producer => &self.producer,
+            Role::Consumer => &self.consumer,
+        }
+    }
+
+    /// Page sizes to try, best first, for a segment of `size_bytes`.
+    ///
+    /// Without a wish, a size is tried if the segment fills at least half of its pages: a hugepage
+    /// that is mostly empty takes more from the node than it gives to the lane. The smallest huge
+    /// size is tried always, for its reach in the TLB and because it is never swapped.
+    #[must_use]
+    pub fn page_ladder(&self, size_bytes: u64) -> Vec<PageSize> {
+        let wish = self.page_size;
+        let fitting = PageSize::ALL.into_iter().filter(|size| match wish {
+            Some(wish) => *size <= wish,
+            None => *size != PageSize::HUGE_1G || size_bytes >= PageSize::HUGE_1G.bytes() / 2,
+        });
+        match wish {
+            Some(wish) if self.page_required => vec![wish],
+            _ => fitting.collect(),
+        }
+    }
+
+    /// The question for placement.
+    #[must_use]
+    pub fn place_request(&self, size_bytes: u64, page_ladder: Vec<PageSize>) -> PlaceRequest {
+        let end = |spec: &EndSpec| EndRequest {
+            pinned: spec.pinning != Pinning::None,
+            allowed: spec.allowed.clone(),
+            exclusive: spec.exclusive,
+            min_grade: spec.min_grade,
+            cpu: spec.cpu,
+        };
+        PlaceRequest {
+            size_bytes,
+            page_ladder,
+            node: self.numa_node,
+            producer: end(&self.producer),
+            consumer: end(&self.consumer),
+            relation: self.relation,
+            tenant: self.tenant.as_str().to_owned(),
+        }
+    }
+}
+
+/// How far a lane's provisioning got.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Intent: effects may or may not have happened.
+    Provisioning,
+    /// Outcome: the lane is there.
+    Ready,
+}
+
+/// A process as the journal remembers it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PeerRecord {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Pid and start time in clock ticks, where the agent can see the process.
+    pub process: Option<(i32, u64)>,
+}
+
+/// One segment: a generation of the producer's, or an incarnation of the consumer's.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SegmentRecord {
+    /// Generation or incarnation, from 1.
+    pub number: u64,
+    /// Random number in the header.
+    pub nonce: Secret,
+    /// Secret that lets its owner resume.
+    pub token: Secret,
+    /// Base or start position.
+    pub start: u64,
+    /// Position after the last message, once its producer is gone.
+    pub end: Option<u64>,
+    /// Size, in bytes.
+    pub size_bytes: u64,
+    /// Page size.
+    pub page_size: PageSize,
+    /// Device and inode, once made.
+    pub file: Option<(u64, u64)>,
+    /// The process that owns it, once attached. Kept after its death.
+    pub peer: Option<PeerRecord>,
+    /// Whether that process is gone.
+    pub gone: bool,
+}
+
+impl SegmentRecord {
+    /// The header that the segment carries.
+    #[must_use]
+    pub fn header(&self, lane: LaneId, role: Role, geometry: &Geometry) -> Header {
+        Header {
+            kind: match role {
+                Role::Producer => KIND_PRODUCER,
+                Role::Consumer => KIND_CONSUMER,
+            },
+            lane: lane.0,
+            generation: self.number,
+            nonce: self.nonce.0,
+            slot_stride: geometry.stride() as u64,
+            slot_payload: u64::from(geometry.payload()),
+            slot_count: geometry.count(),
+            base_position: self.start,
+            size_bytes: self.size_bytes,
+        }
+    }
+
+    /// Whether a live process owns it, as far as is known.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.peer.is_some() && !self.gone
+    }
+}
+
+/// A lane as the journal keeps it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LaneRecord {
+    /// Number.
+    pub id: LaneId,
+    /// What was asked for.
+    pub spec: LaneSpec,
+    /// Where it went.
+    pub placement: Placement,
+    /// Page sizes that the kernel refused although they were counted free, and why.
+    pub refused_pages: Vec<(PageSize, String)>,
+    /// Whether the memory was bound to its node.
+    pub bound: bool,
+    /// How far provisioning got.
+    pub stage: Stage,
+    /// Boot of the kernel that made its memory.
+    pub boot_id: String,
+    /// When it was made, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// Number of the change that made this state.
+    pub revision: u64,
+    /// Generations so far.
+    pub generation: u64,
+    /// Consumer's incarnations so far.
+    pub incarnation: u64,
+    /// Generations not yet drained, oldest first. The last is the current one.
+    pub generations: Vec<SegmentRecord>,
+    /// The consumer's segment.
+    pub consumer: Option<SegmentRecord>,
+    /// Where the next consumer starts.
+    pub released: u64,
+    /// Drifts of the producer's and the consumer's thread.
+    pub drifts: [u64; 2],
+}
+
+impl LaneRecord {
+    /// A segment by role and number.
+    #[must_use]
+    pub fn segment(&self, role: Role, number: u64) -> Option<&SegmentRecord> {
+        match role {
+            Role::Producer => self
+                .generations
+                .iter()
+                .find(|segment| segment.number == number),
+            Role::Consumer => self
+                .consumer
+                .as_ref()
+                .filter(|segment| segment.number == number),
+        }
+    }
+
+    /// As [`LaneRecord::segment`], to change it.
+    pub fn segment_mut(&mut self, role: Role, number: u64) -> Option<&mut SegmentRecord> {
+        match role {
+            Role::Producer => self
+                .generations
+                .iter_mut()
+                .find(|segment| segment.number == number),
+            Role::Consumer => self
+                .consumer
+                .as_mut()
+                .filter(|segment| segment.number == number),
+        }
+    }
+
+    /// The newest segment of an end.
+    #[must_use]
+    pub fn newest(&self, role: Role) -> Option<&SegmentRecord> {
+        match role {
+            Role::Producer => self.generations.last(),
+            Role::Consumer => self.consumer.as_ref(),
+        }
+    }
+}

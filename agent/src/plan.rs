@@ -1,0 +1,90 @@
+//! What has to be done to the world, in order, each step with its undo.
+//!
+//! Pure. A plan is data; the controller runs it through the provision port, and on a failure at
+//! any step runs the undo steps of those before it, in reverse.
+
+use laneway_shm::layout::Header;
+
+use crate::ledger::Role;
+use crate::model::capacity::PageSize;
+use crate::model::id::LaneId;
+
+/// Which segment of which lane.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SegmentKey {
+    /// The lane.
+    pub lane: LaneId,
+    /// Whose segment.
+    pub role: Role,
+    /// Generation or incarnation.
+    pub number: u64,
+}
+
+/// One thing to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Make and allocate a segment; hold it unsealed for its writer.
+    CreateSegment {
+        /// Which.
+        key: SegmentKey,
+        /// Its header.
+        header: Header,
+        /// Its pages.
+        page_size: PageSize,
+        /// Its node.
+        node: Option<u32>,
+        /// Words to set before the writer gets it, by offset.
+        words: Vec<(usize, u64)>,
+    },
+    /// Close the door behind the writer and prove the segment.
+    SealSegment {
+        /// Which.
+        key: SegmentKey,
+    },
+    /// Let go of a segment: the kernel frees it when nobody maps it.
+    DropSegment {
+        /// Which.
+        key: SegmentKey,
+    },
+    /// Set a thread's affinity, remembering the old one.
+    PinThread {
+        /// Whose thread.
+        key: SegmentKey,
+        /// Process in the agent's pid namespace.
+        pid: i32,
+        /// Thread in the process's own pid namespace.
+        thread: u32,
+        /// The core.
+        cpu: u32,
+    },
+    /// Give a thread its old affinity back.
+    UnpinThread {
+        /// Whose thread.
+        key: SegmentKey,
+    },
+}
+
+impl Step {
+    /// The step's name in errors and logs.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::CreateSegment { .. } => "create-segment",
+            Self::SealSegment { .. } => "seal-segment",
+            Self::DropSegment { .. } => "drop-segment",
+            Self::PinThread { .. } => "pin-thread",
+            Self::UnpinThread { .. } => "unpin-thread",
+        }
+    }
+
+    /// What takes the step back, if anything has to.
+    #[must_use]
+    pub fn undo(&self) -> Option<Self> {
+        match self {
+            Self::CreateSegment { key, .. } => Some(Self::DropSegment { key: *key }),
+            Self::PinThread { key, .. } => Some(Self::UnpinThread { key: *key }),
+            // A seal cannot be taken back; dropping the segment, the undo of its making, is enough.
+            Self::SealSegment { .. } | Self::DropSegment { .. } | Self::UnpinThread { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Affinity of other processes' threads, for lanes whose pinning the agent enforces.
+//!
+//! Needs CAP_SYS_NICE for threads of other users, and a pid namespace in which the peer is
+//! visible. A thread is known by the number it has in its own namespace, so that a container's
+//! thread 1 is found whatever number it has here.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+
+use crate::plan::SegmentKey;
+
+/// Threads that were pinned, with their affinity from before.
+#[derive(Debug, Default)]
+pub struct Threads {
+    pinned: HashMap<SegmentKey, (Pid, CpuSet)>,
+}
+
+impl Threads {
+    /// Pins a thread of `pid` that calls itself `thread`.
+    ///
+    /// # Errors
+    /// `ESRCH` if there is no such thread, `EPERM` without the privilege, `EINVAL` if the cpu
+    /// lies outside its cpuset.
+    pub fn pin(&mut self, key: SegmentKey, pid: i32, thread: u32, cpu: u32) -> io::Result<()> {
+        let tid = host_thread(pid, thread)?;
+        let original = sched_getaffinity(tid)?;
+        let mut only = CpuSet::new();
+        only.set(cpu as usize)?;
+        sched_setaffinity(tid, &only)?;
+        self.pinned.entry(key).or_insert((tid, original));
+        Ok(())
+    }
+
+    /// Gives a thread its old affinity back. A thread that is gone needs nothing.
+    pub fn unpin(&mut self, key: SegmentKey) {
+        if let Some((tid, original)) = self.pinned.remove(&key) {
+            let _ = sched_setaffinity(tid, &original);
+        }
+    }
+}
+
+/// The number that a thread has here, from the one that it has in its own pid namespace.
+fn host_thread(pid: i32, thread: u32) -> io::Result<Pid> {
+    let wanted = thread.to_string();
+    for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let entry = entry?;
+        let Ok(status) = fs::read_to_string(entry.path().join("status")) else { continue };
+        let innermost = status
+            .lines()
+            .find_map(|line| line.strip_prefix("NSpid:"))
+            .and_then(|numbers| numbers.split_whitespace().last());
+        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        if let (true, Some(number)) = (innermost == Some(wanted.as_str()), number) {
+            return Ok(Pid::from_raw(number));
+        }
+    }
+    Err(nix::Error::ESRCH.into())
+}
+
+/// When a process started, in clock ticks since boot: with the pid, its identity in this boot.
+#[must_use]
+pub fn start_time(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The command name may contain spaces and parentheses; the last ')' ends it.
+    let after = stat.rsplit_once(')')?.1;
+    after.split_whitespace().nth(19)?.parse().ok()
+}

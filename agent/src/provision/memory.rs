@@ -1,0 +1,139 @@
+//! The real world: segments as sealed memfds, held by this process; affinity through the kernel.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use laneway_shm::geometry::Geometry;
+use laneway_shm::layout::Header;
+use laneway_shm::memfd::{Draft, Segment, identify};
+use laneway_shm::observer::{ConsumerView, ProducerView};
+use laneway_shm::SegmentError;
+
+use super::cpu::Threads;
+use super::{Outcome, Provisioner, StepError};
+use crate::ledger::Role;
+use crate::plan::{SegmentKey, Step};
+
+/// Segments held by this process.
+#[derive(Debug, Default)]
+pub struct World {
+    drafts: HashMap<SegmentKey, Draft>,
+    sealed: HashMap<SegmentKey, Sealed>,
+    threads: Threads,
+}
+
+#[derive(Debug)]
+struct Sealed {
+    segment: Segment,
+    view: View,
+}
+
+#[derive(Debug)]
+enum View {
+    Producer(Arc<ProducerView>),
+    Consumer(Arc<ConsumerView>),
+}
+
+impl Sealed {
+    fn new(role: Role, segment: Segment) -> Result<Self, SegmentError> {
+        let view = match role {
+            Role::Producer => {
+                let header = segment.header();
+                let payload = u32::try_from(header.slot_payload).unwrap_or(u32::MAX);
+                let count = u32::try_from(header.slot_count).unwrap_or(u32::MAX);
+                let geometry = Geometry::try_new(payload, count)?;
+                View::Producer(Arc::new(ProducerView::new(&segment, geometry)?))
+            }
+            Role::Consumer => View::Consumer(Arc::new(ConsumerView::new(&segment)?)),
+        };
+        Ok(Self { segment, view })
+    }
+}
+
+impl World {
+    fn seal(&mut self, key: SegmentKey) -> Result<Outcome, StepError> {
+        let draft = self.drafts.remove(&key).ok_or(StepError::Unknown { key })?;
+        let sealed = Sealed::new(key.role, draft.seal()?)?;
+        self.sealed.insert(key, sealed);
+        Ok(Outcome::Done)
+    }
+}
+
+impl Provisioner for World {
+    fn run(&mut self, step: &Step) -> Result<Outcome, StepError> {
+        match step {
+            Step::CreateSegment { key, header, page_size, node, words } => {
+                let draft = Draft::create(*header, page_size.bytes(), *node).map_err(shortage)?;
+                for (offset, value) in words {
+                    draft.set_word(*offset, *value)?;
+                }
+                let (file, _) = identify(&draft)?;
+                let bound = node.is_some() && draft.bound_node() == *node;
+                self.drafts.insert(*key, draft);
+                Ok(Outcome::Made { file, bound })
+            }
+            Step::SealSegment { key } => self.seal(*key),
+            Step::DropSegment { key } => {
+                self.drafts.remove(key);
+                self.sealed.remove(key);
+                Ok(Outcome::Done)
+            }
+            Step::PinThread { key, pid, thread, cpu } => {
+                let (pid, thread, cpu) = (*pid, *thread, *cpu);
+                let pin = |source| StepError::Pin { pid, thread, cpu, source };
+                self.threads.pin(*key, pid, thread, cpu).map_err(pin)?;
+                Ok(Outcome::Done)
+            }
+            Step::UnpinThread { key } => {
+                self.threads.unpin(*key);
+                Ok(Outcome::Done)
+            }
+        }
+    }
+
+    fn for_writer(&self, key: SegmentKey) -> Result<OwnedFd, StepError> {
+        let draft = self.drafts.get(&key).ok_or(StepError::Unknown { key })?;
+        duplicate(draft)
+    }
+
+    fn for_reader(&self, key: SegmentKey) -> Result<OwnedFd, StepError> {
+        let sealed = self.sealed.get(&key).ok_or(StepError::Unknown { key })?;
+        Ok(sealed.segment.read_only_fd()?)
+    }
+
+    fn adopt(&mut self, key: SegmentKey, header: Header, fd: OwnedFd) -> Result<(), StepError> {
+        if let Entry::Vacant(place) = self.sealed.entry(key) {
+            place.insert(Sealed::new(key.role, Segment::verify(fd, header)?)?);
+        }
+        Ok(())
+    }
+
+    fn producer_view(&self, key: SegmentKey) -> Option<Arc<ProducerView>> {
+        match &self.sealed.get(&key)?.view {
+            View::Producer(view) => Some(Arc::clone(view)),
+            View::Consumer(_) => None,
+        }
+    }
+
+    fn consumer_view(&self, key: SegmentKey) -> Option<Arc<ConsumerView>> {
+        match &self.sealed.get(&key)?.view {
+            View::Consumer(view) => Some(Arc::clone(view)),
+            View::Producer(_) => None,
+        }
+    }
+}
+
+fn shortage(error: SegmentError) -> StepError {
+    match error {
+        SegmentError::NoMemory { .. } => StepError::NoMemory(error),
+        other => StepError::Segment(other),
+    }
+}
+
+fn duplicate(fd: impl AsFd) -> Result<OwnedFd, StepError> {
+    fd.as_fd().try_clone_to_owned().map_err(|source| {
+        StepError::Segment(SegmentError::Os { call: "fcntl(F_DUPFD_CLOEXEC)", source })
+    })
+}

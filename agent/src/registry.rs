@@ -1,0 +1,147 @@
+//! Lanes in memory, for readers: snapshots, and the changes between them.
+//!
+//! The controller writes; everybody else reads without asking it. A reader sees a whole state or
+//! the next one, never something between.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use laneway_shm::observer::{ConsumerView, ProducerView};
+use tokio::sync::{broadcast, watch};
+
+use crate::ledger::Ledger;
+use crate::model::id::{LaneId, Name, parse_hex};
+use crate::model::lane::LaneRecord;
+use crate::model::topology::Topology;
+use crate::provision::pools::Added;
+
+/// Changes that a watcher may fall behind before it is cut off, and that one may resume over.
+const HISTORY: usize = 1024;
+
+/// A lane as readers see it.
+#[derive(Clone, Debug)]
+pub struct LaneView {
+    /// What the journal says.
+    pub record: LaneRecord,
+    /// Whether the producer's and the consumer's connection is open.
+    pub connected: [bool; 2],
+    /// The current producer's counters.
+    pub producer: Option<Arc<ProducerView>>,
+    /// The consumer's counters.
+    pub consumer: Option<Arc<ConsumerView>>,
+}
+
+/// Everything that readers see, at one revision.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Number of the newest change.
+    pub revision: u64,
+    /// Lanes by name.
+    pub lanes: BTreeMap<Name, Arc<LaneView>>,
+    /// Cores and pools, the pools as of the last placement.
+    pub topology: Arc<Topology>,
+    /// Who holds what.
+    pub ledger: Arc<Ledger>,
+    /// Hugepages that the agent added.
+    pub added: Arc<Added>,
+}
+
+impl Snapshot {
+    /// A lane by name or id.
+    #[must_use]
+    pub fn find(&self, name_or_id: &str) -> Option<&Arc<LaneView>> {
+        if let Some(id) = parse_hex(name_or_id) {
+            return self.lanes.values().find(|lane| lane.record.id == LaneId(id));
+        }
+        self.lanes.get(&Name::parse(name_or_id).ok()?)
+    }
+}
+
+/// What happened to a lane.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ChangeKind {
+    /// It is there.
+    Created,
+    /// It is different.
+    Changed,
+    /// It is gone.
+    Deleted,
+}
+
+/// One change.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// Its number.
+    pub revision: u64,
+    /// What happened.
+    pub kind: ChangeKind,
+    /// The lane after it, or before its end.
+    pub lane: Arc<LaneView>,
+}
+
+/// The readers' side and the writer's.
+#[derive(Debug)]
+pub struct Registry {
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    changes: broadcast::Sender<Arc<Change>>,
+    history: Mutex<VecDeque<Arc<Change>>>,
+}
+
+/// Why a watch cannot resume where it asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Compacted {
+    /// Lowest revision after which a watch can resume.
+    pub lowest: u64,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self {
+            snapshot: watch::Sender::new(Arc::default()),
+            changes: broadcast::Sender::new(HISTORY),
+            history: Mutex::default(),
+        }
+    }
+}
+
+impl Registry {
+    /// The state now.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot.borrow())
+    }
+
+    /// Replaces the state. The controller's alone.
+    pub fn publish(&self, snapshot: Snapshot, change: Option<Change>) {
+        self.snapshot.send_replace(Arc::new(snapshot));
+        if let Some(change) = change.map(Arc::new) {
+            let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+            if history.len() == HISTORY {
+                history.pop_front();
+            }
+            history.push_back(Arc::clone(&change));
+            // Nobody listening is fine.
+            let _ = self.changes.send(change);
+        }
+    }
+
+    /// Changes from now on. Subscribe first, read the snapshot second: nothing falls between.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Change>> {
+        self.changes.subscribe()
+    }
+
+    /// Changes after `revision`.
+    ///
+    /// # Errors
+    /// Some of them are forgotten already.
+    pub fn since(&self, revision: u64) -> Result<Vec<Arc<Change>>, Compacted> {
+        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let newest = self.snapshot.borrow().revision;
+        let lowest = history.front().map_or(newest, |change| change.revision - 1);
+        if revision < lowest || revision > newest {
+            return Err(Compacted { lowest });
+        }
+        Ok(history.iter().filter(|change| change.revision > revision).cloned().collect())
+    }
+}

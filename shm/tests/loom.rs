@@ -1,0 +1,606 @@
+//! The real ring under every interleaving, and every stale load, that loom can produce.
+//!
+//! The ring names no atomics, so the memory it runs on decides: here it is loom's. Payload bytes
+//! are relaxed words, so that a missing order shows as a stale or torn message, and each has a
+//! race detector beside it; a sleep has no time-out, so that a lost wake-up shows as a deadlock. `LANEWAY_FULL=1` lifts the bound on
+//! preemptions (build with `--release`). The planted faults prove that the models have teeth.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64 as Count, Ordering as Plain};
+use std::time::Duration;
+
+use laneway_shm::WaitMode;
+use laneway_shm::geometry::{Geometry, WORD_BYTES};
+use laneway_shm::layout::{
+    C_BELL, C_BYTES, C_EMPTY, C_MESSAGES, C_PARKED, C_RELEASED, P_BELL, P_BYTES, P_COMMITTED,
+    P_JOINED, P_MESSAGES, P_PARKED, P_STALLS,
+};
+use laneway_shm::memory::{Memory, OwnedMemory};
+use laneway_shm::ring::{Found, Reader, Span, Writer};
+use loom::cell::UnsafeCell;
+use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use loom::sync::{Condvar, Mutex};
+use loom::thread;
+
+/// Words that only observers read: kept out of the model, and a load of one is a failure.
+const FOR_OBSERVERS: [usize; 6] = [P_MESSAGES, P_BYTES, P_STALLS, C_MESSAGES, C_BYTES, C_EMPTY];
+/// Longer than any honest sleep with a bound: the model sleeps for ever or not at all.
+const FOR_EVER: Duration = Duration::MAX;
+
+/// An ordering that a segment's memory leaves out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    None,
+    Release(Pairing),
+    Acquire(Pairing),
+    Fence,
+}
+
+/// Which accesses belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pairing {
+    Commit,
+    Released,
+}
+
+fn pairing(offset: usize) -> Option<Pairing> {
+    match offset {
+        C_RELEASED => Some(Pairing::Released),
+        offset if offset >= laneway_shm::layout::P_SLOTS => Some(Pairing::Commit),
+        _ => None,
+    }
+}
+
+/// One segment on loom's atomics. Clones share it, as mappings do.
+#[derive(Clone)]
+struct Segment(Arc<Words>);
+
+struct Words {
+    longs: BTreeMap<usize, AtomicU64>,
+    /// One for each payload word. Loom lets no read see a later write, so that a cursor which
+    /// overtakes the copy before it would go unnoticed; these notice.
+    races: BTreeMap<usize, UnsafeCell<()>>,
+    shorts: BTreeMap<usize, AtomicU32>,
+    fault: Fault,
+    sleepers: Mutex<()>,
+    rung: Condvar,
+}
+
+impl Segment {
+    fn new(longs: Vec<usize>, shorts: [usize; 2], fault: Fault) -> Self {
+        let long = |offset| (offset, AtomicU64::new(0));
+        let short = |offset| (offset, AtomicU32::new(0));
+        Self(Arc::new(Words {
+            races: longs.iter().map(|&offset| (offset, UnsafeCell::new(()))).collect(),
+            longs: longs.into_iter().map(long).collect(),
+            shorts: shorts.into_iter().map(short).collect(),
+            fault,
+            sleepers: Mutex::new(()),
+            rung: Condvar::new(),
+        }))
+    }
+
+    fn producer(geometry: &Geometry, fault: Fault) -> Self {
+        let mut longs = vec![P_COMMITTED, P_JOINED];
+        for slot in 0..geometry.count() {
+            let start = geometry.slot_offset(slot);
+            let bytes = WORD_BYTES + geometry.payload() as usize;
+            longs.extend((start..start + bytes).step_by(8));
+        }
+        Self::new(longs, [P_BELL, P_PARKED], fault)
+    }
+
+    fn consumer(fault: Fault) -> Self {
+        Self::new(vec![C_RELEASED], [C_BELL, C_PARKED], fault)
+    }
+
+    fn long(&self, offset: usize) -> &AtomicU64 {
+        self.0.longs.get(&offset).expect("the ring loads only words that order something")
+    }
+
+    fn short(&self, offset: usize) -> &AtomicU32 {
+        self.0.shorts.get(&offset).expect("a futex word")
+    }
+
+    fn acquire(&self, offset: usize) -> Ordering {
+        match (self.0.fault, pairing(offset)) {
+            (Fault::Acquire(left_out), Some(pairing)) if pairing == left_out => Ordering::Relaxed,
+            _ => Ordering::Acquire,
+        }
+    }
+
+    fn release(&self, offset: usize) -> Ordering {
+        match (self.0.fault, pairing(offset)) {
+            (Fault::Release(left_out), Some(pairing)) if pairing == left_out => Ordering::Relaxed,
+            _ => Ordering::Release,
+        }
+    }
+}
+
+impl Memory for Segment {
+    fn load_acquire(&self, offset: usize) -> u64 {
+        self.long(offset).load(self.acquire(offset))
+    }
+
+    fn load_u32(&self, offset: usize) -> u32 {
+        self.short(offset).load(self.acquire(offset))
+    }
+
+    fn copy_out(&self, offset: usize, target: &mut [u8]) {
+        for (index, bytes) in target.chunks_mut(8).enumerate() {
+            self.0.races[&(offset + index * 8)].with(|_| ());
+            let word = self.long(offset + index * 8).load(Ordering::Relaxed);
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+    }
+
+    fn full_fence(&self) {
+        if self.0.fault != Fault::Fence {
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    fn wait(&self, offset: usize, expected: u32, timeout: Duration) {
+        if timeout < FOR_EVER {
+            return thread::yield_now();
+        }
+        // As in the kernel: the word is compared under the lock that a waker takes.
+        let guard = self.0.sleepers.lock().unwrap();
+        if self.short(offset).load(Ordering::Acquire) == expected {
+            drop(self.0.rung.wait(guard).unwrap());
+        }
+    }
+}
+
+impl OwnedMemory for Segment {
+    fn store_relaxed(&self, offset: usize, value: u64) {
+        if !FOR_OBSERVERS.contains(&offset) {
+            self.long(offset).store(value, Ordering::Relaxed);
+        }
+    }
+
+    fn store_release(&self, offset: usize, value: u64) {
+        self.long(offset).store(value, self.release(offset));
+    }
+
+    fn store_u32(&self, offset: usize, value: u32) {
+        self.short(offset).store(value, self.release(offset));
+    }
+
+    fn copy_in(&self, offset: usize, source: &[u8]) {
+        for (index, bytes) in source.chunks(8).enumerate() {
+            let word = u64::from_le_bytes(bytes.try_into().expect("whole words"));
+            self.0.races[&(offset + index * 8)].with_mut(|_| ());
+            self.long(offset + index * 8).store(word, Ordering::Relaxed);
+        }
+    }
+
+    fn wake(&self, _offset: usize) {
+        let _guard = self.0.sleepers.lock().unwrap();
+        self.0.rung.notify_all();
+    }
+}
+
+type Sender = Writer<Segment, Segment>;
+type Receiver = Reader<Segment, Segment>;
+
+/// A lane on loom's memory and the faults of its two segments.
+#[derive(Clone, Copy)]
+struct Lane {
+    payload: u32,
+    slots: u32,
+    wait: WaitMode,
+    producer: Fault,
+    consumer: Fault,
+}
+
+const SPIN: Lane = Lane {
+    payload: 16,
+    slots: 2,
+    wait: WaitMode::Spin,
+    producer: Fault::None,
+    consumer: Fault::None,
+};
+const PARK: Lane = Lane { payload: 8, wait: WaitMode::Park, ..SPIN };
+
+impl Lane {
+    fn geometry(&self) -> Geometry {
+        Geometry::try_new(self.payload, self.slots).unwrap()
+    }
+
+    fn open(&self) -> (Sender, Receiver) {
+        let geometry = self.geometry();
+        let producer = Segment::producer(&geometry, self.producer);
+        let consumer = Segment::consumer(self.consumer);
+        let mut writer = Writer::new(producer.clone(), geometry, self.wait, 0, 0);
+        let mut reader = Reader::new(consumer.clone(), geometry, self.wait, 0, 1);
+        writer.join(consumer, 1);
+        reader.join(producer);
+        (writer, reader)
+    }
+
+    /// A message that shows which one it is in every word.
+    fn message(&self, number: u64) -> Vec<u8> {
+        number.to_le_bytes().repeat(self.payload as usize / 8)
+    }
+}
+
+/// Reserves, writes and commits, waiting for room in the lane's way.
+fn send(lane: &Lane, writer: &mut Sender, bytes: &[u8]) {
+    let span = room(lane, writer, bytes.len());
+    writer.write(&span, 0, bytes);
+    writer.commit(&span);
+}
+
+fn room(lane: &Lane, writer: &mut Sender, len: usize) -> Span {
+    loop {
+        match writer.try_reserve(len).expect("the consumer is honest") {
+            Some(span) => return span,
+            None if lane.wait == WaitMode::Park => {
+                let slots = writer.geometry().slots_for(len);
+                writer.park(slots, FOR_EVER).expect("the consumer is honest");
+            }
+            None => thread::yield_now(),
+        }
+    }
+}
+
+/// The next message, or the end, waiting in the lane's way; not released.
+fn next(lane: &Lane, reader: &mut Receiver) -> Found {
+    loop {
+        match reader.poll().expect("the producer is honest") {
+            Some(found) => return found,
+            None if lane.wait == WaitMode::Park => reader.park(FOR_EVER),
+            None => thread::yield_now(),
+        }
+    }
+}
+
+fn receive(lane: &Lane, reader: &mut Receiver) -> Vec<u8> {
+    let Found::Message(span) = next(lane, reader) else {
+        panic!("the stream ended early");
+    };
+    let bytes = copy(reader, &span);
+    reader.release(&span);
+    bytes
+}
+
+fn copy(reader: &Receiver, span: &Span) -> Vec<u8> {
+    let mut bytes = vec![0; span.len];
+    assert_eq!(reader.copy_out(span, 0, &mut bytes), span.len);
+    bytes
+}
+
+fn full() -> bool {
+    std::env::var_os("LANEWAY_FULL").is_some_and(|value| value == "1")
+}
+
+/// Runs a model over all its executions, with at most `preemptions` unless the run is full.
+fn explore(name: &str, preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
+    let bound = if full() { None } else { Some(preemptions) };
+    let executions = check(bound, model);
+    println!("{name}: {executions} executions, preemptions {bound:?}");
+}
+
+fn check(bound: Option<usize>, model: impl Fn() + Send + Sync + 'static) -> u64 {
+    let executions = Arc::new(Count::new(0));
+    let counted = Arc::clone(&executions);
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = bound;
+    builder.max_branches = 10_000;
+    builder.check(move || {
+        counted.fetch_add(1, Plain::Relaxed);
+        model();
+    });
+    executions.load(Plain::Relaxed)
+}
+
+/// Whether a model with a planted fault fails, as it must.
+fn assert_caught(name: &str, model: impl Fn() + Send + Sync + 'static) {
+    let outcome = catch_unwind(AssertUnwindSafe(|| check(Some(3), model)));
+    match outcome {
+        Ok(executions) => panic!("{name} survived {executions} executions"),
+        Err(_) => println!("{name}: caught"),
+    }
+}
+
+/// More messages than slots, so that slots are used again.
+fn stream(lane: Lane, messages: u64) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let (mut writer, mut reader) = lane.open();
+        let producer = thread::spawn(move || {
+            for number in 1..=messages {
+                send(&lane, &mut writer, &lane.message(number));
+            }
+        });
+        for number in 1..=messages {
+            assert_eq!(receive(&lane, &mut reader), lane.message(number));
+        }
+        producer.join().unwrap();
+        assert_eq!(reader.position(), messages);
+    }
+}
+
+#[test]
+fn messages_arrive_in_order_and_whole_while_slots_are_used_again() {
+    explore("stream 2 x 3", 3, stream(SPIN, 3));
+}
+
+#[test]
+fn a_batch_appears_at_once() {
+    explore("batch", 3, || {
+        let (mut writer, mut reader) = SPIN.open();
+        let producer = thread::spawn(move || {
+            send(&SPIN, &mut writer, &SPIN.message(1));
+            for number in 2..=3 {
+                let span = room(&SPIN, &mut writer, 16);
+                writer.write(&span, 0, &SPIN.message(number));
+                writer.stage(&span);
+                if number == 2 {
+                    thread::yield_now();
+                }
+            }
+            assert_eq!(writer.commit_batch(), 2);
+        });
+        assert_eq!(receive(&SPIN, &mut reader), SPIN.message(1));
+        let Found::Message(first) = next(&SPIN, &mut reader) else {
+            panic!("no end was sent");
+        };
+        assert_eq!(copy(&reader, &first), SPIN.message(2));
+        let second = reader.poll_after(&first).unwrap().expect("the second came with the first");
+        assert_eq!(copy(&reader, &second), SPIN.message(3));
+        producer.join().unwrap();
+    });
+}
+
+/// A sleeping consumer and more messages than one sleep.
+fn sleeper(lane: Lane) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let (mut writer, mut reader) = lane.open();
+        let producer = thread::spawn(move || {
+            for number in 1..=2 {
+                send(&lane, &mut writer, &lane.message(number));
+            }
+        });
+        for number in 1..=2 {
+            assert_eq!(receive(&lane, &mut reader), lane.message(number));
+        }
+        producer.join().unwrap();
+    }
+}
+
+#[test]
+fn a_sleeping_consumer_is_woken_for_every_message() {
+    explore("consumer sleeps", 3, sleeper(PARK));
+}
+
+/// A producer that sleeps for room; the consumer spins.
+fn waiter(lane: Lane) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let (mut writer, mut reader) = lane.open();
+        for number in 1..=2 {
+            send(&lane, &mut writer, &lane.message(number));
+        }
+        let spins = Lane { wait: WaitMode::Spin, ..lane };
+        let consumer = thread::spawn(move || {
+            for number in 1..=3 {
+                assert_eq!(receive(&spins, &mut reader), lane.message(number));
+            }
+        });
+        send(&lane, &mut writer, &lane.message(3));
+        consumer.join().unwrap();
+    }
+}
+
+#[test]
+fn a_producer_that_sleeps_for_room_is_woken_by_a_release() {
+    explore("producer sleeps", 3, waiter(PARK));
+}
+
+#[test]
+fn a_producer_that_sleeps_for_two_slots_is_woken_by_the_second_release() {
+    explore("producer sleeps for two", 3, || {
+        let (mut writer, mut reader) = PARK.open();
+        for number in 1..=2 {
+            send(&PARK, &mut writer, &PARK.message(number));
+        }
+        let consumer = thread::spawn(move || {
+            for number in 1..=2 {
+                assert_eq!(receive(&PARK, &mut reader), PARK.message(number));
+            }
+            reader
+        });
+        let span = room(&PARK, &mut writer, 16);
+        assert_eq!(span.slots, 2);
+        let reader = consumer.join().unwrap();
+        assert_eq!(reader.position(), 2);
+    });
+}
+
+#[test]
+fn a_consumer_that_follows_one_killed_in_its_sleep_is_woken() {
+    explore("second incarnation", 3, || {
+        let geometry = PARK.geometry();
+        let producer = Segment::producer(&geometry, Fault::None);
+        let mut writer = Writer::new(producer.clone(), geometry, PARK.wait, 0, 0);
+        // The first consumer died asleep: its parked word stays odd, and one ring was for it.
+        let dead = Segment::consumer(Fault::None);
+        dead.store_u32(C_PARKED, 1);
+        writer.join(dead, 1);
+        send(&PARK, &mut writer, &PARK.message(1));
+        let consumer = Segment::consumer(Fault::None);
+        writer.join(consumer.clone(), 2);
+        let mut reader = Reader::new(consumer, geometry, PARK.wait, 0, 2);
+        reader.join(producer);
+        assert_eq!(receive(&PARK, &mut reader), PARK.message(1));
+        let sender = thread::spawn(move || send(&PARK, &mut writer, &PARK.message(2)));
+        assert_eq!(receive(&PARK, &mut reader), PARK.message(2));
+        sender.join().unwrap();
+    });
+}
+
+#[test]
+fn a_dropped_reservation_and_an_aborted_batch_are_never_seen() {
+    explore("abort", 3, || {
+        let (mut writer, mut reader) = SPIN.open();
+        let producer = thread::spawn(move || {
+            let unwanted = room(&SPIN, &mut writer, 16);
+            writer.write(&unwanted, 0, &SPIN.message(99));
+            send(&SPIN, &mut writer, &SPIN.message(1));
+            // The second of the batch leaves a commit word behind the hole: abort clears it.
+            for _ in 0..2 {
+                let span = room(&SPIN, &mut writer, 16);
+                writer.write(&span, 0, &SPIN.message(98));
+                writer.stage(&span);
+            }
+            writer.abort_batch();
+            for number in 2..=3 {
+                send(&SPIN, &mut writer, &SPIN.message(number));
+            }
+        });
+        for number in 1..=3 {
+            assert_eq!(receive(&SPIN, &mut reader), SPIN.message(number));
+        }
+        producer.join().unwrap();
+        assert_eq!(reader.poll().unwrap(), None);
+    });
+}
+
+/// One message, then the end, both waited for in the lane's way.
+fn closing(lane: Lane) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let (mut writer, mut reader) = lane.open();
+        let producer = thread::spawn(move || {
+            send(&lane, &mut writer, &lane.message(1));
+            assert!(writer.try_end().unwrap(), "two slots hold a message and the end");
+        });
+        assert_eq!(receive(&lane, &mut reader), lane.message(1));
+        assert_eq!(next(&lane, &mut reader), Found::End);
+        reader.release_end();
+        producer.join().unwrap();
+        assert_eq!(reader.poll().unwrap(), None);
+    }
+}
+
+#[test]
+fn the_end_of_the_stream_comes_last_and_wakes_a_sleeper() {
+    explore("end, spinning", 3, closing(SPIN));
+    explore("end, sleeping", 3, closing(PARK));
+}
+
+#[test]
+fn a_message_over_two_slots_is_seen_whole_or_not_at_all() {
+    explore("long message", 3, || {
+        let lane = Lane { payload: 8, slots: 4, ..SPIN };
+        let (mut writer, mut reader) = lane.open();
+        let message = |number: u64| number.to_le_bytes().repeat(3);
+        let producer = thread::spawn(move || {
+            for number in 1..=2 {
+                send(&lane, &mut writer, &message(number));
+            }
+        });
+        for number in 1..=2 {
+            assert_eq!(receive(&lane, &mut reader), message(number));
+        }
+        producer.join().unwrap();
+    });
+}
+
+/// What the agent tells the consumer: where the old generation ended, and the new segment.
+type Announced = Arc<Mutex<Option<(u64, Segment)>>>;
+
+/// A producer that leaves after two messages, and its successor on fresh memory.
+fn two_generations(agent: &Announced, mut writer: Sender, consumer: Segment) {
+    let geometry = *writer.geometry();
+    for number in 1..=2 {
+        send(&SPIN, &mut writer, &SPIN.message(number));
+    }
+    let (end, released) = (writer.committed(), writer.released());
+    drop(writer);
+    let second = Segment::producer(&geometry, Fault::None);
+    let mut successor = Writer::new(second.clone(), geometry, SPIN.wait, end, released);
+    successor.join(consumer, 1);
+    *agent.lock().unwrap() = Some((end, second));
+    send(&SPIN, &mut successor, &SPIN.message(3));
+}
+
+#[test]
+fn a_new_generation_is_read_after_the_old_one_is_drained() {
+    explore("generations", 2, || {
+        let geometry = SPIN.geometry();
+        let first = Segment::producer(&geometry, Fault::None);
+        let consumer = Segment::consumer(Fault::None);
+        let mut writer = Writer::new(first.clone(), geometry, SPIN.wait, 0, 0);
+        writer.join(consumer.clone(), 1);
+        let mut reader = Reader::new(consumer.clone(), geometry, SPIN.wait, 0, 1);
+        reader.join(first);
+        let agent: Announced = Arc::new(Mutex::new(None));
+        let told = Arc::clone(&agent);
+        let producer = thread::spawn(move || two_generations(&told, writer, consumer));
+        for number in 1..=3 {
+            let span = loop {
+                if let Some(Found::Message(span)) = reader.poll().unwrap() {
+                    break span;
+                }
+                let drained = agent.lock().unwrap().take_if(|(end, _)| *end == reader.position());
+                match drained {
+                    Some((_, second)) => reader.join(second),
+                    None => thread::yield_now(),
+                }
+            };
+            assert_eq!(copy(&reader, &span), SPIN.message(number));
+            reader.release(&span);
+        }
+        producer.join().unwrap();
+    });
+}
+
+#[test]
+fn every_left_out_order_of_the_data_path_is_caught() {
+    let producer = |fault| Lane { producer: fault, ..SPIN };
+    let consumer = |fault| Lane { consumer: fault, ..SPIN };
+    for (name, lane) in [
+        ("commit without release", producer(Fault::Release(Pairing::Commit))),
+        ("commit without acquire", producer(Fault::Acquire(Pairing::Commit))),
+        ("cursor without release", consumer(Fault::Release(Pairing::Released))),
+        ("cursor without acquire", consumer(Fault::Acquire(Pairing::Released))),
+    ] {
+        assert_caught(name, stream(lane, 3));
+    }
+}
+
+#[test]
+fn every_left_out_order_of_the_consumers_sleep_is_caught() {
+    for (name, producer, consumer) in [
+        ("writer without fence", Fault::Fence, Fault::None),
+        ("sleeping reader without fence", Fault::None, Fault::Fence),
+    ] {
+        assert_caught(name, sleeper(Lane { producer, consumer, ..PARK }));
+    }
+}
+
+#[test]
+fn every_left_out_fence_of_the_producers_sleep_is_caught() {
+    for (name, producer, consumer) in [
+        ("sleeping writer without fence", Fault::Fence, Fault::None),
+        ("reader without fence", Fault::None, Fault::Fence),
+    ] {
+        assert_caught(name, waiter(Lane { producer, consumer, ..PARK }));
+    }
+}
+
+#[test]
+fn writing_after_the_commit_is_caught() {
+    assert_caught("payload after commit", || {
+        let (mut writer, mut reader) = SPIN.open();
+        let producer = thread::spawn(move || {
+            let span = room(&SPIN, &mut writer, 16);
+            writer.commit(&span);
+            writer.write(&span, 0, &SPIN.message(1));
+        });
+        assert_eq!(receive(&SPIN, &mut reader), SPIN.message(1));
+        producer.join().unwrap();
+    });
+}
