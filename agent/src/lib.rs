@@ -8,15 +8,23 @@
 #![warn(missing_docs)]
 
 pub mod admission;
+pub mod agent;
 pub mod attach;
+pub mod cli;
 pub mod config;
 pub mod controller;
+mod demo;
+pub mod doctor;
 pub mod journal;
 pub mod ledger;
 pub mod model;
 pub mod placement;
 pub mod plan;
+pub mod privilege;
 pub mod provision;
 pub mod recovery;
 pub mod registry;
+pub mod service;
 pub mod sysfs;
+pub mod telemetry;
+pub mod workload;

@@ -229,7 +229,10 @@ impl Control {
     fn present(&self) {
         let Some(socket) = &self.socket else { return };
         for (role, number, fd) in &self.held {
-            let frame = Frame::Present { role: *role, number: *number };
+            let frame = Frame::Present {
+                role: *role,
+                number: *number,
+            };
             let _ = fdpass::send(socket, &frame.encode(), Some(fd.as_fd()));
         }
     }

@@ -75,6 +75,18 @@ impl ProducerView {
         position
     }
 
+    /// Whether the slot before `position` was committed, in its lap or, after its release, in the
+    /// next: whether a consumer can really have come as far as `position`.
+    #[must_use]
+    pub fn has_committed(&self, position: u64) -> bool {
+        let Some(last) = position.checked_sub(1) else {
+            return true;
+        };
+        let word = CommitWord(self.region.load_acquire(self.geometry.slot_offset(last)));
+        let turn = self.geometry.turn(last);
+        word.0 != 0 && (word.turn() == turn || word.turn() == turn.wrapping_add(1))
+    }
+
     /// NUMA node that the slots really lie on, if the kernel tells.
     #[must_use]
     pub fn numa_node(&self) -> Option<u32> {

@@ -317,7 +317,10 @@ impl Frame {
                 count: input.u64()?,
             },
             5 => Self::Bye,
-            6 => Self::Present { role: input.role()?, number: input.u64()? },
+            6 => Self::Present {
+                role: input.role()?,
+                number: input.u64()?,
+            },
             16 => Self::Grant(Box::new(decode_grant(input)?)),
             17 => Self::Live,
             18 => Self::Refused {
@@ -596,7 +599,10 @@ mod tests {
             Frame::Drained { generation: 1 },
             Frame::Drifted { count: 2 },
             Frame::Bye,
-            Frame::Present { role: Role::Consumer, number: 3 },
+            Frame::Present {
+                role: Role::Consumer,
+                number: 3,
+            },
             Frame::Grant(Box::new(grant)),
             Frame::Live,
             Frame::Refused {

@@ -73,7 +73,10 @@ impl Segment {
         let long = |offset| (offset, AtomicU64::new(0));
         let short = |offset| (offset, AtomicU32::new(0));
         Self(Arc::new(Words {
-            races: longs.iter().map(|&offset| (offset, UnsafeCell::new(()))).collect(),
+            races: longs
+                .iter()
+                .map(|&offset| (offset, UnsafeCell::new(())))
+                .collect(),
             longs: longs.into_iter().map(long).collect(),
             shorts: shorts.into_iter().map(short).collect(),
             fault,
@@ -97,7 +100,10 @@ impl Segment {
     }
 
     fn long(&self, offset: usize) -> &AtomicU64 {
-        self.0.longs.get(&offset).expect("the ring loads only words that order something")
+        self.0
+            .longs
+            .get(&offset)
+            .expect("the ring loads only words that order something")
     }
 
     fn short(&self, offset: usize) -> &AtomicU32 {
@@ -203,7 +209,11 @@ const SPIN: Lane = Lane {
     producer: Fault::None,
     consumer: Fault::None,
 };
-const PARK: Lane = Lane { payload: 8, wait: WaitMode::Park, ..SPIN };
+const PARK: Lane = Lane {
+    payload: 8,
+    wait: WaitMode::Park,
+    ..SPIN
+};
 
 impl Lane {
     fn geometry(&self) -> Geometry {
@@ -240,7 +250,9 @@ fn room(lane: &Lane, writer: &mut Sender, len: usize) -> Span {
             Some(span) => return span,
             None if lane.wait == WaitMode::Park => {
                 let slots = writer.geometry().slots_for(len);
-                writer.park(slots, FOR_EVER).expect("the consumer is honest");
+                writer
+                    .park(slots, FOR_EVER)
+                    .expect("the consumer is honest");
             }
             None => thread::yield_now(),
         }
@@ -273,13 +285,19 @@ fn copy(reader: &Receiver, span: &Span) -> Vec<u8> {
     bytes
 }
 
-fn full() -> bool {
+fn full_run() -> bool {
     std::env::var_os("LANEWAY_FULL").is_some_and(|value| value == "1")
 }
 
-/// Runs a model over all its executions, with at most `preemptions` unless the run is full.
-fn explore(name: &str, preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
-    let bound = if full() { None } else { Some(preemptions) };
+/// Preemptions that a model may have in an ordinary run and in a full one; `None` is no bound.
+type Bounds = (Option<usize>, Option<usize>);
+const SMALL: Bounds = (None, None);
+const MEDIUM: Bounds = (Some(3), None);
+const LARGE: Bounds = (Some(2), Some(5));
+
+/// Runs a model over all its executions within the bounds.
+fn explore(name: &str, (quick, full): Bounds, model: impl Fn() + Send + Sync + 'static) {
+    let bound = if full_run() { full } else { quick };
     let executions = check(bound, model);
     println!("{name}: {executions} executions, preemptions {bound:?}");
 }
@@ -325,12 +343,14 @@ fn stream(lane: Lane, messages: u64) -> impl Fn() + Send + Sync + 'static {
 
 #[test]
 fn messages_arrive_in_order_and_whole_while_slots_are_used_again() {
-    explore("stream 2 x 3", 3, stream(SPIN, 3));
+    explore("stream 2 x 3", SMALL, stream(SPIN, 3));
+    explore("stream 2 x 4", MEDIUM, stream(SPIN, 4));
+    explore("stream 4 x 6", LARGE, stream(Lane { slots: 4, ..SPIN }, 6));
 }
 
 #[test]
 fn a_batch_appears_at_once() {
-    explore("batch", 3, || {
+    explore("batch", SMALL, || {
         let (mut writer, mut reader) = SPIN.open();
         let producer = thread::spawn(move || {
             send(&SPIN, &mut writer, &SPIN.message(1));
@@ -349,7 +369,10 @@ fn a_batch_appears_at_once() {
             panic!("no end was sent");
         };
         assert_eq!(copy(&reader, &first), SPIN.message(2));
-        let second = reader.poll_after(&first).unwrap().expect("the second came with the first");
+        let second = reader
+            .poll_after(&first)
+            .unwrap()
+            .expect("the second came with the first");
         assert_eq!(copy(&reader, &second), SPIN.message(3));
         producer.join().unwrap();
     });
@@ -373,7 +396,12 @@ fn sleeper(lane: Lane) -> impl Fn() + Send + Sync + 'static {
 
 #[test]
 fn a_sleeping_consumer_is_woken_for_every_message() {
-    explore("consumer sleeps", 3, sleeper(PARK));
+    explore("consumer sleeps", (Some(4), Some(6)), sleeper(PARK));
+}
+
+#[test]
+fn two_ends_that_both_sleep_never_sleep_at_the_same_time_for_ever() {
+    explore("both sleep", (Some(2), Some(4)), stream(PARK, 3));
 }
 
 /// A producer that sleeps for room; the consumer spins.
@@ -383,7 +411,10 @@ fn waiter(lane: Lane) -> impl Fn() + Send + Sync + 'static {
         for number in 1..=2 {
             send(&lane, &mut writer, &lane.message(number));
         }
-        let spins = Lane { wait: WaitMode::Spin, ..lane };
+        let spins = Lane {
+            wait: WaitMode::Spin,
+            ..lane
+        };
         let consumer = thread::spawn(move || {
             for number in 1..=3 {
                 assert_eq!(receive(&spins, &mut reader), lane.message(number));
@@ -396,12 +427,12 @@ fn waiter(lane: Lane) -> impl Fn() + Send + Sync + 'static {
 
 #[test]
 fn a_producer_that_sleeps_for_room_is_woken_by_a_release() {
-    explore("producer sleeps", 3, waiter(PARK));
+    explore("producer sleeps", MEDIUM, waiter(PARK));
 }
 
 #[test]
 fn a_producer_that_sleeps_for_two_slots_is_woken_by_the_second_release() {
-    explore("producer sleeps for two", 3, || {
+    explore("producer sleeps for two", MEDIUM, || {
         let (mut writer, mut reader) = PARK.open();
         for number in 1..=2 {
             send(&PARK, &mut writer, &PARK.message(number));
@@ -421,7 +452,7 @@ fn a_producer_that_sleeps_for_two_slots_is_woken_by_the_second_release() {
 
 #[test]
 fn a_consumer_that_follows_one_killed_in_its_sleep_is_woken() {
-    explore("second incarnation", 3, || {
+    explore("second incarnation", SMALL, || {
         let geometry = PARK.geometry();
         let producer = Segment::producer(&geometry, Fault::None);
         let mut writer = Writer::new(producer.clone(), geometry, PARK.wait, 0, 0);
@@ -443,7 +474,7 @@ fn a_consumer_that_follows_one_killed_in_its_sleep_is_woken() {
 
 #[test]
 fn a_dropped_reservation_and_an_aborted_batch_are_never_seen() {
-    explore("abort", 3, || {
+    explore("abort", SMALL, || {
         let (mut writer, mut reader) = SPIN.open();
         let producer = thread::spawn(move || {
             let unwanted = room(&SPIN, &mut writer, 16);
@@ -474,7 +505,10 @@ fn closing(lane: Lane) -> impl Fn() + Send + Sync + 'static {
         let (mut writer, mut reader) = lane.open();
         let producer = thread::spawn(move || {
             send(&lane, &mut writer, &lane.message(1));
-            assert!(writer.try_end().unwrap(), "two slots hold a message and the end");
+            assert!(
+                writer.try_end().unwrap(),
+                "two slots hold a message and the end"
+            );
         });
         assert_eq!(receive(&lane, &mut reader), lane.message(1));
         assert_eq!(next(&lane, &mut reader), Found::End);
@@ -486,14 +520,18 @@ fn closing(lane: Lane) -> impl Fn() + Send + Sync + 'static {
 
 #[test]
 fn the_end_of_the_stream_comes_last_and_wakes_a_sleeper() {
-    explore("end, spinning", 3, closing(SPIN));
-    explore("end, sleeping", 3, closing(PARK));
+    explore("end, spinning", SMALL, closing(SPIN));
+    explore("end, sleeping", (Some(3), Some(6)), closing(PARK));
 }
 
 #[test]
 fn a_message_over_two_slots_is_seen_whole_or_not_at_all() {
-    explore("long message", 3, || {
-        let lane = Lane { payload: 8, slots: 4, ..SPIN };
+    explore("long message", SMALL, || {
+        let lane = Lane {
+            payload: 8,
+            slots: 4,
+            ..SPIN
+        };
         let (mut writer, mut reader) = lane.open();
         let message = |number: u64| number.to_le_bytes().repeat(3);
         let producer = thread::spawn(move || {
@@ -528,7 +566,7 @@ fn two_generations(agent: &Announced, mut writer: Sender, consumer: Segment) {
 
 #[test]
 fn a_new_generation_is_read_after_the_old_one_is_drained() {
-    explore("generations", 2, || {
+    explore("generations", MEDIUM, || {
         let geometry = SPIN.geometry();
         let first = Segment::producer(&geometry, Fault::None);
         let consumer = Segment::consumer(Fault::None);
@@ -544,7 +582,10 @@ fn a_new_generation_is_read_after_the_old_one_is_drained() {
                 if let Some(Found::Message(span)) = reader.poll().unwrap() {
                     break span;
                 }
-                let drained = agent.lock().unwrap().take_if(|(end, _)| *end == reader.position());
+                let drained = agent
+                    .lock()
+                    .unwrap()
+                    .take_if(|(end, _)| *end == reader.position());
                 match drained {
                     Some((_, second)) => reader.join(second),
                     None => thread::yield_now(),
@@ -559,13 +600,31 @@ fn a_new_generation_is_read_after_the_old_one_is_drained() {
 
 #[test]
 fn every_left_out_order_of_the_data_path_is_caught() {
-    let producer = |fault| Lane { producer: fault, ..SPIN };
-    let consumer = |fault| Lane { consumer: fault, ..SPIN };
+    let producer = |fault| Lane {
+        producer: fault,
+        ..SPIN
+    };
+    let consumer = |fault| Lane {
+        consumer: fault,
+        ..SPIN
+    };
     for (name, lane) in [
-        ("commit without release", producer(Fault::Release(Pairing::Commit))),
-        ("commit without acquire", producer(Fault::Acquire(Pairing::Commit))),
-        ("cursor without release", consumer(Fault::Release(Pairing::Released))),
-        ("cursor without acquire", consumer(Fault::Acquire(Pairing::Released))),
+        (
+            "commit without release",
+            producer(Fault::Release(Pairing::Commit)),
+        ),
+        (
+            "commit without acquire",
+            producer(Fault::Acquire(Pairing::Commit)),
+        ),
+        (
+            "cursor without release",
+            consumer(Fault::Release(Pairing::Released)),
+        ),
+        (
+            "cursor without acquire",
+            consumer(Fault::Acquire(Pairing::Released)),
+        ),
     ] {
         assert_caught(name, stream(lane, 3));
     }
@@ -577,7 +636,14 @@ fn every_left_out_order_of_the_consumers_sleep_is_caught() {
         ("writer without fence", Fault::Fence, Fault::None),
         ("sleeping reader without fence", Fault::None, Fault::Fence),
     ] {
-        assert_caught(name, sleeper(Lane { producer, consumer, ..PARK }));
+        assert_caught(
+            name,
+            sleeper(Lane {
+                producer,
+                consumer,
+                ..PARK
+            }),
+        );
     }
 }
 
@@ -587,7 +653,14 @@ fn every_left_out_fence_of_the_producers_sleep_is_caught() {
         ("sleeping writer without fence", Fault::Fence, Fault::None),
         ("reader without fence", Fault::None, Fault::Fence),
     ] {
-        assert_caught(name, waiter(Lane { producer, consumer, ..PARK }));
+        assert_caught(
+            name,
+            waiter(Lane {
+                producer,
+                consumer,
+                ..PARK
+            }),
+        );
     }
 }
 

@@ -9,13 +9,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
+};
 use rustix::net::{SocketFlags, accept_with};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tracing::{info, warn};
 
 use super::peer::identify;
+use super::registered;
 use super::session::serve;
 use crate::config::Config;
 use crate::controller::Handle;
@@ -56,16 +59,22 @@ impl Listener {
             per_uid: limits.attach_connections_per_uid,
             taken: Mutex::default(),
         };
-        let fd = AsyncFd::with_interest(fd, Interest::READABLE)?;
-        Ok(Self { fd, path, places: Arc::new(places) })
+        let fd = registered(fd, Interest::READABLE)?;
+        Ok(Self {
+            fd,
+            path,
+            places: Arc::new(places),
+        })
     }
 
     /// Accepts until the task is dropped.
     pub async fn run(&self, controller: Handle) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         loop {
-            let accepted =
-                self.fd.async_io(Interest::READABLE, |fd| Ok(accept_with(fd, flags)?)).await;
+            let accepted = self
+                .fd
+                .async_io(Interest::READABLE, |fd| Ok(accept_with(fd, flags)?))
+                .await;
             match accepted {
                 Ok(socket) => self.admit(socket, &controller),
                 // Out of descriptors, most likely: a pause, because the connection still waits.
@@ -134,13 +143,20 @@ impl Places {
             return None;
         }
         *own += 1;
-        Some(Place { places: Arc::clone(places), uid })
+        Some(Place {
+            places: Arc::clone(places),
+            uid,
+        })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self
+            .places
+            .taken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(own) = taken.get_mut(&self.uid) {
             *own -= 1;
             if *own == 0 {

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::socket::{getsockopt, sockopt};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
+use super::registered;
 use crate::model::lane::PeerRecord;
 use crate::provision::cpu::start_time;
 
@@ -32,7 +32,11 @@ pub fn identify(socket: impl AsFd) -> io::Result<Peer> {
     let process = Some(credentials.pid())
         .filter(|pid| *pid > 0)
         .and_then(|pid| Some((pid, start_time(pid)?)));
-    let record = PeerRecord { uid: credentials.uid(), gid: credentials.gid(), process };
+    let record = PeerRecord {
+        uid: credentials.uid(),
+        gid: credentials.gid(),
+        process,
+    };
     Ok(Peer { record, pidfd })
 }
 
@@ -41,7 +45,7 @@ pub fn identify(socket: impl AsFd) -> io::Result<Peer> {
 /// # Errors
 /// The descriptor cannot be watched.
 pub async fn ended(pidfd: OwnedFd) -> io::Result<()> {
-    let watched = AsyncFd::with_interest(pidfd, Interest::READABLE)?;
+    let watched = registered(pidfd, Interest::READABLE)?;
     watched.readable().await.map(|_| ())
 }
 
@@ -54,5 +58,9 @@ pub fn reopen(pid: i32, started: u64) -> io::Result<OwnedFd> {
     let pid_checked = rustix::process::Pid::from_raw(pid).ok_or_else(not_found)?;
     let pidfd = rustix::process::pidfd_open(pid_checked, rustix::process::PidfdFlags::empty())?;
     // The pidfd first, the start time second: the pid cannot change its process in between.
-    if start_time(pid) == Some(started) { Ok(pidfd) } else { Err(not_found()) }
+    if start_time(pid) == Some(started) {
+        Ok(pidfd)
+    } else {
+        Err(not_found())
+    }
 }

@@ -48,11 +48,19 @@ impl Controller {
     pub(super) fn attach(&mut self, request: Box<AttachRequest>) -> Result<Granted, ControlError> {
         let role = request.role;
         let id = self.claimed(&request)?;
-        let Some(record) = self.lanes.get(&id) else { return Err(ControlError::TicketInvalid) };
+        let Some(record) = self.lanes.get(&id) else {
+            return Err(ControlError::TicketInvalid);
+        };
         let taken = record.newest(role).is_some_and(SegmentRecord::is_held)
-            || self.sessions.keys().any(|key| key.lane == id && key.role == role);
+            || self
+                .sessions
+                .keys()
+                .any(|key| key.lane == id && key.role == role);
         if taken {
-            return Err(ControlError::RoleTaken { lane: record.spec.name.clone(), role });
+            return Err(ControlError::RoleTaken {
+                lane: record.spec.name.clone(),
+                role,
+            });
         }
         let key = match role {
             Role::Producer => self.next_generation(id)?,
@@ -60,13 +68,25 @@ impl Controller {
         };
         // Durable before the peer holds what it is good for.
         if let Claim::Ticket(ticket) = &request.claim {
-            self.journal.burn_ticket(&ticket_hash(&ticket_text(ticket)))?;
+            self.journal
+                .burn_ticket(&ticket_hash(&ticket_text(ticket)))?;
         }
         let fd = self.world.for_writer(key)?;
         let grant = self.grant(key)?;
         let events = request.events.clone();
-        self.sessions.insert(key, Session { events, request, live: false });
-        Ok(Granted { key, grant: Box::new(grant), fd })
+        self.sessions.insert(
+            key,
+            Session {
+                events,
+                request,
+                live: false,
+            },
+        );
+        Ok(Granted {
+            key,
+            grant: Box::new(grant),
+            fd,
+        })
     }
 
     /// The lane that the claim is good for.
@@ -99,7 +119,11 @@ impl Controller {
         let record = &self.lanes[&id];
         let start = match record.generations.last() {
             Some(current) if current.peer.is_none() => {
-                return Ok(SegmentKey { lane: id, role: Role::Producer, number: current.number });
+                return Ok(SegmentKey {
+                    lane: id,
+                    role: Role::Producer,
+                    number: current.number,
+                });
             }
             // Its end is unknown until somebody shows us the segment of the time before.
             Some(current) => current.end.ok_or(ControlError::Recovering)?,
@@ -120,7 +144,11 @@ impl Controller {
             }
         };
         self.ledger.mark_backed(id.0)?;
-        let key = SegmentKey { lane: id, role: Role::Producer, number: segment.number };
+        let key = SegmentKey {
+            lane: id,
+            role: Role::Producer,
+            number: segment.number,
+        };
         record.generations.push(segment);
         self.lanes.insert(id, record);
         self.save(id, ChangeKind::Changed)?;
@@ -132,7 +160,11 @@ impl Controller {
         let mut record = self.lanes[&id].clone();
         let geometry = record.spec.geometry()?;
         if let Some(old) = &record.consumer {
-            let key = SegmentKey { lane: id, role: Role::Consumer, number: old.number };
+            let key = SegmentKey {
+                lane: id,
+                role: Role::Consumer,
+                number: old.number,
+            };
             self.attempt(&Step::DropSegment { key });
         }
         record.incarnation += 1;
@@ -148,7 +180,11 @@ impl Controller {
             peer: None,
             gone: false,
         };
-        let key = SegmentKey { lane: id, role: Role::Consumer, number: segment.number };
+        let key = SegmentKey {
+            lane: id,
+            role: Role::Consumer,
+            number: segment.number,
+        };
         let step = Step::CreateSegment {
             key,
             header: segment.header(id, Role::Consumer, &geometry),
@@ -199,9 +235,13 @@ impl Controller {
     }
 
     pub(super) fn mapped(&mut self, key: SegmentKey) -> Result<(), ControlError> {
-        let Some(session) = self.sessions.get(&key) else { return Err(ControlError::Fenced) };
+        let Some(session) = self.sessions.get(&key) else {
+            return Err(ControlError::Fenced);
+        };
         let (peer, thread) = (session.request.peer, session.request.thread);
-        let Some(record) = self.lanes.get(&key.lane) else { return Err(ControlError::Fenced) };
+        let Some(record) = self.lanes.get(&key.lane) else {
+            return Err(ControlError::Fenced);
+        };
         let mut steps = vec![Step::SealSegment { key }];
         let end = match key.role {
             Role::Producer => &record.placement.producer,
@@ -215,11 +255,18 @@ impl Controller {
                 cpu,
                 source: std::io::Error::other("the agent cannot see the process: share its pids"),
             })?;
-            steps.push(Step::PinThread { key, pid, thread, cpu });
+            steps.push(Step::PinThread {
+                key,
+                pid,
+                thread,
+                cpu,
+            });
         }
         self.run_plan(&steps)?;
-        if let Some(segment) =
-            self.lanes.get_mut(&key.lane).and_then(|r| r.segment_mut(key.role, key.number))
+        if let Some(segment) = self
+            .lanes
+            .get_mut(&key.lane)
+            .and_then(|r| r.segment_mut(key.role, key.number))
         {
             segment.peer = Some(peer);
         }
@@ -234,10 +281,22 @@ impl Controller {
 
     /// Shows an end that became live to its peer, and the peer to it.
     fn introduce(&mut self, key: SegmentKey) {
-        let Some(record) = self.lanes.get(&key.lane) else { return };
-        let to = |role, number| SegmentKey { lane: key.lane, role, number };
-        let consumer = record.consumer.as_ref().map(|segment| to(Role::Consumer, segment.number));
-        let producer = record.generations.last().map(|s| to(Role::Producer, s.number));
+        let Some(record) = self.lanes.get(&key.lane) else {
+            return;
+        };
+        let to = |role, number| SegmentKey {
+            lane: key.lane,
+            role,
+            number,
+        };
+        let consumer = record
+            .consumer
+            .as_ref()
+            .map(|segment| to(Role::Consumer, segment.number));
+        let producer = record
+            .generations
+            .last()
+            .map(|s| to(Role::Producer, s.number));
         match key.role {
             Role::Producer => {
                 if let Some(consumer) = consumer {
@@ -263,7 +322,9 @@ impl Controller {
 
     /// Tells `to` of the peer's segment `of`, if both are there.
     fn offer(&self, record: &LaneRecord, to: SegmentKey, of: SegmentKey) {
-        let Some(segment) = record.segment(of.role, of.number) else { return };
+        let Some(segment) = record.segment(of.role, of.number) else {
+            return;
+        };
         let announced = PeerSegment {
             generation: segment.number,
             nonce: segment.nonce.0,
@@ -271,7 +332,9 @@ impl Controller {
             size_bytes: segment.size_bytes,
         };
         // Not sealed yet, or lost with the agent before: it is offered when it turns up.
-        let Ok(fd) = self.world.for_reader(of) else { return };
+        let Ok(fd) = self.world.for_reader(of) else {
+            return;
+        };
         let frame = match of.role {
             Role::Producer => Frame::Generation(announced),
             Role::Consumer => Frame::Join(announced),
@@ -291,8 +354,12 @@ impl Controller {
     pub(super) fn gone(&mut self, key: SegmentKey) {
         let session = self.sessions.remove(&key);
         self.attempt(&Step::UnpinThread { key });
-        let Some(record) = self.lanes.get(&key.lane) else { return self.unquarantine(key.lane) };
-        let Some(segment) = record.segment(key.role, key.number) else { return };
+        let Some(record) = self.lanes.get(&key.lane) else {
+            return self.unquarantine(key.lane);
+        };
+        let Some(segment) = record.segment(key.role, key.number) else {
+            return;
+        };
         if segment.gone {
             return;
         }
@@ -311,18 +378,25 @@ impl Controller {
     /// The peer may have mapped the segment and never said so: nobody else may get it.
     fn handshake_failed(&mut self, key: SegmentKey) {
         self.attempt(&Step::DropSegment { key });
-        let Some(mut record) = self.lanes.get(&key.lane).cloned() else { return };
+        let Some(mut record) = self.lanes.get(&key.lane).cloned() else {
+            return;
+        };
         match key.role {
             Role::Consumer => record.consumer = None,
             Role::Producer => {
-                let start = record.generations.pop().map_or(record.released, |old| old.start);
+                let start = record
+                    .generations
+                    .pop()
+                    .map_or(record.released, |old| old.start);
                 match self.make_generation(&mut record, start) {
                     Ok(segment) => record.generations.push(segment),
                     // Somebody took the pages: the next producer tries again.
                     Err(error) => {
                         warn!(lane = %key.lane, %error, "no segment for the next producer");
                         let pages = record.placement.page_holding();
-                        let books = self.ledger.remove_pages(key.lane.0, PageState::Backed, pages);
+                        let books = self
+                            .ledger
+                            .remove_pages(key.lane.0, PageState::Backed, pages);
                         if let Err(error) = books {
                             error!(lane = %key.lane, %error, "the books do not balance");
                         }
@@ -340,29 +414,52 @@ impl Controller {
             let from = start.max(self.released(record));
             Some(self.world.producer_view(key)?.committed_end(from))
         });
-        let Some(record) = self.lanes.get_mut(&key.lane) else { return };
+        let Some(record) = self.lanes.get_mut(&key.lane) else {
+            return;
+        };
         if let Some(segment) = record.segment_mut(key.role, key.number) {
             (segment.gone, segment.end) = (true, end);
         }
         let consumer = record.consumer.as_ref().map(|segment| segment.number);
         if let (Some(end), Some(number)) = (end, consumer) {
-            let to = SegmentKey { lane: key.lane, role: Role::Consumer, number };
-            self.tell(to, (Frame::Ended { generation: key.number, end }, None));
+            let to = SegmentKey {
+                lane: key.lane,
+                role: Role::Consumer,
+                number,
+            };
+            self.tell(
+                to,
+                (
+                    Frame::Ended {
+                        generation: key.number,
+                        end,
+                    },
+                    None,
+                ),
+            );
         }
         self.wake_peer_of(key);
     }
 
     fn consumer_gone(&mut self, key: SegmentKey) {
-        let Some(record) = self.lanes.get(&key.lane) else { return };
+        let Some(record) = self.lanes.get(&key.lane) else {
+            return;
+        };
         let released = self.released(record);
         let producer = record.generations.last().map(|segment| segment.number);
-        let Some(record) = self.lanes.get_mut(&key.lane) else { return };
+        let Some(record) = self.lanes.get_mut(&key.lane) else {
+            return;
+        };
         record.released = released;
         if let Some(segment) = record.segment_mut(key.role, key.number) {
             segment.gone = true;
         }
         if let Some(number) = producer {
-            let to = SegmentKey { lane: key.lane, role: Role::Producer, number };
+            let to = SegmentKey {
+                lane: key.lane,
+                role: Role::Producer,
+                number,
+            };
             self.tell(to, (Frame::PeerGone, None));
         }
         self.wake_peer_of(key);
@@ -373,32 +470,48 @@ impl Controller {
     pub(super) fn released(&self, record: &LaneRecord) -> u64 {
         let view = record.consumer.as_ref().and_then(|segment| {
             let (role, number) = (Role::Consumer, segment.number);
-            self.world.consumer_view(SegmentKey { lane: record.id, role, number })
+            self.world.consumer_view(SegmentKey {
+                lane: record.id,
+                role,
+                number,
+            })
         });
-        let Some(view) = view else { return record.released };
+        let Some(view) = view else {
+            return record.released;
+        };
         let claimed = view.counters().position.max(record.released);
         claimed.min(self.committed(record))
     }
 
     /// Position after everything that was committed, over all open generations.
     fn committed(&self, record: &LaneRecord) -> u64 {
-        let Some(current) = record.generations.last() else { return u64::MAX };
+        let Some(current) = record.generations.last() else {
+            return u64::MAX;
+        };
         if let Some(end) = current.end {
             return end;
         }
         let (role, number) = (Role::Producer, current.number);
-        let view = self.world.producer_view(SegmentKey { lane: record.id, role, number });
+        let view = self.world.producer_view(SegmentKey {
+            lane: record.id,
+            role,
+            number,
+        });
         let hint = record.released.max(current.start);
         // Without the segment (an agent that restarted) there is nothing to compare with.
         view.map_or(u64::MAX, |view| view.committed_end(hint))
     }
 
     pub(super) fn drained(&mut self, key: SegmentKey, generation: u64) {
-        let Some(record) = self.lanes.get(&key.lane) else { return };
+        let Some(record) = self.lanes.get(&key.lane) else {
+            return;
+        };
         let current = record.generations.last().map(|segment| segment.number);
         let drained = key.role == Role::Consumer
             && current != Some(generation)
-            && record.segment(Role::Producer, generation).is_some_and(|s| s.end.is_some());
+            && record
+                .segment(Role::Producer, generation)
+                .is_some_and(|s| s.end.is_some());
         if drained {
             self.drop_generation(key.lane, generation);
             self.save_or_log(key.lane);
@@ -424,23 +537,34 @@ impl Controller {
 
     fn drop_generation(&mut self, id: LaneId, number: u64) {
         self.attempt(&Step::DropSegment {
-            key: SegmentKey { lane: id, role: Role::Producer, number },
+            key: SegmentKey {
+                lane: id,
+                role: Role::Producer,
+                number,
+            },
         });
-        let Some(record) = self.lanes.get_mut(&id) else { return };
+        let Some(record) = self.lanes.get_mut(&id) else {
+            return;
+        };
         let Some(index) = record.generations.iter().position(|s| s.number == number) else {
             return;
         };
         let segment = record.generations.remove(index);
         let count = PageCount::pages_for(segment.size_bytes, segment.page_size);
-        let pages =
-            PageHolding { node: record.placement.node, page_size: segment.page_size, count };
+        let pages = PageHolding {
+            node: record.placement.node,
+            page_size: segment.page_size,
+            count,
+        };
         if let Err(error) = self.ledger.remove_pages(id.0, PageState::Backed, pages) {
             error!(lane = %id, %error, "the books do not balance");
         }
     }
 
     pub(super) fn drifted(&mut self, key: SegmentKey, count: u64) {
-        let Some(record) = self.lanes.get_mut(&key.lane) else { return };
+        let Some(record) = self.lanes.get_mut(&key.lane) else {
+            return;
+        };
         let index = usize::from(key.role == Role::Consumer);
         record.drifts[index] = count;
         if count == 1 || count.is_multiple_of(3) {
@@ -459,19 +583,36 @@ impl Controller {
             resume_claim(&request.claim).ok_or(ControlError::TicketInvalid)?;
         let role = request.role;
         let key = SegmentKey { lane, role, number };
-        let not_found = || ControlError::NotFound { lane: lane.to_string() };
+        let not_found = || ControlError::NotFound {
+            lane: lane.to_string(),
+        };
         let record = self.lanes.get(&lane).ok_or_else(not_found)?;
-        let newest = record.newest(role).is_some_and(|segment| segment.number == number);
+        let newest = record
+            .newest(role)
+            .is_some_and(|segment| segment.number == number);
         let segment = record.segment(role, number).ok_or(ControlError::Fenced)?;
-        let same_uid = segment.peer.is_some_and(|peer| peer.uid == request.peer.uid);
+        let same_uid = segment
+            .peer
+            .is_some_and(|peer| peer.uid == request.peer.uid);
         if !newest || segment.gone || segment.token.0 != token || !same_uid {
             return Err(ControlError::Fenced);
         }
         self.adopt(key, fd)?;
         let events = request.events.clone();
         let peer = request.peer;
-        self.sessions.insert(key, Session { events, request, live: true });
-        if let Some(segment) = self.lanes.get_mut(&lane).and_then(|r| r.segment_mut(role, number)) {
+        self.sessions.insert(
+            key,
+            Session {
+                events,
+                request,
+                live: true,
+            },
+        );
+        if let Some(segment) = self
+            .lanes
+            .get_mut(&lane)
+            .and_then(|r| r.segment_mut(role, number))
+        {
             segment.peer = Some(peer);
         }
         self.save(lane, ChangeKind::Changed)?;
@@ -483,7 +624,9 @@ impl Controller {
     /// Takes a descriptor only if it is the very file that the journal names.
     fn adopt(&mut self, key: SegmentKey, fd: OwnedFd) -> Result<(), ControlError> {
         let record = self.lanes.get(&key.lane).ok_or(ControlError::Fenced)?;
-        let segment = record.segment(key.role, key.number).ok_or(ControlError::Fenced)?;
+        let segment = record
+            .segment(key.role, key.number)
+            .ok_or(ControlError::Fenced)?;
         let (found, _) = identify(&fd)?;
         if segment.file != Some((found.device, found.inode)) {
             return Err(ControlError::Fenced);
@@ -495,7 +638,11 @@ impl Controller {
     /// A resumed peer shows a segment that it reads: the agent can hand it out again, and judge
     /// where its dead producer stopped.
     pub(super) fn present(&mut self, key: SegmentKey, role: Role, number: u64, fd: OwnedFd) {
-        let shown = SegmentKey { lane: key.lane, role, number };
+        let shown = SegmentKey {
+            lane: key.lane,
+            role,
+            number,
+        };
         if let Err(error) = self.adopt(shown, fd) {
             warn!(lane = %key.lane, %role, number, %error, "a presented segment was refused");
             return;
@@ -512,7 +659,7 @@ impl Controller {
 
 /// The role as the wire names it.
 #[must_use]
-pub fn wire_role(role: Role) -> wire::Role {
+pub(super) fn wire_role(role: Role) -> wire::Role {
     match role {
         Role::Producer => wire::Role::Producer,
         Role::Consumer => wire::Role::Consumer,

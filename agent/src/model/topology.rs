@@ -151,6 +151,19 @@ impl CacheRelation {
     }
 }
 
+impl std::fmt::Display for CacheRelation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::SameCpu => "same cpu",
+            Self::SameCore => "same core",
+            Self::SameL2 => "same L2",
+            Self::SameL3 => "same L3",
+            Self::SameNode => "same node",
+            Self::OtherNode => "other node",
+        })
+    }
+}
+
 impl NumaNode {
     /// The pool of pages of this size, where the node has one.
     #[must_use]

@@ -48,12 +48,17 @@ fn host_thread(pid: i32, thread: u32) -> io::Result<Pid> {
     let wanted = thread.to_string();
     for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
         let entry = entry?;
-        let Ok(status) = fs::read_to_string(entry.path().join("status")) else { continue };
+        let Ok(status) = fs::read_to_string(entry.path().join("status")) else {
+            continue;
+        };
         let innermost = status
             .lines()
             .find_map(|line| line.strip_prefix("NSpid:"))
             .and_then(|numbers| numbers.split_whitespace().last());
-        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let number = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
         if let (true, Some(number)) = (innermost == Some(wanted.as_str()), number) {
             return Ok(Pid::from_raw(number));
         }

@@ -5,11 +5,11 @@ use std::collections::hash_map::Entry;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use laneway_shm::SegmentError;
 use laneway_shm::geometry::Geometry;
 use laneway_shm::layout::Header;
 use laneway_shm::memfd::{Draft, Segment, identify};
 use laneway_shm::observer::{ConsumerView, ProducerView};
-use laneway_shm::SegmentError;
 
 use super::cpu::Threads;
 use super::{Outcome, Provisioner, StepError};
@@ -64,7 +64,13 @@ impl World {
 impl Provisioner for World {
     fn run(&mut self, step: &Step) -> Result<Outcome, StepError> {
         match step {
-            Step::CreateSegment { key, header, page_size, node, words } => {
+            Step::CreateSegment {
+                key,
+                header,
+                page_size,
+                node,
+                words,
+            } => {
                 let draft = Draft::create(*header, page_size.bytes(), *node).map_err(shortage)?;
                 for (offset, value) in words {
                     draft.set_word(*offset, *value)?;
@@ -80,9 +86,19 @@ impl Provisioner for World {
                 self.sealed.remove(key);
                 Ok(Outcome::Done)
             }
-            Step::PinThread { key, pid, thread, cpu } => {
+            Step::PinThread {
+                key,
+                pid,
+                thread,
+                cpu,
+            } => {
                 let (pid, thread, cpu) = (*pid, *thread, *cpu);
-                let pin = |source| StepError::Pin { pid, thread, cpu, source };
+                let pin = |source| StepError::Pin {
+                    pid,
+                    thread,
+                    cpu,
+                    source,
+                };
                 self.threads.pin(*key, pid, thread, cpu).map_err(pin)?;
                 Ok(Outcome::Done)
             }
@@ -134,6 +150,9 @@ fn shortage(error: SegmentError) -> StepError {
 
 fn duplicate(fd: impl AsFd) -> Result<OwnedFd, StepError> {
     fd.as_fd().try_clone_to_owned().map_err(|source| {
-        StepError::Segment(SegmentError::Os { call: "fcntl(F_DUPFD_CLOEXEC)", source })
+        StepError::Segment(SegmentError::Os {
+            call: "fcntl(F_DUPFD_CLOEXEC)",
+            source,
+        })
     })
 }

@@ -1,0 +1,359 @@
+//! `laneway lane …`: the lane service from the shell.
+
+use std::error::Error;
+
+use clap::{Args, Subcommand, ValueEnum};
+use laneway_proto::v1;
+use laneway_proto::v1::lane_service_client::LaneServiceClient;
+use tonic::transport::Channel;
+
+use super::client::{block_on, lanes, refused};
+use super::{CliResult, Output, output};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum LaneCommand {
+    /// Make a lane and print a ticket for each end
+    Create(Box<CreateArgs>),
+    /// Show one lane
+    Get {
+        /// Name or id
+        lane: String,
+    },
+    /// Show all lanes
+    List {
+        /// Only this tenant's
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+    /// Show every change until interrupted
+    Watch {
+        /// Resume after this revision
+        #[arg(long, default_value_t = 0)]
+        start_revision: u64,
+    },
+    /// End a lane
+    Delete {
+        /// Name or id
+        lane: String,
+    },
+    /// Print a new one-time ticket for an end
+    Ticket {
+        /// Name or id
+        lane: String,
+        /// The end
+        role: RoleArg,
+        /// Lifetime in milliseconds
+        #[arg(long, default_value_t = 60_000)]
+        ttl_ms: u32,
+    },
+}
+
+/// Make a lane and print a ticket for each end.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  laneway lane create orders --slot-size 56 --slots 1024
+  laneway lane create frames --slot-size 65528 --slots 64 --page-size 2MiB --require-page-size
+  laneway lane create ticks --exclusive --wait spin --relation same-l3
+  laneway lane create logs --wait park --pinning none --producer-uid 1001 --consumer-uid 1002")]
+pub(super) struct CreateArgs {
+    /// Name, unique on the node: a-z, 0-9 and '-'
+    name: String,
+    /// Payload of one slot in bytes; 56 makes a slot of one cache line
+    #[arg(long, default_value_t = 56)]
+    slot_size: u32,
+    /// Slots, a power of two
+    #[arg(long, default_value_t = 1024)]
+    slots: u32,
+    /// Pages: 4KiB, 2MiB or 1GiB; default the best that can be had
+    #[arg(long, value_parser = page_size)]
+    page_size: Option<u64>,
+    /// Refuse rather than step down to smaller pages
+    #[arg(long, requires = "page_size")]
+    require_page_size: bool,
+    /// How the ends wait for each other
+    #[arg(long, value_enum, default_value = "spin")]
+    wait: WaitArg,
+    /// Who pays; default the first tenant of the configuration
+    #[arg(long)]
+    tenant: Option<String>,
+    /// Who pins the ends' threads
+    #[arg(long, value_enum, default_value = "self")]
+    pinning: PinningArg,
+    /// Nobody else's lane on these physical cores
+    #[arg(long)]
+    exclusive: bool,
+    /// The producer's cpu
+    #[arg(long, value_name = "CPU")]
+    producer_cpu: Option<u32>,
+    /// The consumer's cpu
+    #[arg(long, value_name = "CPU")]
+    consumer_cpu: Option<u32>,
+    /// Cpus the producer may get, such as 0-3,8
+    #[arg(long, value_name = "LIST", default_value = "")]
+    producer_cpus: String,
+    /// Cpus the consumer may get, such as 0-3,8
+    #[arg(long, value_name = "LIST", default_value = "")]
+    consumer_cpus: String,
+    /// Refuse cores below this grade
+    #[arg(long, value_enum)]
+    min_grade: Option<GradeArg>,
+    /// NUMA node of the memory
+    #[arg(long)]
+    node: Option<u32>,
+    /// How near the two cores must be
+    #[arg(long, value_enum, default_value = "any")]
+    relation: RelationArg,
+    /// User that may attach the producer by name; may be repeated
+    #[arg(long, value_name = "UID")]
+    producer_uid: Vec<u32>,
+    /// User that may attach the consumer by name; may be repeated
+    #[arg(long, value_name = "UID")]
+    consumer_uid: Vec<u32>,
+    /// Group that may attach the producer by name; may be repeated
+    #[arg(long, value_name = "GID")]
+    producer_gid: Vec<u32>,
+    /// Group that may attach the consumer by name; may be repeated
+    #[arg(long, value_name = "GID")]
+    consumer_gid: Vec<u32>,
+    /// Say what would happen, change nothing
+    #[arg(long)]
+    validate_only: bool,
+    /// Repeating the command with the same id repeats the answer
+    #[arg(long, default_value = "")]
+    request_id: String,
+}
+
+/// An end of a lane.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum RoleArg {
+    Producer,
+    Consumer,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum WaitArg {
+    Spin,
+    Park,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum PinningArg {
+    None,
+    #[value(name = "self")]
+    Own,
+    Enforce,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum GradeArg {
+    A,
+    B,
+    C,
+    D,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum RelationArg {
+    Any,
+    SameNode,
+    SameL3,
+}
+
+/// A page size as people write it.
+fn page_size(text: &str) -> Result<u64, String> {
+    match text {
+        "4KiB" => Ok(4096),
+        "2MiB" => Ok(2 << 20),
+        "1GiB" => Ok(1 << 30),
+        _ => Err("expected 4KiB, 2MiB or 1GiB".to_owned()),
+    }
+}
+
+pub(super) fn run(command: LaneCommand, socket: &str, form: Output) -> CliResult {
+    block_on(async {
+        let mut client = lanes(socket).await?;
+        match command {
+            LaneCommand::Create(args) => create(&mut client, *args, form).await,
+            LaneCommand::Get { lane } => {
+                let request = v1::GetLaneRequest { lane };
+                let answer = client
+                    .get_lane(request)
+                    .await
+                    .map_err(refused)?
+                    .into_inner();
+                output::lane(&answer.lane.unwrap_or_default(), form)
+            }
+            LaneCommand::List { tenant } => list(&mut client, tenant, form).await,
+            LaneCommand::Watch { start_revision } => watch(&mut client, start_revision, form).await,
+            LaneCommand::Delete { lane } => {
+                let request = v1::DeleteLaneRequest {
+                    lane,
+                    ..v1::DeleteLaneRequest::default()
+                };
+                let answer = client
+                    .delete_lane(request)
+                    .await
+                    .map_err(refused)?
+                    .into_inner();
+                output::deleted(&answer.lane.unwrap_or_default(), form)
+            }
+            LaneCommand::Ticket { lane, role, ttl_ms } => {
+                let ticket = ticket(&mut client, &lane, role, ttl_ms).await?;
+                output::ticket(&ticket, form)
+            }
+        }
+    })
+}
+
+async fn create(
+    client: &mut LaneServiceClient<Channel>,
+    args: CreateArgs,
+    form: Output,
+) -> CliResult {
+    let validate_only = args.validate_only;
+    let request = v1::CreateLaneRequest {
+        request_id: args.request_id.clone(),
+        validate_only,
+        spec: Some(spec(args)),
+    };
+    let answer = client
+        .create_lane(request)
+        .await
+        .map_err(refused)?
+        .into_inner();
+    let lane = answer.lane.unwrap_or_default();
+    if validate_only {
+        return output::lane(&lane, form);
+    }
+    let producer = ticket(client, &lane.id, RoleArg::Producer, 600_000).await?;
+    let consumer = ticket(client, &lane.id, RoleArg::Consumer, 600_000).await?;
+    output::created(&lane, &producer, &consumer, form)
+}
+
+fn spec(args: CreateArgs) -> v1::LaneSpec {
+    let pinning = match args.pinning {
+        PinningArg::None => v1::Pinning::None,
+        PinningArg::Own => v1::Pinning::Self_,
+        PinningArg::Enforce => v1::Pinning::Enforce,
+    };
+    let grade = match args.min_grade {
+        None => v1::Grade::Unspecified,
+        Some(GradeArg::A) => v1::Grade::A,
+        Some(GradeArg::B) => v1::Grade::B,
+        Some(GradeArg::C) => v1::Grade::C,
+        Some(GradeArg::D) => v1::Grade::D,
+    };
+    let end = |cpu, allowed_cpus, uids, gids| v1::EndSpec {
+        pinning: pinning.into(),
+        exclusive: args.exclusive,
+        cpu,
+        allowed_cpus,
+        min_grade: grade.into(),
+        uids,
+        gids,
+    };
+    let wait = match args.wait {
+        WaitArg::Spin => v1::WaitMode::Spin,
+        WaitArg::Park => v1::WaitMode::Park,
+    };
+    let relation = match args.relation {
+        RelationArg::Any => v1::CacheRelation::Any,
+        RelationArg::SameNode => v1::CacheRelation::SameNode,
+        RelationArg::SameL3 => v1::CacheRelation::SameL3,
+    };
+    v1::LaneSpec {
+        name: args.name,
+        tenant: args.tenant.unwrap_or_default(),
+        geometry: Some(v1::Geometry {
+            slot_payload_bytes: args.slot_size,
+            slot_count: args.slots,
+        }),
+        pages: Some(v1::PageRequest {
+            page_size_bytes: args.page_size.unwrap_or(0),
+            require: args.require_page_size,
+        }),
+        wait: wait.into(),
+        producer: Some(end(
+            args.producer_cpu,
+            args.producer_cpus,
+            args.producer_uid,
+            args.producer_gid,
+        )),
+        consumer: Some(end(
+            args.consumer_cpu,
+            args.consumer_cpus,
+            args.consumer_uid,
+            args.consumer_gid,
+        )),
+        numa_node: args.node,
+        relation: relation.into(),
+        shape: v1::Shape::Spsc.into(),
+    }
+}
+
+async fn ticket(
+    client: &mut LaneServiceClient<Channel>,
+    lane: &str,
+    role: RoleArg,
+    ttl_ms: u32,
+) -> Result<v1::IssueTicketResponse, Box<dyn Error>> {
+    let role = match role {
+        RoleArg::Producer => v1::Role::Producer,
+        RoleArg::Consumer => v1::Role::Consumer,
+    };
+    let request = v1::IssueTicketRequest {
+        request_id: String::new(),
+        lane: lane.to_owned(),
+        role: role.into(),
+        ttl_ms,
+    };
+    Ok(client
+        .issue_ticket(request)
+        .await
+        .map_err(refused)?
+        .into_inner())
+}
+
+async fn list(
+    client: &mut LaneServiceClient<Channel>,
+    tenant: Option<String>,
+    form: Output,
+) -> CliResult {
+    let mut all = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let tenant = tenant.clone().unwrap_or_default();
+        let request = v1::ListLanesRequest {
+            page_size: 1000,
+            page_token,
+            tenant,
+        };
+        let page = client
+            .list_lanes(request)
+            .await
+            .map_err(refused)?
+            .into_inner();
+        all.extend(page.lanes);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return output::lanes(&all, form);
+        }
+    }
+}
+
+async fn watch(
+    client: &mut LaneServiceClient<Channel>,
+    start_revision: u64,
+    form: Output,
+) -> CliResult {
+    let request = v1::WatchLanesRequest { start_revision };
+    let mut stream = client
+        .watch_lanes(request)
+        .await
+        .map_err(refused)?
+        .into_inner();
+    while let Some(change) = stream.message().await.map_err(refused)? {
+        output::change(&change, form)?;
+    }
+    Ok(())
+}

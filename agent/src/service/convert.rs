@@ -1,0 +1,396 @@
+//! Messages to values and back: the only file that names both.
+//!
+//! Every field is checked where it enters. A field whose feature does not exist yet is refused.
+
+use std::collections::HashMap;
+use std::time::{Duration, UNIX_EPOCH};
+
+use laneway_proto::v1;
+use laneway_shm::observer::Counters;
+use prost_types::Timestamp;
+
+use super::status::BadField;
+use crate::ledger::Role;
+use crate::model::capacity::{CpuSet, PageSize};
+use crate::model::id::Name;
+use crate::model::lane::{EndSpec, LaneSpec, Pinning, SegmentRecord};
+use crate::placement::{CacheRelationRule, EndPlacement, Grade};
+use crate::registry::LaneView;
+
+/// User and group ids that one end may list: a record must stay small.
+const IDS_MAX: usize = 64;
+/// Characters of a request id.
+const REQUEST_ID_MAX: usize = 64;
+
+/// A request id, as a caller may choose it.
+pub(super) fn request_id(id: &str) -> Result<String, BadField> {
+    if id.len() > REQUEST_ID_MAX || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let allowed = "must be at most 64 printable ASCII characters without spaces";
+        return Err(BadField::new("request_id", allowed));
+    }
+    Ok(id.to_owned())
+}
+
+/// A lane's specification. `tenant` is the default tenant.
+pub(super) fn spec(spec: Option<v1::LaneSpec>, tenant: &Name) -> Result<LaneSpec, BadField> {
+    let spec = spec.ok_or_else(|| BadField::new("spec", "is required"))?;
+    shape(spec.shape)?;
+    let geometry = spec
+        .geometry
+        .ok_or_else(|| BadField::new("spec.geometry", "is required"))?;
+    let pages = spec.pages.unwrap_or_default();
+    let checked = LaneSpec {
+        name: name("spec.name", &spec.name)?,
+        tenant: if spec.tenant.is_empty() {
+            tenant.clone()
+        } else {
+            name("spec.tenant", &spec.tenant)?
+        },
+        slot_payload_bytes: geometry.slot_payload_bytes,
+        slot_count: geometry.slot_count,
+        page_size: page_size(pages.page_size_bytes)?,
+        page_required: pages.require,
+        park: wait(spec.wait)?,
+        producer: end("spec.producer", spec.producer.unwrap_or_default())?,
+        consumer: end("spec.consumer", spec.consumer.unwrap_or_default())?,
+        numa_node: spec.numa_node,
+        relation: relation(spec.relation)?,
+    };
+    if checked.page_required && checked.page_size.is_none() {
+        return Err(BadField::new(
+            "spec.pages.require",
+            "needs spec.pages.page_size_bytes",
+        ));
+    }
+    match checked.geometry() {
+        Ok(_) => Ok(checked),
+        Err(laneway_shm::SegmentError::Geometry {
+            field,
+            found,
+            allowed,
+        }) => {
+            let description = format!("is {found}, allowed is {allowed}");
+            Err(BadField::new(format!("spec.geometry.{field}"), description))
+        }
+        Err(other) => Err(BadField::new("spec.geometry", other.to_string())),
+    }
+}
+
+fn name(field: &str, text: &str) -> Result<Name, BadField> {
+    Name::parse(text).map_err(|error| BadField::new(field, error.to_string()))
+}
+
+fn page_size(bytes: u64) -> Result<Option<PageSize>, BadField> {
+    match bytes {
+        0 => Ok(None),
+        bytes => PageSize::from_bytes(bytes)
+            .map(Some)
+            .map_err(|error| BadField::new("spec.pages.page_size_bytes", error.to_string())),
+    }
+}
+
+fn shape(shape: i32) -> Result<(), BadField> {
+    let field = "spec.shape";
+    match v1::Shape::try_from(shape) {
+        Ok(v1::Shape::Unspecified | v1::Shape::Spsc) => Ok(()),
+        Ok(v1::Shape::Broadcast) => Err(BadField::unimplemented(
+            field,
+            "SHAPE_BROADCAST does not exist in this version",
+        )),
+        Err(_) => Err(unknown(field, shape)),
+    }
+}
+
+fn wait(mode: i32) -> Result<bool, BadField> {
+    match v1::WaitMode::try_from(mode) {
+        Ok(v1::WaitMode::Unspecified | v1::WaitMode::Spin) => Ok(false),
+        Ok(v1::WaitMode::Park) => Ok(true),
+        Err(_) => Err(unknown("spec.wait", mode)),
+    }
+}
+
+fn relation(relation: i32) -> Result<CacheRelationRule, BadField> {
+    match v1::CacheRelation::try_from(relation) {
+        Ok(v1::CacheRelation::Unspecified | v1::CacheRelation::Any) => Ok(CacheRelationRule::Any),
+        Ok(v1::CacheRelation::SameNode) => Ok(CacheRelationRule::SameNode),
+        Ok(v1::CacheRelation::SameL3) => Ok(CacheRelationRule::SameL3),
+        Err(_) => Err(unknown("spec.relation", relation)),
+    }
+}
+
+fn unknown(field: &str, value: i32) -> BadField {
+    BadField::new(field, format!("has the unknown value {value}"))
+}
+
+fn end(path: &str, end: v1::EndSpec) -> Result<EndSpec, BadField> {
+    let at = |field: &str| format!("{path}.{field}");
+    for (field, ids) in [("uids", &end.uids), ("gids", &end.gids)] {
+        if ids.len() > IDS_MAX {
+            let description = format!("has {} entries, at most {IDS_MAX} are allowed", ids.len());
+            return Err(BadField::new(at(field), description));
+        }
+    }
+    let pinning = match v1::Pinning::try_from(end.pinning) {
+        Ok(v1::Pinning::Unspecified | v1::Pinning::Self_) => Pinning::Own,
+        Ok(v1::Pinning::None) => Pinning::None,
+        Ok(v1::Pinning::Enforce) => Pinning::Enforce,
+        Err(_) => return Err(unknown(&at("pinning"), end.pinning)),
+    };
+    let allowed = match end.allowed_cpus.as_str() {
+        "" => None,
+        text => Some(cpu_list(&at("allowed_cpus"), text)?),
+    };
+    let min_grade = grade(&at("min_grade"), end.min_grade)?;
+    let wants_core =
+        end.exclusive || end.cpu.is_some() || min_grade.is_some_and(|grade| grade != Grade::D);
+    if pinning == Pinning::None && wants_core {
+        let description = "is PINNING_NONE, but exclusive, cpu or min_grade ask for a core";
+        return Err(BadField::new(at("pinning"), description));
+    }
+    if let Some(cpu) = end.cpu.filter(|cpu| *cpu >= CpuSet::ID_LIMIT) {
+        let description = format!("is {cpu}, allowed is 0 to {}", CpuSet::ID_LIMIT - 1);
+        return Err(BadField::new(at("cpu"), description));
+    }
+    Ok(EndSpec {
+        pinning,
+        exclusive: end.exclusive,
+        cpu: end.cpu,
+        allowed,
+        min_grade,
+        uids: end.uids,
+        gids: end.gids,
+    })
+}
+
+fn cpu_list(field: &str, text: &str) -> Result<CpuSet, BadField> {
+    if text.len() > 1024 {
+        let description = format!("has {} characters, at most 1024 are allowed", text.len());
+        return Err(BadField::new(field, description));
+    }
+    let parsed = text
+        .parse::<CpuSet>()
+        .map_err(|error| BadField::new(field, error.to_string()))?;
+    if parsed.is_empty() {
+        return Err(BadField::new(field, "names no cpu"));
+    }
+    Ok(parsed)
+}
+
+fn grade(field: &str, grade: i32) -> Result<Option<Grade>, BadField> {
+    Ok(match v1::Grade::try_from(grade) {
+        Ok(v1::Grade::Unspecified) => None,
+        Ok(v1::Grade::A) => Some(Grade::A),
+        Ok(v1::Grade::B) => Some(Grade::B),
+        Ok(v1::Grade::C) => Some(Grade::C),
+        Ok(v1::Grade::D) => Some(Grade::D),
+        Err(_) => return Err(unknown(field, grade)),
+    })
+}
+
+/// A role; both ends must be named.
+pub(super) fn role(role: i32) -> Result<Role, BadField> {
+    match v1::Role::try_from(role) {
+        Ok(v1::Role::Producer) => Ok(Role::Producer),
+        Ok(v1::Role::Consumer) => Ok(Role::Consumer),
+        Ok(v1::Role::Unspecified) => Err(BadField::new("role", "is required")),
+        Err(_) => Err(unknown("role", role)),
+    }
+}
+
+/// A lane as callers see it.
+#[must_use]
+pub fn lane_to_proto(view: &LaneView) -> v1::Lane {
+    let record = &view.record;
+    let producer = view
+        .producer
+        .as_ref()
+        .map(|view| view.counters())
+        .unwrap_or_default();
+    let consumer = view
+        .consumer
+        .as_ref()
+        .map(|view| view.counters())
+        .unwrap_or_default();
+    let ends = [
+        (Role::Producer, &record.placement.producer, producer),
+        (Role::Consumer, &record.placement.consumer, consumer),
+    ];
+    let [producer_status, consumer_status] =
+        ends.map(|(role, placed, counters)| end_to_proto(view, role, placed, counters));
+    v1::Lane {
+        id: record.id.to_string(),
+        spec: Some(spec_to_proto(&record.spec)),
+        placement: Some(placement_to_proto(view)),
+        producer: Some(producer_status),
+        consumer: Some(consumer_status),
+        generation: record.generation,
+        lag_slots: producer
+            .position
+            .saturating_sub(consumer.position.max(record.released)),
+        open_generations: u32::try_from(record.generations.len()).unwrap_or(u32::MAX),
+        revision: record.revision,
+        create_time: Some(timestamp(record.created_ms)),
+    }
+}
+
+/// Milliseconds since 1970 as a timestamp.
+pub(super) fn timestamp(ms: u64) -> Timestamp {
+    Timestamp::from(UNIX_EPOCH + Duration::from_millis(ms))
+}
+
+fn spec_to_proto(spec: &LaneSpec) -> v1::LaneSpec {
+    let relation = match spec.relation {
+        CacheRelationRule::Any => v1::CacheRelation::Any,
+        CacheRelationRule::SameL3 => v1::CacheRelation::SameL3,
+        CacheRelationRule::SameNode => v1::CacheRelation::SameNode,
+    };
+    let wait = if spec.park {
+        v1::WaitMode::Park
+    } else {
+        v1::WaitMode::Spin
+    };
+    v1::LaneSpec {
+        name: spec.name.to_string(),
+        tenant: spec.tenant.to_string(),
+        geometry: Some(v1::Geometry {
+            slot_payload_bytes: spec.slot_payload_bytes,
+            slot_count: spec.slot_count,
+        }),
+        pages: Some(v1::PageRequest {
+            page_size_bytes: spec.page_size.map_or(0, PageSize::bytes),
+            require: spec.page_required,
+        }),
+        wait: wait.into(),
+        producer: Some(end_spec_to_proto(&spec.producer)),
+        consumer: Some(end_spec_to_proto(&spec.consumer)),
+        numa_node: spec.numa_node,
+        relation: relation.into(),
+        shape: v1::Shape::Spsc.into(),
+    }
+}
+
+fn end_spec_to_proto(spec: &EndSpec) -> v1::EndSpec {
+    v1::EndSpec {
+        pinning: pinning_to_proto(spec.pinning).into(),
+        exclusive: spec.exclusive,
+        cpu: spec.cpu,
+        allowed_cpus: spec
+            .allowed
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        min_grade: spec
+            .min_grade
+            .map_or(v1::Grade::Unspecified, grade_to_proto)
+            .into(),
+        uids: spec.uids.clone(),
+        gids: spec.gids.clone(),
+    }
+}
+
+fn pinning_to_proto(pinning: Pinning) -> v1::Pinning {
+    match pinning {
+        Pinning::None => v1::Pinning::None,
+        Pinning::Own => v1::Pinning::Self_,
+        Pinning::Enforce => v1::Pinning::Enforce,
+    }
+}
+
+fn grade_to_proto(grade: Grade) -> v1::Grade {
+    match grade {
+        Grade::A => v1::Grade::A,
+        Grade::B => v1::Grade::B,
+        Grade::C => v1::Grade::C,
+        Grade::D => v1::Grade::D,
+    }
+}
+
+fn placement_to_proto(view: &LaneView) -> v1::Placement {
+    let record = &view.record;
+    let placed = &record.placement;
+    let considered = placed.steps_down.iter().map(|step| v1::StepDown {
+        page_size_bytes: step.page_size.bytes(),
+        reason: step.to_string(),
+    });
+    let refused = record.refused_pages.iter().map(|(size, why)| v1::StepDown {
+        page_size_bytes: size.bytes(),
+        reason: why.clone(),
+    });
+    let segment_bytes = record
+        .generations
+        .last()
+        .map_or(0, |segment| segment.size_bytes);
+    v1::Placement {
+        numa_node: placed.node,
+        page_size_bytes: placed.page_size.bytes(),
+        page_count: placed.page_count.get(),
+        segment_bytes,
+        steps_down: refused.chain(considered).collect(),
+        bound: record.bound,
+        actual_numa_node: view.producer.as_ref().and_then(|view| view.numa_node()),
+        relation: placed
+            .relation
+            .map(|relation| relation.to_string())
+            .unwrap_or_default(),
+        score: placed.score.clone(),
+        proof: format!("{:?}", placed.proof).to_lowercase(),
+    }
+}
+
+fn end_to_proto(
+    view: &LaneView,
+    role: Role,
+    placed: &EndPlacement,
+    counters: Counters,
+) -> v1::EndStatus {
+    use v1::end_status::State;
+    let record = &view.record;
+    let connected = view.connected[usize::from(role == Role::Consumer)];
+    let segment = record.newest(role);
+    let state = match segment {
+        Some(segment) if segment.gone => State::Gone,
+        Some(segment) if segment.peer.is_some() && connected => State::Live,
+        Some(segment) if segment.peer.is_some() => State::Unconfirmed,
+        // A fresh generation waits: whether there was an owner before, the count tells.
+        Some(segment) if segment.number > 1 => State::Gone,
+        _ => State::Absent,
+    };
+    let peer = segment
+        .filter(|s| SegmentRecord::is_held(s))
+        .and_then(|s| s.peer);
+    let incarnation = match role {
+        Role::Producer => record.generation,
+        Role::Consumer => record.incarnation,
+    };
+    v1::EndStatus {
+        state: state.into(),
+        cpu: placed.cpu,
+        grade: grade_to_proto(placed.grade).into(),
+        facts: facts_to_proto(placed),
+        pinning: pinning_to_proto(record.spec.end(role).pinning).into(),
+        drifts: record.drifts[usize::from(role == Role::Consumer)],
+        uid: peer.map(|peer| peer.uid),
+        pid: peer.and_then(|peer| u32::try_from(peer.process?.0).ok()),
+        incarnation,
+        counters: Some(v1::Counters {
+            position: counters.position,
+            messages: counters.messages,
+            bytes: counters.bytes,
+            waits: counters.waits,
+        }),
+    }
+}
+
+fn facts_to_proto(placed: &EndPlacement) -> HashMap<String, String> {
+    let facts = &placed.facts;
+    [
+        ("exclusive", facts.exclusive.to_string()),
+        ("isolated", facts.isolated.to_string()),
+        ("nohz_full", facts.nohz_full.to_string()),
+        ("smt_sibling_idle", facts.smt_sibling_idle.to_string()),
+        ("same_core_as_peer", facts.same_core_as_peer.to_string()),
+        ("co_holders", facts.co_holders.to_string()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
+}

@@ -1,0 +1,108 @@
+//! NodeService: the topology, the pools and what this node can do, from snapshots.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use laneway_proto::v1;
+use laneway_proto::v1::node_service_server::NodeService;
+use tonic::{Request, Response, Status};
+
+use super::status::refusal;
+use crate::doctor::Finding;
+use crate::model::capacity::PageSize;
+use crate::provision::pools::added_to;
+use crate::registry::Registry;
+use crate::sysfs;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub(super) registry: Arc<Registry>,
+    pub(super) sys_root: PathBuf,
+    pub(super) findings: Arc<Vec<Finding>>,
+}
+
+#[tonic::async_trait]
+impl NodeService for Node {
+    async fn get_topology(
+        &self,
+        _: Request<v1::GetTopologyRequest>,
+    ) -> Result<Response<v1::GetTopologyResponse>, Status> {
+        let snapshot = self.registry.snapshot();
+        let nodes = snapshot.topology.nodes.iter().map(|node| v1::NumaNode {
+            id: node.id,
+            cpus: node.cpus.clone(),
+            distances: node.distance.clone().into_iter().collect(),
+            memory_total_bytes: node.memory_total_bytes,
+        });
+        let holders = |cpu| snapshot.ledger.cpu_holders(cpu).len();
+        let cpus = snapshot.topology.cpus.iter().map(|cpu| v1::Cpu {
+            id: cpu.id,
+            package: cpu.package,
+            core: cpu.core,
+            node: cpu.node,
+            l2: cpu.l2,
+            l3: cpu.l3,
+            isolated: cpu.isolated,
+            nohz_full: cpu.nohz_full,
+            holders: u32::try_from(holders(cpu.id)).unwrap_or(u32::MAX),
+        });
+        let (nodes, cpus) = (nodes.collect(), cpus.collect());
+        Ok(Response::new(v1::GetTopologyResponse { nodes, cpus }))
+    }
+
+    async fn get_pools(
+        &self,
+        _: Request<v1::GetPoolsRequest>,
+    ) -> Result<Response<v1::GetPoolsResponse>, Status> {
+        let snapshot = self.registry.snapshot();
+        let memory = sysfs::read_pools(&self.sys_root).map_err(|error| {
+            refusal("SEGMENT_REFUSED", format!("pools cannot be read: {error}"))
+        })?;
+        let mut topology = (*snapshot.topology).clone();
+        topology.refresh(&memory);
+        let mut pools = Vec::new();
+        for node in &topology.nodes {
+            for pool in &node.pools {
+                let usage = snapshot.ledger.pool_usage(node.id, pool.page_size);
+                pools.push(v1::PagePool {
+                    numa_node: node.id,
+                    page_size_bytes: pool.page_size.bytes(),
+                    total_pages: pool.total.get(),
+                    free_pages: pool.available().get(),
+                    lane_pages: usage.backed.get() + usage.promised.get(),
+                    quarantined_pages: usage.quarantined.get(),
+                    added_pages: added_to(&snapshot.added, node.id, pool.page_size),
+                });
+            }
+            let small = snapshot.ledger.pool_usage(node.id, PageSize::BASE_4K);
+            pools.push(v1::PagePool {
+                numa_node: node.id,
+                page_size_bytes: PageSize::BASE_4K.bytes(),
+                total_pages: node.memory_total_bytes / PageSize::BASE_4K.bytes(),
+                free_pages: node.memory_free_bytes / PageSize::BASE_4K.bytes(),
+                lane_pages: small.backed.get() + small.promised.get(),
+                quarantined_pages: small.quarantined.get(),
+                added_pages: 0,
+            });
+        }
+        Ok(Response::new(v1::GetPoolsResponse { pools }))
+    }
+
+    async fn get_capabilities(
+        &self,
+        _: Request<v1::GetCapabilitiesRequest>,
+    ) -> Result<Response<v1::GetCapabilitiesResponse>, Status> {
+        let capabilities = self.findings.iter().map(|finding| v1::Capability {
+            name: finding.name.to_owned(),
+            available: finding.works,
+            detail: finding.detail(),
+        });
+        let format_major = laneway_shm::layout::VERSION >> 32;
+        Ok(Response::new(v1::GetCapabilitiesResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            format_major: u32::try_from(format_major).unwrap_or(0),
+            capabilities: capabilities.collect(),
+        }))
+    }
+}

@@ -1,0 +1,263 @@
+//! The control sockets: accept loops, limits, health, reflection, shutdown.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use laneway_proto::v1::lane_service_server::LaneServiceServer;
+use laneway_proto::v1::node_service_server::NodeServiceServer;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Server;
+use tonic::transport::server::Router;
+use tracing::warn;
+
+use super::lane_service::Lanes;
+use super::node_service::Node;
+use crate::attach::listener::remove_stale;
+use crate::config::Config;
+use crate::controller::Handle;
+use crate::doctor::Finding;
+use crate::registry::Registry;
+
+/// Largest request, in bytes: a lane's specification with every list full is below 4 KiB.
+const REQUEST_MAX: usize = 64 << 10;
+/// Largest answer, in bytes: a page of a thousand lanes.
+const RESPONSE_MAX: usize = 8 << 20;
+/// Streams of one connection.
+const STREAMS_MAX: u32 = 32;
+/// A request is answered within this time, or refused.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// Pause after the kernel refused a connection for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the services need.
+#[derive(Clone, Debug)]
+pub struct Services {
+    /// The actor.
+    pub controller: Handle,
+    /// The readers' side.
+    pub registry: Arc<Registry>,
+    /// What this node can do.
+    pub findings: Arc<Vec<Finding>>,
+}
+
+/// The bound Unix socket and, if asked for, the TCP listener.
+#[derive(Debug)]
+pub struct Control {
+    unix: UnixListener,
+    tcp: Option<TcpListener>,
+    path: PathBuf,
+    connections: Arc<Semaphore>,
+}
+
+impl Control {
+    /// Binds the sockets.
+    ///
+    /// # Errors
+    /// The kernel's word, for instance for a port that is taken.
+    pub async fn bind(config: &Config) -> io::Result<Self> {
+        let path = config.control_socket();
+        remove_stale(&path)?;
+        let unix = UnixListener::bind(&path)?;
+        fs::set_permissions(&path, Permissions::from_mode(config.agent.control_mode))?;
+        let tcp = match config.agent.listen_tcp {
+            Some(address) => Some(TcpListener::bind(address).await?),
+            None => None,
+        };
+        let connections = Arc::new(Semaphore::new(config.limits.control_connections as usize));
+        Ok(Self {
+            unix,
+            tcp,
+            path,
+            connections,
+        })
+    }
+
+    /// Serves until `stop` turns true.
+    ///
+    /// # Errors
+    /// The server could not be built or failed.
+    pub async fn serve(
+        self,
+        config: &Config,
+        services: Services,
+        stop: watch::Receiver<bool>,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let router = router(config, services).await?;
+        let (sender, connections) = tokio::sync::mpsc::channel(16);
+        let permits = Arc::clone(&self.connections);
+        let unix = self.unix;
+        let to = sender.clone();
+        tokio::spawn(async move {
+            loop {
+                let permit = Arc::clone(&permits).acquire_owned().await;
+                let accepted = unix.accept().await.map(|(stream, _)| Stream::Unix(stream));
+                if !pass_on(accepted, permit.ok(), &to).await {
+                    return;
+                }
+            }
+        });
+        if let Some(tcp) = self.tcp {
+            let permits = self.connections;
+            tokio::spawn(async move {
+                loop {
+                    let permit = Arc::clone(&permits).acquire_owned().await;
+                    let accepted = tcp.accept().await.map(|(stream, _)| Stream::Tcp(stream));
+                    if !pass_on(accepted, permit.ok(), &sender).await {
+                        return;
+                    }
+                }
+            });
+        }
+        let stopped = async move {
+            let mut stop = stop;
+            // A sender that is gone means the same as one that says stop.
+            let _ = stop.wait_for(|stop| *stop).await;
+        };
+        router
+            .serve_with_incoming_shutdown(ReceiverStream::new(connections), stopped)
+            .await?;
+        let _ = fs::remove_file(&self.path);
+        Ok(())
+    }
+}
+
+/// Hands an accepted connection to the server. False when the server is gone.
+async fn pass_on(
+    accepted: io::Result<Stream>,
+    permit: Option<OwnedSemaphorePermit>,
+    to: &tokio::sync::mpsc::Sender<io::Result<Counted>>,
+) -> bool {
+    match accepted {
+        Ok(stream) => to
+            .send(Ok(Counted {
+                stream,
+                _permit: permit,
+            }))
+            .await
+            .is_ok(),
+        // Out of descriptors, most likely: the connection still waits, the agent goes on.
+        Err(error) => {
+            warn!(%error, "control connection not accepted");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            !to.is_closed()
+        }
+    }
+}
+
+async fn router(
+    config: &Config,
+    services: Services,
+) -> Result<Router, Box<dyn std::error::Error + Send + Sync>> {
+    let default_tenant = config
+        .tenants
+        .names
+        .first()
+        .cloned()
+        .ok_or("no tenant configured")?;
+    let lanes = Lanes {
+        controller: services.controller,
+        registry: Arc::clone(&services.registry),
+        default_tenant,
+        attach_socket: config.attach_socket().display().to_string(),
+    };
+    let node = Node {
+        registry: services.registry,
+        sys_root: config.agent.sys_root.clone(),
+        findings: services.findings,
+    };
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<LaneServiceServer<Lanes>>().await;
+    health.set_serving::<NodeServiceServer<Node>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(laneway_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let lanes = LaneServiceServer::new(lanes)
+        .max_decoding_message_size(REQUEST_MAX)
+        .max_encoding_message_size(RESPONSE_MAX);
+    let node = NodeServiceServer::new(node).max_decoding_message_size(REQUEST_MAX);
+    Ok(Server::builder()
+        .max_concurrent_streams(STREAMS_MAX)
+        .concurrency_limit_per_connection(STREAMS_MAX as usize)
+        .http2_max_header_list_size(8 << 10)
+        .http2_max_pending_accept_reset_streams(Some(20))
+        .timeout(ANSWER_WITHIN)
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(lanes)
+        .add_service(node))
+}
+
+/// A connection that counts against the limit while it lives.
+struct Counted {
+    stream: Stream,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+enum Stream {
+    Unix(tokio::net::UnixStream),
+    Tcp(tokio::net::TcpStream),
+}
+
+mod io_impl {
+    //! Reading and writing pass through to whichever stream it is.
+
+    use std::io;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+    use tonic::transport::server::Connected;
+
+    use super::{Counted, Stream};
+
+    impl Connected for Counted {
+        type ConnectInfo = ();
+
+        fn connect_info(&self) {}
+    }
+
+    /// Calls the same method on whichever stream it is.
+    macro_rules! either {
+        ($self:ident, $stream:ident => $call:expr) => {
+            match &mut $self.get_mut().stream {
+                Stream::Unix($stream) => $call,
+                Stream::Tcp($stream) => $call,
+            }
+        };
+    }
+
+    impl AsyncRead for Counted {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            either!(self, stream => Pin::new(stream).poll_read(cx, buf))
+        }
+    }
+
+    impl AsyncWrite for Counted {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            either!(self, stream => Pin::new(stream).poll_write(cx, buf))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            either!(self, stream => Pin::new(stream).poll_flush(cx))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            either!(self, stream => Pin::new(stream).poll_shutdown(cx))
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! What a message carries, so that a reader who skipped a byte would be caught.
+//!
+//! Eight bytes of sequence number, then its lowest byte repeated to the end. "All" readers check
+//! the number and the sum of every other byte; "header" readers check the number. How the bytes
+//! travel is the best documented practice for their size: small ones are built privately and
+//! sent, larger ones are written in place; both are copied out by a strict consumer.
+
+use std::mem::MaybeUninit;
+use std::time::{Duration, Instant};
+
+use laneway_shm::{Consumer, Producer, ReserveError, View, WriteBatch};
+
+use crate::error::BenchError;
+
+/// Number that ends a run.
+pub(crate) const STOP: u64 = u64::MAX;
+/// How long an end waits for the other before it gives up.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of the sequence number: the smallest message.
+pub(crate) const NUMBER_BYTES: usize = 8;
+/// Polls between two looks at the clock.
+const POLLS: u32 = 1 << 16;
+
+/// What a reader found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// The message that was expected.
+    Message,
+    /// The end of the run.
+    Stop,
+}
+
+/// A consuming end: the strict one, or the one that trusts its producer.
+pub(crate) trait Inlet {
+    /// The next message's bytes, if there is one: `buffer` filled and handed to `read`, or the
+    /// lane's own bytes where that is allowed.
+    fn poll_all<R>(
+        &mut self,
+        buffer: &mut [u8],
+        read: impl FnOnce(&[u8]) -> R,
+    ) -> Result<Option<R>, BenchError>;
+
+    /// The next message's sequence number, if there is a message.
+    fn poll_number(&mut self) -> Result<Option<(u64, usize)>, BenchError>;
+}
+
+impl Inlet for Consumer {
+    #[inline]
+    fn poll_all<R>(
+        &mut self,
+        buffer: &mut [u8],
+        read: impl FnOnce(&[u8]) -> R,
+    ) -> Result<Option<R>, BenchError> {
+        let Some(slot) = self.poll()? else {
+            return Ok(None);
+        };
+        let found = slot.len();
+        let copied = slot.copy_to(buffer);
+        slot.release();
+        // The usual case has a length that the compiler knows.
+        Ok(Some(if found == buffer.len() {
+            read(buffer)
+        } else {
+            read(buffer.get(..copied).unwrap_or_default())
+        }))
+    }
+
+    #[inline]
+    fn poll_number(&mut self) -> Result<Option<(u64, usize)>, BenchError> {
+        let Some(slot) = self.poll()? else {
+            return Ok(None);
+        };
+        let mut number = [0; NUMBER_BYTES];
+        slot.copy_to(&mut number);
+        Ok(Some((u64::from_le_bytes(number), slot.len())))
+    }
+}
+
+/// How messages of one size and mode are made and judged.
+pub(crate) trait Shape {
+    /// Sends message `number`.
+    fn send(&mut self, lane: &mut Producer, number: u64) -> Result<(), BenchError>;
+
+    /// Adds message `number` to a batch, if there is room.
+    fn push(&mut self, batch: &mut WriteBatch<'_>, number: u64) -> Result<(), ReserveError>;
+
+    /// Takes the next message if there is one, which must be `expected` or the end.
+    fn poll(
+        &mut self,
+        lane: &mut impl Inlet,
+        expected: u64,
+    ) -> Result<Option<Seen>, BenchError>;
+
+    /// Judges a message of a batch.
+    fn judge(&mut self, view: &View<'_>, expected: u64) -> Result<Seen, BenchError>;
+
+    /// As [`Shape::poll`], spinning until there is a message.
+    #[inline]
+    fn receive(&mut self, lane: &mut impl Inlet, expected: u64) -> Result<Seen, BenchError> {
+        if let Some(seen) = self.poll(lane, expected)? {
+            return Ok(seen);
+        }
+        let start = Instant::now();
+        let mut polls = 0u32;
+        loop {
+            if let Some(seen) = self.poll(lane, expected)? {
+                return Ok(seen);
+            }
+            std::hint::spin_loop();
+            polls = polls.wrapping_add(1);
+            if polls.is_multiple_of(POLLS) && start.elapsed() > PATIENCE {
+                return Err(BenchError::Peer(PATIENCE));
+            }
+        }
+    }
+}
+
+/// Every byte is written and read; the size is known to the compiler.
+#[derive(Debug)]
+pub(crate) struct Small<const N: usize> {
+    buffer: [u8; N],
+}
+
+impl<const N: usize> Small<N> {
+    /// Messages of `N` bytes, at least eight.
+    pub(crate) fn new() -> Self {
+        Self { buffer: [0; N] }
+    }
+
+    /// Message `number`.
+    #[inline]
+    pub(crate) fn make(number: u64) -> [u8; N] {
+        let [low, ..] = number.to_le_bytes();
+        let mut bytes = [low; N];
+        if let Some(head) = bytes.first_chunk_mut() {
+            *head = number.to_le_bytes();
+        }
+        bytes
+    }
+}
+
+impl<const N: usize> Shape for Small<N> {
+    #[inline]
+    fn send(&mut self, lane: &mut Producer, number: u64) -> Result<(), BenchError> {
+        Ok(lane.send(&Self::make(number), PATIENCE)?)
+    }
+
+    #[inline]
+    fn push(&mut self, batch: &mut WriteBatch<'_>, number: u64) -> Result<(), ReserveError> {
+        batch.push(&Self::make(number))
+    }
+
+    #[inline]
+    fn poll(&mut self, lane: &mut impl Inlet, expected: u64) -> Result<Option<Seen>, BenchError> {
+        lane.poll_all(&mut self.buffer, |bytes| judge(bytes, N, expected))?
+            .transpose()
+    }
+
+    #[inline]
+    fn judge(&mut self, view: &View<'_>, expected: u64) -> Result<Seen, BenchError> {
+        if view.copy_to(&mut self.buffer) == view.len() {
+            judge(&self.buffer, N, expected)
+        } else {
+            judge(&[], N, expected)
+        }
+    }
+}
+
+/// Every byte is written, in place, and read.
+#[derive(Debug)]
+pub(crate) struct Large {
+    buffer: Vec<u8>,
+}
+
+impl Large {
+    /// Messages of `len` bytes, at least eight.
+    pub(crate) fn new(len: usize) -> Self {
+        Self {
+            buffer: vec![0; len],
+        }
+    }
+}
+
+impl Shape for Large {
+    #[inline]
+    fn send(&mut self, lane: &mut Producer, number: u64) -> Result<(), BenchError> {
+        let mut slot = lane.reserve(self.buffer.len(), PATIENCE)?;
+        if let Some(bytes) = slot.as_mut() {
+            let [low, ..] = number.to_le_bytes();
+            bytes.fill(MaybeUninit::new(low));
+            for (target, byte) in bytes.iter_mut().zip(number.to_le_bytes()) {
+                target.write(byte);
+            }
+        }
+        slot.commit();
+        Ok(())
+    }
+
+    fn push(&mut self, batch: &mut WriteBatch<'_>, number: u64) -> Result<(), ReserveError> {
+        let [low, ..] = number.to_le_bytes();
+        self.buffer.fill(low);
+        for (target, byte) in self.buffer.iter_mut().zip(number.to_le_bytes()) {
+            *target = byte;
+        }
+        batch.push(&self.buffer)
+    }
+
+    #[inline]
+    fn poll(&mut self, lane: &mut impl Inlet, expected: u64) -> Result<Option<Seen>, BenchError> {
+        let len = self.buffer.len();
+        lane.poll_all(&mut self.buffer, |bytes| judge(bytes, len, expected))?
+            .transpose()
+    }
+
+    fn judge(&mut self, view: &View<'_>, expected: u64) -> Result<Seen, BenchError> {
+        let copied = view.copy_to(&mut self.buffer);
+        judge(
+            self.buffer.get(..copied).unwrap_or_default(),
+            self.buffer.len(),
+            expected,
+        )
+    }
+}
+
+/// Only the sequence number is written and read, whatever the size.
+#[derive(Debug)]
+pub(crate) struct Header {
+    /// Length of the message.
+    pub(crate) len: usize,
+}
+
+impl Shape for Header {
+    #[inline]
+    fn send(&mut self, lane: &mut Producer, number: u64) -> Result<(), BenchError> {
+        let mut slot = lane.reserve(self.len, PATIENCE)?;
+        slot.write(0, &number.to_le_bytes());
+        slot.commit();
+        Ok(())
+    }
+
+    /// A batch copies whole messages: only the number is sent.
+    fn push(&mut self, batch: &mut WriteBatch<'_>, number: u64) -> Result<(), ReserveError> {
+        batch.push(&number.to_le_bytes())
+    }
+
+    #[inline]
+    fn poll(&mut self, lane: &mut impl Inlet, expected: u64) -> Result<Option<Seen>, BenchError> {
+        let Some((found, len)) = lane.poll_number()? else {
+            return Ok(None);
+        };
+        number(found, len, self.len, expected).map(Some)
+    }
+
+    fn judge(&mut self, view: &View<'_>, expected: u64) -> Result<Seen, BenchError> {
+        let found = view.u64_at(0).unwrap_or(0);
+        number(found, view.len(), NUMBER_BYTES, expected)
+    }
+}
+
+/// Judges a whole message: its number, then every other byte by their sum.
+#[inline]
+pub(crate) fn judge(bytes: &[u8], len: usize, expected: u64) -> Result<Seen, BenchError> {
+    let found = bytes
+        .first_chunk()
+        .map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    let seen = number(found, bytes.len(), len, expected)?;
+    let [low, ..] = found.to_le_bytes();
+    let rest = bytes.get(NUMBER_BYTES..).unwrap_or_default();
+    if sum(rest) == u64::from(low).wrapping_mul(weight(rest.len())) {
+        Ok(seen)
+    } else {
+        wrong(expected, found, len)
+    }
+}
+
+#[inline]
+fn number(found: u64, len: usize, wanted: usize, expected: u64) -> Result<Seen, BenchError> {
+    match found {
+        _ if len != wanted => wrong(expected, found, len),
+        _ if found == expected => Ok(Seen::Message),
+        STOP => Ok(Seen::Stop),
+        _ => wrong(expected, found, len),
+    }
+}
+
+#[cold]
+fn wrong(expected: u64, found: u64, len: usize) -> Result<Seen, BenchError> {
+    Err(BenchError::Message {
+        expected,
+        found,
+        len,
+    })
+}
+
+/// Sum of all words and of the bytes after them: reads every byte, eight at a time or more.
+#[inline]
+fn sum(bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<8>();
+    let words = words
+        .iter()
+        .fold(0u64, |sum, word| sum.wrapping_add(u64::from_le_bytes(*word)));
+    rest.iter()
+        .fold(words, |sum, byte| sum.wrapping_add(u64::from(*byte)))
+}
+
+/// [`sum`] of `len` bytes that are all one.
+#[inline]
+fn weight(len: usize) -> u64 {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    ((len / 8) as u64)
+        .wrapping_mul(ONES)
+        .wrapping_add((len % 8) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_with_any_byte_changed_is_wrong() {
+        for number in [1, 255, 256, 77_777] {
+            let good = Small::<57>::make(number);
+            assert_eq!(judge(&good, 57, number).unwrap(), Seen::Message);
+            for index in 0..good.len() {
+                let mut bad = good;
+                bad[index] ^= 0x10;
+                assert!(judge(&bad, 57, number).is_err(), "{index}");
+            }
+            assert!(judge(&good, 57, number + 1).is_err());
+            assert!(judge(&good[..56], 57, number).is_err());
+        }
+        assert_eq!(judge(&Small::<8>::make(STOP), 8, 5).unwrap(), Seen::Stop);
+    }
+}
