@@ -62,33 +62,18 @@ pub fn admit(
     name_taken: bool,
 ) -> Result<(), Rejection> {
     if name_taken {
-        return Err(Rejection::NameTaken {
-            name: spec.name.clone(),
-        });
+        return Err(Rejection::NameTaken { name: spec.name.clone() });
     }
     if !rules.tenants.contains(&spec.tenant) {
-        let known = rules
-            .tenants
-            .iter()
-            .map(Name::as_str)
-            .collect::<Vec<_>>()
-            .join(", ");
-        return Err(Rejection::UnknownTenant {
-            name: spec.tenant.clone(),
-            known,
-        });
+        let known = rules.tenants.iter().map(Name::as_str).collect::<Vec<_>>().join(", ");
+        return Err(Rejection::UnknownTenant { name: spec.tenant.clone(), known });
     }
-    let enforced = [&spec.producer, &spec.consumer]
-        .iter()
-        .any(|e| e.pinning == Pinning::Enforce);
+    let enforced = [&spec.producer, &spec.consumer].iter().any(|e| e.pinning == Pinning::Enforce);
     if let Some(missing) = rules.enforce_missing.clone().filter(|_| enforced) {
         return Err(Rejection::CannotEnforce { missing });
     }
     if lanes >= rules.lanes_max {
-        return Err(Rejection::TooManyLanes {
-            lanes,
-            limit: rules.lanes_max,
-        });
+        return Err(Rejection::TooManyLanes { lanes, limit: rules.lanes_max });
     }
     Ok(())
 }

@@ -73,10 +73,7 @@ pub fn run(config: &Config) -> Result<(), AgentError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|source| AgentError::Os {
-            call: "epoll_create1",
-            source,
-        })?;
+        .map_err(|source| AgentError::Os { call: "epoll_create1", source })?;
     runtime.block_on(serve(config))
 }
 
@@ -93,9 +90,7 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
         move |source| AgentError::Listen { what, source }
     };
     let attach = Listener::bind(config).map_err(listen("the attach socket"))?;
-    let control = Control::bind(config)
-        .await
-        .map_err(listen("the control socket"))?;
+    let control = Control::bind(config).await.map_err(listen("the control socket"))?;
     privilege::drop_what_is_not_needed();
     for process in watched {
         tokio::spawn(watch_process(process, controller.clone()));
@@ -103,11 +98,7 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
     let (stop, stopped) = watch::channel(false);
     let mut terminate = stop_signal(SignalKind::terminate())?;
     let mut interrupt = stop_signal(SignalKind::interrupt())?;
-    let services = Services {
-        controller: controller.clone(),
-        registry,
-        findings,
-    };
+    let services = Services { controller: controller.clone(), registry, findings };
     let serving = control.serve(config, services, stopped);
     let attaching = attach.run(controller.clone());
     info!(control = %config.control_socket().display(), attach = %config.attach_socket().display(),
@@ -148,17 +139,9 @@ fn setup(
         _ => pools::Added::new(),
     };
     journal.set_fact("boot_id", &boot_id)?;
-    pools::grow(
-        &sys_root,
-        &mut topology,
-        &config.hugepages.reserve,
-        &mut added,
-    );
+    pools::grow(&sys_root, &mut topology, &config.hugepages.reserve, &mut added);
     let findings = Arc::new(doctor::examine(&sys_root));
-    for finding in findings
-        .iter()
-        .filter(|finding| !finding.works && finding.required)
-    {
+    for finding in findings.iter().filter(|finding| !finding.works && finding.required) {
         warn!(name = finding.name, detail = %finding.detail(), "lanes cannot work on this node");
     }
     let enforce = doctor::enforced_pinning();
@@ -183,10 +166,7 @@ fn setup(
 
 /// Makes a directory that only this user may write.
 fn prepare(path: &Path, mode: u32) -> Result<(), AgentError> {
-    let directory = |source| AgentError::Directory {
-        path: path.display().to_string(),
-        source,
-    };
+    let directory = |source| AgentError::Directory { path: path.display().to_string(), source };
     fs::create_dir_all(path).map_err(directory)?;
     fs::set_permissions(path, Permissions::from_mode(mode)).map_err(directory)
 }
@@ -202,10 +182,7 @@ fn raise_open_files() {
 }
 
 fn stop_signal(kind: SignalKind) -> Result<tokio::signal::unix::Signal, AgentError> {
-    signal(kind).map_err(|source| AgentError::Os {
-        call: "sigaction",
-        source,
-    })
+    signal(kind).map_err(|source| AgentError::Os { call: "sigaction", source })
 }
 
 /// Tells the controller when a process of the time before this agent ends.

@@ -192,10 +192,7 @@ fn agent(args: AgentArgs) -> CliResult {
 fn doctor(output: Output) -> CliResult {
     let findings = crate::doctor::examine(std::path::Path::new("/"));
     output::doctor(&findings, output)?;
-    let missing = findings
-        .iter()
-        .filter(|finding| finding.required && !finding.works)
-        .count();
+    let missing = findings.iter().filter(|finding| finding.required && !finding.works).count();
     if missing > 0 {
         return Err(format!("{missing} required features are missing on this node").into());
     }

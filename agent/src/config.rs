@@ -154,10 +154,7 @@ impl Default for AgentConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self {
-            format: LogFormat::Text,
-            level: "info".to_owned(),
-        }
+        Self { format: LogFormat::Text, level: "info".to_owned() }
     }
 }
 
@@ -175,12 +172,8 @@ impl Default for LimitsConfig {
 
 impl Default for TenantsConfig {
     fn default() -> Self {
-        let names = ["dx", "dg", "px", "pg"]
-            .iter()
-            .filter_map(|name| Name::parse(name).ok());
-        Self {
-            names: names.collect(),
-        }
+        let names = ["dx", "dg", "px", "pg"].iter().filter_map(|name| Name::parse(name).ok());
+        Self { names: names.collect() }
     }
 }
 
@@ -237,16 +230,12 @@ impl Config {
         let Some(path) = path else {
             return Ok(Self::default());
         };
-        let read = |source| ConfigError::Read {
-            path: path.to_path_buf(),
-            source,
-        };
+        let read = |source| ConfigError::Read { path: path.to_path_buf(), source };
         let text = fs::read_to_string(path).map_err(read)?;
         Self::parse(&text).map_err(|error| match error {
-            ConfigError::Parse { message, .. } => ConfigError::Parse {
-                path: path.to_path_buf(),
-                message,
-            },
+            ConfigError::Parse { message, .. } => {
+                ConfigError::Parse { path: path.to_path_buf(), message }
+            }
             other => other,
         })
     }
@@ -268,13 +257,8 @@ impl Config {
     /// # Errors
     /// The first field outside its range.
     pub fn checked(self) -> Result<Self, ConfigError> {
-        let refuse = |field, found: String, allowed| {
-            Err(ConfigError::Field {
-                field,
-                found,
-                allowed,
-            })
-        };
+        let refuse =
+            |field, found: String, allowed| Err(ConfigError::Field { field, found, allowed });
         let limits = &self.limits;
         if self.version != CONFIG_VERSION {
             return refuse("version", self.version.to_string(), "1");
@@ -282,24 +266,14 @@ impl Config {
         for (field, found, highest, allowed) in [
             ("limits.lanes", limits.lanes, 10_000, "1 to 10000"),
             ("limits.generations", limits.generations, 16, "1 to 16"),
-            (
-                "limits.attach_connections",
-                limits.attach_connections,
-                20_000,
-                "1 to 20000",
-            ),
+            ("limits.attach_connections", limits.attach_connections, 20_000, "1 to 20000"),
             (
                 "limits.attach_connections_per_uid",
                 limits.attach_connections_per_uid,
                 20_000,
                 "1 to 20000",
             ),
-            (
-                "limits.control_connections",
-                limits.control_connections,
-                4096,
-                "1 to 4096",
-            ),
+            ("limits.control_connections", limits.control_connections, 4096, "1 to 4096"),
         ] {
             if !(1..=highest).contains(&found) {
                 return refuse(field, found.to_string(), allowed);
@@ -313,21 +287,16 @@ impl Config {
                 return refuse(field, format!("{found:#o}"), "0 to 0o777");
             }
         }
-        if let Some(address) = self
-            .agent
-            .listen_tcp
-            .filter(|address| !address.ip().is_loopback())
-        {
+        if let Some(address) = self.agent.listen_tcp.filter(|address| !address.ip().is_loopback()) {
             let allowed = "a loopback address: the port has no authentication";
             return refuse("agent.listen_tcp", address.to_string(), allowed);
         }
         if self.tenants.names.is_empty() {
             return refuse("tenants.names", "empty".to_owned(), "at least one name");
         }
-        for (field, dir) in [
-            ("agent.run_dir", &self.agent.run_dir),
-            ("agent.state_dir", &self.agent.state_dir),
-        ] {
+        for (field, dir) in
+            [("agent.run_dir", &self.agent.run_dir), ("agent.state_dir", &self.agent.state_dir)]
+        {
             if !dir.is_absolute() || dir.as_os_str().len() > 80 {
                 let allowed = "an absolute path of at most 80 bytes (sockets allow 108)";
                 return refuse(field, dir.display().to_string(), allowed);
@@ -353,16 +322,10 @@ impl Config {
 #[must_use]
 pub fn default_dirs() -> (PathBuf, PathBuf) {
     if nix::unistd::geteuid().is_root() {
-        return (
-            PathBuf::from("/run/laneway"),
-            PathBuf::from("/var/lib/laneway"),
-        );
+        return (PathBuf::from("/run/laneway"), PathBuf::from("/var/lib/laneway"));
     }
-    let from = |name: &str| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
+    let from =
+        |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let home = from("HOME").unwrap_or_else(std::env::temp_dir);
     let uid = nix::unistd::geteuid();
     let run = from("XDG_RUNTIME_DIR").map_or_else(
@@ -395,30 +358,15 @@ mod tests {
             ("version = 2", "version"),
             ("version = 1\ncolour = 3", "colour"),
             ("version = 1\n[agent]\nrun_dri = '/x'", "run_dri"),
-            (
-                "version = 1\n[agent]\nrun_dir = 'relative'",
-                "agent.run_dir",
-            ),
-            (
-                "version = 1\n[agent]\nlisten_tcp = '0.0.0.0:1'",
-                "agent.listen_tcp",
-            ),
-            (
-                "version = 1\n[agent]\ncontrol_mode = 4096",
-                "agent.control_mode",
-            ),
+            ("version = 1\n[agent]\nrun_dir = 'relative'", "agent.run_dir"),
+            ("version = 1\n[agent]\nlisten_tcp = '0.0.0.0:1'", "agent.listen_tcp"),
+            ("version = 1\n[agent]\ncontrol_mode = 4096", "agent.control_mode"),
             ("version = 1\n[agent]\ncontrol_mode = -1", "control_mode"),
             ("version = 1\n[limits]\nlanes = 0", "limits.lanes"),
-            (
-                "version = 1\n[limits]\ngenerations = 17",
-                "limits.generations",
-            ),
+            ("version = 1\n[limits]\ngenerations = 17", "limits.generations"),
             ("version = 1\n[limits]\nlanes = 99999999999999", "lanes"),
             ("version = 1\n[hugepages]\nreserve = { '3MiB' = 1 }", "3MiB"),
-            (
-                "version = 1\n[hugepages]\nreserve = { '2MiB' = -1 }",
-                "reserve",
-            ),
+            ("version = 1\n[hugepages]\nreserve = { '2MiB' = -1 }", "reserve"),
             ("version = 1\n[tenants]\nnames = []", "tenants.names"),
             ("version = 1\n[tenants]\nnames = ['../x']", "names"),
             ("version = 1\n[log]\nformat = 'xml'", "format"),

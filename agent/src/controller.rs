@@ -59,47 +59,19 @@ type Reply<T> = oneshot::Sender<Result<T, ControlError>>;
 #[expect(missing_docs, reason = "the fields' types say what they are")]
 pub enum Command {
     /// Make a lane, or say what would happen.
-    Create {
-        request: RequestId,
-        validate_only: bool,
-        spec: Box<LaneSpec>,
-        reply: Reply<LaneView>,
-    },
+    Create { request: RequestId, validate_only: bool, spec: Box<LaneSpec>, reply: Reply<LaneView> },
     /// End a lane, or say what would happen.
-    Delete {
-        request: RequestId,
-        validate_only: bool,
-        lane: String,
-        reply: Reply<LaneView>,
-    },
+    Delete { request: RequestId, validate_only: bool, lane: String, reply: Reply<LaneView> },
     /// Give out a one-time right.
-    IssueTicket {
-        request: RequestId,
-        lane: String,
-        role: Role,
-        ttl_ms: u64,
-        reply: Reply<Ticket>,
-    },
+    IssueTicket { request: RequestId, lane: String, role: Role, ttl_ms: u64, reply: Reply<Ticket> },
     /// A peer wants an end.
-    Attach {
-        request: Box<AttachRequest>,
-        reply: Reply<Granted>,
-    },
+    Attach { request: Box<AttachRequest>, reply: Reply<Granted> },
     /// The peer mapped its segment.
     Mapped { key: SegmentKey, reply: Reply<()> },
     /// A peer of an earlier agent comes back.
-    Resume {
-        request: Box<AttachRequest>,
-        fd: OwnedFd,
-        reply: Reply<SegmentKey>,
-    },
+    Resume { request: Box<AttachRequest>, fd: OwnedFd, reply: Reply<SegmentKey> },
     /// A resumed peer shows a segment that it reads.
-    Present {
-        key: SegmentKey,
-        role: Role,
-        number: u64,
-        fd: OwnedFd,
-    },
+    Present { key: SegmentKey, role: Role, number: u64, fd: OwnedFd },
     /// The consumer is done with a generation.
     Drained { key: SegmentKey, generation: u64 },
     /// A pinned thread was found elsewhere.
@@ -224,9 +196,7 @@ pub struct Setup {
 
 impl std::fmt::Debug for Setup {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Setup")
-            .field("boot_id", &self.boot_id)
-            .finish_non_exhaustive()
+        f.debug_struct("Setup").field("boot_id", &self.boot_id).finish_non_exhaustive()
     }
 }
 
@@ -259,9 +229,7 @@ struct Session {
 
 impl std::fmt::Debug for Controller {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Controller")
-            .field("lanes", &self.lanes.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Controller").field("lanes", &self.lanes.len()).finish_non_exhaustive()
     }
 }
 
@@ -311,39 +279,20 @@ impl Controller {
         std::thread::Builder::new()
             .name("controller".to_owned())
             .spawn(run)
-            .map_err(|source| laneway_shm::SegmentError::Os {
-                call: "clone",
-                source,
-            })?;
+            .map_err(|source| laneway_shm::SegmentError::Os { call: "clone", source })?;
         Ok((Handle { commands }, watched))
     }
 
     fn run(&mut self, mut inbox: mpsc::Receiver<Command>) {
         while let Some(command) = inbox.blocking_recv() {
             match command {
-                Command::Create {
-                    request,
-                    validate_only,
-                    spec,
-                    reply,
-                } => {
+                Command::Create { request, validate_only, spec, reply } => {
                     let _ = reply.send(self.create(&request, validate_only, *spec));
                 }
-                Command::Delete {
-                    request,
-                    validate_only,
-                    lane,
-                    reply,
-                } => {
+                Command::Delete { request, validate_only, lane, reply } => {
                     let _ = reply.send(self.delete(&request, validate_only, &lane));
                 }
-                Command::IssueTicket {
-                    request,
-                    lane,
-                    role,
-                    ttl_ms,
-                    reply,
-                } => {
+                Command::IssueTicket { request, lane, role, ttl_ms, reply } => {
                     let _ = reply.send(self.issue_ticket(&request, &lane, role, ttl_ms));
                 }
                 Command::Attach { request, reply } => {
@@ -359,12 +308,7 @@ impl Controller {
                 Command::Resume { request, fd, reply } => {
                     let _ = reply.send(self.resume(request, fd));
                 }
-                Command::Present {
-                    key,
-                    role,
-                    number,
-                    fd,
-                } => self.present(key, role, number, fd),
+                Command::Present { key, role, number, fd } => self.present(key, role, number, fd),
                 Command::Drained { key, generation } => self.drained(key, generation),
                 Command::Drifted { key, count } => self.drifted(key, count),
                 Command::Gone { key } => self.gone(key),
@@ -415,25 +359,17 @@ impl Controller {
         by_id
             .filter(|id| self.lanes.contains_key(id))
             .or_else(by_name)
-            .ok_or_else(|| ControlError::NotFound {
-                lane: name_or_id.chars().take(64).collect(),
-            })
+            .ok_or_else(|| ControlError::NotFound { lane: name_or_id.chars().take(64).collect() })
     }
 
     /// A lane as readers see it.
     fn view(&self, record: &LaneRecord) -> LaneView {
         let key = |role| {
             let number = record.newest(role)?.number;
-            Some(SegmentKey {
-                lane: record.id,
-                role,
-                number,
-            })
+            Some(SegmentKey { lane: record.id, role, number })
         };
         let connected = |role| {
-            key(role)
-                .and_then(|key| self.sessions.get(&key))
-                .is_some_and(|session| session.live)
+            key(role).and_then(|key| self.sessions.get(&key)).is_some_and(|session| session.live)
         };
         LaneView {
             connected: [connected(Role::Producer), connected(Role::Consumer)],
@@ -475,11 +411,7 @@ impl Controller {
         let change = change.and_then(|(kind, id)| {
             let lane = Arc::new(self.view(self.lanes.get(&id)?));
             lanes.insert(lane.record.spec.name.clone(), Arc::clone(&lane));
-            Some(Change {
-                revision: self.revision,
-                kind,
-                lane,
-            })
+            Some(Change { revision: self.revision, kind, lane })
         });
         self.show(lanes, change);
     }
@@ -489,11 +421,7 @@ impl Controller {
         let mut lanes = self.registry.snapshot().lanes.clone();
         lanes.remove(&lane.record.spec.name);
         let lane = Arc::new(lane);
-        let change = Change {
-            revision: self.revision,
-            kind: ChangeKind::Deleted,
-            lane,
-        };
+        let change = Change { revision: self.revision, kind: ChangeKind::Deleted, lane };
         self.show(lanes, Some(change));
     }
 
@@ -525,9 +453,7 @@ impl Controller {
 
 /// Milliseconds since 1970.
 fn now_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -539,11 +465,7 @@ fn random() -> u128 {
 /// The lane, generation and token of a resuming claim.
 fn resume_claim(claim: &Claim) -> Option<(LaneId, u64, u128)> {
     match claim {
-        Claim::Resume {
-            lane,
-            generation,
-            token,
-        } => Some((LaneId(*lane), *generation, *token)),
+        Claim::Resume { lane, generation, token } => Some((LaneId(*lane), *generation, *token)),
         _ => None,
     }
 }

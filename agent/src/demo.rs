@@ -51,11 +51,8 @@ pub(crate) struct Progress {
 impl Progress {
     fn new(quiet: bool) -> Self {
         let bar = ProgressBar::new(100);
-        let target = if quiet {
-            ProgressDrawTarget::hidden()
-        } else {
-            ProgressDrawTarget::stderr()
-        };
+        let target =
+            if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         bar.set_draw_target(target);
         if let Ok(style) = ProgressStyle::with_template("{msg:<58} [{bar:30}] {percent:>3}%") {
             bar.set_style(style.progress_chars("=> "));
@@ -77,11 +74,7 @@ impl Progress {
     /// A line that stays.
     pub(crate) fn line(&self, text: &str) {
         // On a terminal the bar moves down; without one the line is printed all the same.
-        if self.bar.is_hidden() {
-            eprintln!("{text}")
-        } else {
-            self.bar.println(text)
-        }
+        if self.bar.is_hidden() { eprintln!("{text}") } else { self.bar.println(text) }
     }
 }
 
@@ -113,10 +106,7 @@ fn play(
     stage: &mut Stage,
     progress: &Progress,
 ) -> Result<Report, Box<dyn std::error::Error>> {
-    let mut report = Report {
-        message_bytes: args.size,
-        ..Report::default()
-    };
+    let mut report = Report { message_bytes: args.size, ..Report::default() };
     stage.start_agent()?;
     acts::stream(stage, args, &mut report, progress)?;
     acts::ping_pong(stage, &mut report, progress)?;

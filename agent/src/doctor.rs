@@ -31,30 +31,15 @@ pub struct Finding {
 
 impl Finding {
     fn good(name: &'static str, found: impl Into<String>) -> Self {
-        Self {
-            name,
-            works: true,
-            required: false,
-            found: found.into(),
-            fix: String::new(),
-        }
+        Self { name, works: true, required: false, found: found.into(), fix: String::new() }
     }
 
     fn bad(name: &'static str, found: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self {
-            name,
-            works: false,
-            required: false,
-            found: found.into(),
-            fix: fix.into(),
-        }
+        Self { name, works: false, required: false, found: found.into(), fix: fix.into() }
     }
 
     fn required(self) -> Self {
-        Self {
-            required: true,
-            ..self
-        }
+        Self { required: true, ..self }
     }
 
     /// Finding and fix in one line.
@@ -88,9 +73,7 @@ fn kernel() -> Finding {
         .ok()
         .and_then(|uname| uname.release().to_str().map(ToOwned::to_owned))
         .unwrap_or_default();
-    let mut numbers = release
-        .split(['.', '-'])
-        .filter_map(|part| part.parse::<u32>().ok());
+    let mut numbers = release.split(['.', '-']).filter_map(|part| part.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if version >= (6, 5) {
         return Finding::good(name, format!("Linux {release}")).required();
@@ -160,10 +143,7 @@ fn pools(sys_root: &Path) -> Vec<Finding> {
         }
         let found = format!("{free} of {total} pages free");
         let file = format!("/sys/kernel/mm/hugepages/hugepages-{folder}/nr_hugepages");
-        let fix = format!(
-            "echo {} > {file} (as root), or hugepages.reserve",
-            total + some
-        );
+        let fix = format!("echo {} > {file} (as root), or hugepages.reserve", total + some);
         if free == 0 {
             return Finding::bad(name, found, fix);
         }
@@ -184,11 +164,7 @@ fn numa_binding() -> Finding {
         Ok(Some(_)) => Finding::good(name, "mbind works"),
         Ok(None) => {
             let fix = "add CAP_SYS_NICE, or a seccomp profile that permits mbind";
-            Finding::bad(
-                name,
-                "mbind is forbidden: memory follows the agent's own node",
-                fix,
-            )
+            Finding::bad(name, "mbind is forbidden: memory follows the agent's own node", fix)
         }
         Err(error) => Finding::bad(name, error, "see sealed_memory"),
     }
@@ -198,10 +174,7 @@ fn numa_binding() -> Finding {
 fn hugetlb_cgroup() -> Finding {
     let name = "hugetlb_cgroup";
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let path = own
-        .lines()
-        .find_map(|line| line.strip_prefix("0::"))
-        .unwrap_or("/");
+    let path = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
     for root in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
         let file = format!("{root}{path}/hugetlb.2MB.max");
         if let Ok(limit) = fs::read_to_string(&file) {
@@ -219,9 +192,7 @@ fn hugetlb_cgroup() -> Finding {
 fn self_pinning() -> Finding {
     let name = "pinning_self";
     let cpus = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).map(|set| {
-        (0..nix::sched::CpuSet::count())
-            .filter(|cpu| set.is_set(*cpu).unwrap_or(false))
-            .count()
+        (0..nix::sched::CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).count()
     });
     match cpus {
         Ok(1) => {
@@ -237,11 +208,7 @@ fn self_pinning() -> Finding {
 #[must_use]
 pub fn enforced_pinning() -> Finding {
     let name = "pinning_enforce";
-    match caps::has_cap(
-        None,
-        caps::CapSet::Effective,
-        caps::Capability::CAP_SYS_NICE,
-    ) {
+    match caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_NICE) {
         Ok(true) => Finding::good(name, "CAP_SYS_NICE"),
         _ => Finding::bad(
             name,
@@ -253,14 +220,10 @@ pub fn enforced_pinning() -> Finding {
 
 fn isolated_cpus(sys_root: &Path) -> Finding {
     let name = "isolated_cpus";
-    let isolated = sysfs::read(sys_root).map_or(0, |topology| {
-        topology.cpus.iter().filter(|cpu| cpu.isolated).count()
-    });
+    let isolated = sysfs::read(sys_root)
+        .map_or(0, |topology| topology.cpus.iter().filter(|cpu| cpu.isolated).count());
     if isolated > 0 {
-        return Finding::good(
-            name,
-            format!("{isolated} cpus isolated: grade A can be had"),
-        );
+        return Finding::good(name, format!("{isolated} cpus isolated: grade A can be had"));
     }
     let fix = "boot with isolcpus=managed_irq,domain,LIST nohz_full=LIST for grade A";
     Finding::bad(name, "none: grade B is the best that can be had", fix)

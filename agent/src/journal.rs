@@ -103,10 +103,7 @@ impl Journal {
             None => journal.set_fact("schema", &SCHEMA)?,
             Some(SCHEMA) => {}
             Some(found) => {
-                return Err(JournalError::Schema {
-                    path: path.display().to_string(),
-                    found,
-                });
+                return Err(JournalError::Schema { path: path.display().to_string(), found });
             }
         }
         Ok(journal)
@@ -122,13 +119,9 @@ impl Journal {
         request: Option<(&str, &RequestRecord)>,
     ) -> Result<(), JournalError> {
         let write = self.db.begin_write()?;
-        write
-            .open_table(LANES)?
-            .insert(lane.id.0, encode(lane).as_slice())?;
+        write.open_table(LANES)?.insert(lane.id.0, encode(lane).as_slice())?;
         if let Some((id, request)) = request {
-            write
-                .open_table(REQUESTS)?
-                .insert(id, encode(request).as_slice())?;
+            write.open_table(REQUESTS)?.insert(id, encode(request).as_slice())?;
         }
         Ok(write.commit()?)
     }
@@ -148,9 +141,7 @@ impl Journal {
             serde_json::from_slice::<TicketRecord>(bytes).is_ok_and(|ticket| ticket.lane != lane)
         })?;
         if let Some((id, request)) = request {
-            write
-                .open_table(REQUESTS)?
-                .insert(id, encode(request).as_slice())?;
+            write.open_table(REQUESTS)?.insert(id, encode(request).as_slice())?;
         }
         Ok(write.commit()?)
     }
@@ -174,10 +165,7 @@ impl Journal {
     /// The store said no, or the record cannot be read.
     pub fn request(&self, id: &str) -> Result<Option<RequestRecord>, JournalError> {
         let table = self.db.begin_read()?.open_table(REQUESTS)?;
-        table
-            .get(id)?
-            .map(|bytes| decode("requests", bytes.value()))
-            .transpose()
+        table.get(id)?.map(|bytes| decode("requests", bytes.value())).transpose()
     }
 
     /// Forgets answers that are older than they must be, and expired tickets.
@@ -209,9 +197,7 @@ impl Journal {
     /// The store said no.
     pub fn put_ticket(&self, hash: &[u8], ticket: &TicketRecord) -> Result<(), JournalError> {
         let write = self.db.begin_write()?;
-        write
-            .open_table(TICKETS)?
-            .insert(hash, encode(ticket).as_slice())?;
+        write.open_table(TICKETS)?.insert(hash, encode(ticket).as_slice())?;
         Ok(write.commit()?)
     }
 
@@ -221,10 +207,7 @@ impl Journal {
     /// The store said no, or the record cannot be read.
     pub fn ticket(&self, hash: &[u8]) -> Result<Option<TicketRecord>, JournalError> {
         let table = self.db.begin_read()?.open_table(TICKETS)?;
-        table
-            .get(hash)?
-            .map(|bytes| decode("tickets", bytes.value()))
-            .transpose()
+        table.get(hash)?.map(|bytes| decode("tickets", bytes.value())).transpose()
     }
 
     /// Burns a ticket: durable before anybody gets what it is for.
@@ -243,10 +226,7 @@ impl Journal {
     /// The store said no, or the record cannot be read.
     pub fn fact<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, JournalError> {
         let table = self.db.begin_read()?.open_table(FACTS)?;
-        table
-            .get(name)?
-            .map(|bytes| decode("facts", bytes.value()))
-            .transpose()
+        table.get(name)?.map(|bytes| decode("facts", bytes.value())).transpose()
     }
 
     /// Writes a fact.
@@ -255,9 +235,7 @@ impl Journal {
     /// The store said no.
     pub fn set_fact<T: Serialize>(&self, name: &str, value: &T) -> Result<(), JournalError> {
         let write = self.db.begin_write()?;
-        write
-            .open_table(FACTS)?
-            .insert(name, encode(value).as_slice())?;
+        write.open_table(FACTS)?.insert(name, encode(value).as_slice())?;
         Ok(write.commit()?)
     }
 }

@@ -52,35 +52,18 @@ impl Ledger {
             return Err(LedgerError::AlreadyHeld { key });
         }
         self.check_cores(key, &holding)?;
-        let Holding {
-            tenant,
-            pages,
-            cores,
-        } = holding;
+        let Holding { tenant, pages, cores } = holding;
         let mut draft = self.pools.clone();
-        let mut account = Account {
-            tenant,
-            cores,
-            promised: BTreeMap::new(),
-            backed: BTreeMap::new(),
-        };
+        let mut account =
+            Account { tenant, cores, promised: BTreeMap::new(), backed: BTreeMap::new() };
         for page in pages {
             put(&mut account.promised, page)?;
             move_sum(&mut draft, page, None, Some(Shelf::Promised))?;
         }
 
         for core in &account.cores {
-            let CoreHolding {
-                cpu,
-                exclusive,
-                role,
-            } = *core;
-            let holder = CpuHolder {
-                key,
-                tenant: account.tenant.clone(),
-                role,
-                exclusive,
-            };
+            let CoreHolding { cpu, exclusive, role } = *core;
+            let holder = CpuHolder { key, tenant: account.tenant.clone(), role, exclusive };
             self.cpus.entry(cpu).or_default().push(holder);
         }
         self.pools = draft;
@@ -93,10 +76,7 @@ impl Ledger {
     /// # Errors
     /// When the lane has no account.
     pub fn add_pages(&mut self, key: u128, page: PageHolding) -> Result<(), LedgerError> {
-        let account = self
-            .accounts
-            .get_mut(&key)
-            .ok_or(LedgerError::NotHeld { key })?;
+        let account = self.accounts.get_mut(&key).ok_or(LedgerError::NotHeld { key })?;
         // The sum over the pool is never below the sum of one account, so it overflows first.
         move_sum(&mut self.pools, page, None, Some(Shelf::Promised))?;
         put(&mut account.promised, page)
@@ -108,17 +88,9 @@ impl Ledger {
     /// # Errors
     /// When the lane has no account.
     pub fn mark_backed(&mut self, key: u128) -> Result<(), LedgerError> {
-        let account = self
-            .accounts
-            .get_mut(&key)
-            .ok_or(LedgerError::NotHeld { key })?;
+        let account = self.accounts.get_mut(&key).ok_or(LedgerError::NotHeld { key })?;
         for page in listed(&std::mem::take(&mut account.promised)) {
-            move_sum(
-                &mut self.pools,
-                page,
-                Some(Shelf::Promised),
-                Some(Shelf::Backed),
-            )?;
+            move_sum(&mut self.pools, page, Some(Shelf::Promised), Some(Shelf::Backed))?;
             put(&mut account.backed, page)?;
         }
         Ok(())
@@ -134,10 +106,7 @@ impl Ledger {
         state: PageState,
         page: PageHolding,
     ) -> Result<(), LedgerError> {
-        let account = self
-            .accounts
-            .get_mut(&key)
-            .ok_or(LedgerError::NotHeld { key })?;
+        let account = self.accounts.get_mut(&key).ok_or(LedgerError::NotHeld { key })?;
         let (table, shelf) = match state {
             PageState::Promised => (&mut account.promised, Shelf::Promised),
             PageState::Backed => (&mut account.backed, Shelf::Backed),
@@ -151,10 +120,7 @@ impl Ledger {
     /// # Errors
     /// When the lane does not hold so many backed pages.
     pub fn quarantine(&mut self, key: u128, page: PageHolding) -> Result<(), LedgerError> {
-        let account = self
-            .accounts
-            .get_mut(&key)
-            .ok_or(LedgerError::NotHeld { key })?;
+        let account = self.accounts.get_mut(&key).ok_or(LedgerError::NotHeld { key })?;
         take(key, &mut account.backed, page)?;
         let tenant = account.tenant.clone();
         self.put_in_quarantine(key, tenant, page)
@@ -165,10 +131,7 @@ impl Ledger {
     /// # Errors
     /// When not so many pages of the lane are in quarantine.
     pub fn free_quarantined(&mut self, key: u128, page: PageHolding) -> Result<(), LedgerError> {
-        let entry = self
-            .quarantine
-            .get_mut(&key)
-            .ok_or(LedgerError::NotHeld { key })?;
+        let entry = self.quarantine.get_mut(&key).ok_or(LedgerError::NotHeld { key })?;
         take(key, &mut entry.pages, page)?;
         if entry.pages.is_empty() {
             self.quarantine.remove(&key);
@@ -189,11 +152,7 @@ impl Ledger {
         }
         let mut pages = listed(&account.promised);
         pages.extend(backed);
-        Ok(Holding {
-            tenant: account.tenant,
-            pages,
-            cores: account.cores,
-        })
+        Ok(Holding { tenant: account.tenant, pages, cores: account.cores })
     }
 
     /// Closes the account of a lane whose peers may still map its pages: the backed ones go into
@@ -213,10 +172,7 @@ impl Ledger {
     /// The pages of one pool that are spoken for.
     #[must_use]
     pub fn pool_usage(&self, node: u32, page_size: PageSize) -> PoolUsage {
-        self.pools
-            .get(&(node, page_size))
-            .copied()
-            .unwrap_or_default()
+        self.pools.get(&(node, page_size)).copied().unwrap_or_default()
     }
 
     /// Who holds a cpu.
@@ -231,11 +187,7 @@ impl Ledger {
         let account = self.accounts.get(&key)?;
         let mut pages = listed(&account.promised);
         pages.extend(listed(&account.backed));
-        Some(Holding {
-            tenant: account.tenant.clone(),
-            pages,
-            cores: account.cores.clone(),
-        })
+        Some(Holding { tenant: account.tenant.clone(), pages, cores: account.cores.clone() })
     }
 
     /// The lanes that have an account, ascending.
@@ -245,11 +197,9 @@ impl Ledger {
 
     /// The pages in quarantine, with the lane that gave them up.
     pub fn quarantined(&self) -> impl Iterator<Item = (u128, PageHolding)> + '_ {
-        self.quarantine.iter().flat_map(|(key, entry)| {
-            listed(&entry.pages)
-                .into_iter()
-                .map(move |page| (*key, page))
-        })
+        self.quarantine
+            .iter()
+            .flat_map(|(key, entry)| listed(&entry.pages).into_iter().map(move |page| (*key, page)))
     }
 
     /// What a tenant holds.
@@ -262,26 +212,14 @@ impl Ledger {
                 usage.hugepage_bytes = usage.hugepage_bytes.saturating_add(bytes);
             }
         };
-        for account in self
-            .accounts
-            .values()
-            .filter(|account| account.tenant == tenant)
-        {
+        for account in self.accounts.values().filter(|account| account.tenant == tenant) {
             count(&account.promised);
             count(&account.backed);
         }
-        for entry in self
-            .quarantine
-            .values()
-            .filter(|entry| entry.tenant == tenant)
-        {
+        for entry in self.quarantine.values().filter(|entry| entry.tenant == tenant) {
             count(&entry.pages);
         }
-        for account in self
-            .accounts
-            .values()
-            .filter(|account| account.tenant == tenant)
-        {
+        for account in self.accounts.values().filter(|account| account.tenant == tenant) {
             usage.lanes += 1;
             usage.cores += u64::try_from(account.cores.len()).unwrap_or(u64::MAX);
         }
@@ -297,16 +235,9 @@ impl Ledger {
         let live = self.accounts.values();
         let shelves = live
             .flat_map(|account| {
-                [
-                    (&account.promised, Shelf::Promised),
-                    (&account.backed, Shelf::Backed),
-                ]
+                [(&account.promised, Shelf::Promised), (&account.backed, Shelf::Backed)]
             })
-            .chain(
-                self.quarantine
-                    .values()
-                    .map(|entry| (&entry.pages, Shelf::Quarantined)),
-            );
+            .chain(self.quarantine.values().map(|entry| (&entry.pages, Shelf::Quarantined)));
         for (table, shelf) in shelves {
             for page in listed(table) {
                 move_sum(&mut counted, page, None, Some(shelf))?;
@@ -338,9 +269,7 @@ impl Ledger {
                 cores.entry(cpu.core).or_default().extend(holders);
             }
         }
-        cores
-            .iter()
-            .try_for_each(|(core, holders)| check_holders(*core, holders))
+        cores.iter().try_for_each(|(core, holders)| check_holders(*core, holders))
     }
 
     fn audit_cpus(&self) -> Result<(), LedgerError> {
@@ -353,11 +282,7 @@ impl Ledger {
             let counted = counted.get(cpu).copied().unwrap_or_default();
             if holders.len() != counted || counted == 0 {
                 let recorded = holders.len();
-                return Err(LedgerError::CpuUnbalanced {
-                    cpu: *cpu,
-                    recorded,
-                    counted,
-                });
+                return Err(LedgerError::CpuUnbalanced { cpu: *cpu, recorded, counted });
             }
             check_holders(*cpu, &holders)?;
         }
@@ -367,28 +292,12 @@ impl Ledger {
     /// Whether each cpu of a new holding may be had, next to those who hold it and to each other.
     fn check_cores(&self, key: u128, holding: &Holding) -> Result<(), LedgerError> {
         for (index, core) in holding.cores.iter().enumerate() {
-            let CoreHolding {
-                cpu,
-                exclusive,
-                role,
-            } = *core;
-            let asked = CpuHolder {
-                key,
-                tenant: holding.tenant.clone(),
-                role,
-                exclusive,
-            };
+            let CoreHolding { cpu, exclusive, role } = *core;
+            let asked = CpuHolder { key, tenant: holding.tenant.clone(), role, exclusive };
             let mut holders: Vec<&CpuHolder> = self.cpu_holders(cpu).iter().collect();
-            let earlier = holding
-                .cores
-                .iter()
-                .take(index)
-                .filter(|other| other.cpu == cpu);
+            let earlier = holding.cores.iter().take(index).filter(|other| other.cpu == cpu);
             let earlier: Vec<CpuHolder> = earlier
-                .map(|other| CpuHolder {
-                    exclusive: other.exclusive,
-                    ..asked.clone()
-                })
+                .map(|other| CpuHolder { exclusive: other.exclusive, ..asked.clone() })
                 .collect();
             holders.extend(&earlier);
             holders.push(&asked);
@@ -399,10 +308,7 @@ impl Ledger {
 
     /// Takes the account out with its cores and its promises; the backed pages are the caller's.
     fn close(&mut self, key: u128) -> Result<Account, LedgerError> {
-        let account = self
-            .accounts
-            .remove(&key)
-            .ok_or(LedgerError::NotHeld { key })?;
+        let account = self.accounts.remove(&key).ok_or(LedgerError::NotHeld { key })?;
         for core in &account.cores {
             if let Some(holders) = self.cpus.get_mut(&core.cpu) {
                 holders.retain(|holder| holder.key != key);
@@ -423,20 +329,9 @@ impl Ledger {
         tenant: String,
         page: PageHolding,
     ) -> Result<(), LedgerError> {
-        move_sum(
-            &mut self.pools,
-            page,
-            Some(Shelf::Backed),
-            Some(Shelf::Quarantined),
-        )?;
-        let fresh = || Quarantine {
-            tenant,
-            pages: BTreeMap::new(),
-        };
-        let result = put(
-            &mut self.quarantine.entry(key).or_insert_with(fresh).pages,
-            page,
-        );
+        move_sum(&mut self.pools, page, Some(Shelf::Backed), Some(Shelf::Quarantined))?;
+        let fresh = || Quarantine { tenant, pages: BTreeMap::new() };
+        let result = put(&mut self.quarantine.entry(key).or_insert_with(fresh).pages, page);
         // A holding of no pages must not leave an empty entry behind.
         self.quarantine.retain(|_, entry| !entry.pages.is_empty());
         result
@@ -470,10 +365,7 @@ fn check_holders(cpu: u32, holders: &[&CpuHolder]) -> Result<(), LedgerError> {
         });
     }
     if holders.len() > 1 && holders.iter().any(|holder| holder.exclusive) {
-        return Err(LedgerError::NotExclusive {
-            cpu,
-            holders: holders.len(),
-        });
+        return Err(LedgerError::NotExclusive { cpu, holders: holders.len() });
     }
     Ok(())
 }
@@ -489,27 +381,15 @@ mod tests {
     const M2: PageSize = PageSize::HUGE_2M;
 
     fn pages(node: u32, count: u64) -> PageHolding {
-        PageHolding {
-            node,
-            page_size: M2,
-            count: PageCount::new(count),
-        }
+        PageHolding { node, page_size: M2, count: PageCount::new(count) }
     }
 
     fn core(cpu: u32, exclusive: bool) -> CoreHolding {
-        CoreHolding {
-            cpu,
-            exclusive,
-            role: Role::Producer,
-        }
+        CoreHolding { cpu, exclusive, role: Role::Producer }
     }
 
     fn holding(tenant: &str, page: PageHolding, cores: &[CoreHolding]) -> Holding {
-        Holding {
-            tenant: tenant.to_owned(),
-            pages: vec![page],
-            cores: cores.to_vec(),
-        }
+        Holding { tenant: tenant.to_owned(), pages: vec![page], cores: cores.to_vec() }
     }
 
     fn with_lane(key: u128, holding: Holding) -> Ledger {
@@ -520,11 +400,7 @@ mod tests {
 
     fn usage(ledger: &Ledger) -> [u64; 3] {
         let usage = ledger.pool_usage(0, M2);
-        [
-            usage.promised.get(),
-            usage.backed.get(),
-            usage.quarantined.get(),
-        ]
+        [usage.promised.get(), usage.backed.get(), usage.quarantined.get()]
     }
 
     #[test]
@@ -589,10 +465,7 @@ mod tests {
         let removed = ledger.remove_pages(1, PageState::Promised, pages(0, 5));
         assert_eq!(removed, Err(short(4)));
         assert_eq!(ledger.quarantine(1, pages(0, 5)), Err(short(0)));
-        assert_eq!(
-            ledger.free_quarantined(1, pages(0, 5)),
-            Err(LedgerError::NotHeld { key: 1 })
-        );
+        assert_eq!(ledger.free_quarantined(1, pages(0, 5)), Err(LedgerError::NotHeld { key: 1 }));
         assert_eq!(usage(&ledger), [4, 0, 0]);
     }
 
@@ -612,28 +485,18 @@ mod tests {
     #[test]
     fn a_shared_cpu_has_holders_of_one_tenant() {
         let mut ledger = with_lane(1, holding("dx", pages(0, 1), &[core(2, false)]));
-        ledger
-            .grant(2, holding("dx", pages(0, 1), &[core(2, false)]))
-            .unwrap();
+        ledger.grant(2, holding("dx", pages(0, 1), &[core(2, false)])).unwrap();
         assert_eq!(ledger.cpu_holders(2).len(), 2);
         let mixed = ledger.grant(3, holding("px", pages(0, 1), &[core(2, false)]));
-        assert!(
-            matches!(mixed, Err(LedgerError::TenantsMixed { cpu: 2, .. })),
-            "{mixed:?}"
-        );
+        assert!(matches!(mixed, Err(LedgerError::TenantsMixed { cpu: 2, .. })), "{mixed:?}");
     }
 
     #[test]
     fn a_count_that_does_not_fit_changes_nothing() {
         let mut ledger = with_lane(1, holding("dx", pages(0, u64::MAX), &[]));
         let before = ledger.clone();
-        let error = ledger
-            .grant(2, holding("dx", pages(0, 1), &[core(1, false)]))
-            .unwrap_err();
-        assert!(
-            matches!(error, LedgerError::CountOverflow { node: 0, .. }),
-            "{error}"
-        );
+        let error = ledger.grant(2, holding("dx", pages(0, 1), &[core(1, false)])).unwrap_err();
+        assert!(matches!(error, LedgerError::CountOverflow { node: 0, .. }), "{error}");
         assert!(ledger.add_pages(1, pages(0, 1)).is_err());
         assert_eq!(ledger, before);
     }
@@ -641,19 +504,10 @@ mod tests {
     #[test]
     fn a_tenant_is_charged_for_lanes_huge_pages_and_cores() {
         let mut ledger = with_lane(1, holding("dx", pages(0, 2), &[core(2, false)]));
-        let small = PageHolding {
-            page_size: PageSize::BASE_4K,
-            ..pages(0, 9)
-        };
-        ledger
-            .grant(2, holding("dx", small, &[core(2, false), core(3, true)]))
-            .unwrap();
+        let small = PageHolding { page_size: PageSize::BASE_4K, ..pages(0, 9) };
+        ledger.grant(2, holding("dx", small, &[core(2, false), core(3, true)])).unwrap();
         ledger.grant(3, holding("px", pages(0, 7), &[])).unwrap();
-        let expected = TenantUsage {
-            lanes: 2,
-            hugepage_bytes: 2 * M2.bytes(),
-            cores: 3,
-        };
+        let expected = TenantUsage { lanes: 2, hugepage_bytes: 2 * M2.bytes(), cores: 3 };
         assert_eq!(ledger.tenant_usage("dx"), expected);
     }
 
@@ -674,11 +528,7 @@ mod tests {
     fn an_audit_finds_a_lost_core() {
         let mut ledger = with_lane(1, holding("dx", pages(0, 4), &[core(2, true)]));
         ledger.cpus.clear();
-        let found = LedgerError::CpuUnbalanced {
-            cpu: 2,
-            recorded: 0,
-            counted: 1,
-        };
+        let found = LedgerError::CpuUnbalanced { cpu: 2, recorded: 0, counted: 1 };
         assert_eq!(ledger.audit(), Err(found));
     }
 
@@ -686,30 +536,19 @@ mod tests {
     fn an_audit_of_cores_finds_neighbours_on_one_core() {
         let topology = fixture::load("two-socket");
         let mut ledger = with_lane(1, holding("dx", pages(0, 1), &[core(0, false)]));
-        ledger
-            .grant(2, holding("dx", pages(0, 1), &[core(1, true)]))
-            .unwrap();
+        ledger.grant(2, holding("dx", pages(0, 1), &[core(1, true)])).unwrap();
         assert_eq!(ledger.audit_cores(&topology), Ok(()));
         // Cpu 16 is the second thread of the core of cpu 0.
-        ledger
-            .grant(3, holding("px", pages(0, 1), &[core(16, false)]))
-            .unwrap();
+        ledger.grant(3, holding("px", pages(0, 1), &[core(16, false)])).unwrap();
         assert_eq!(ledger.audit(), Ok(()));
         let found = ledger.audit_cores(&topology);
-        assert!(
-            matches!(found, Err(LedgerError::TenantsMixed { cpu: 0, .. })),
-            "{found:?}"
-        );
+        assert!(matches!(found, Err(LedgerError::TenantsMixed { cpu: 0, .. })), "{found:?}");
     }
 
     /// Everything that can be asked of a ledger, over few enough lanes and pools to collide.
     #[derive(Clone, Debug)]
     enum Command {
-        Grant {
-            tenant: bool,
-            page: PageHolding,
-            cpus: Vec<(u32, bool)>,
-        },
+        Grant { tenant: bool, page: PageHolding, cpus: Vec<(u32, bool)> },
         AddPages(PageHolding),
         MarkBacked,
         RemovePages(PageState, PageHolding),
@@ -759,12 +598,7 @@ mod tests {
 
     /// All pages the ledger knows of, the only figure the outside can check.
     fn all_pages(ledger: &Ledger) -> u64 {
-        ledger
-            .pools
-            .values()
-            .filter_map(PoolUsage::total)
-            .map(PageCount::get)
-            .sum()
+        ledger.pools.values().filter_map(PoolUsage::total).map(PageCount::get).sum()
     }
 
     /// How many pages a successful command brings in (first) and takes out (second).
@@ -778,10 +612,9 @@ mod tests {
         match command {
             Command::Grant { page, .. } | Command::AddPages(page) => (page.count.get(), 0),
             Command::RemovePages(_, page) | Command::FreeQuarantined(page) => (0, page.count.get()),
-            Command::Release => (
-                0,
-                sum(state(PageState::Promised)) + sum(state(PageState::Backed)),
-            ),
+            Command::Release => {
+                (0, sum(state(PageState::Promised)) + sum(state(PageState::Backed)))
+            }
             Command::Retire => (0, sum(state(PageState::Promised))),
             Command::MarkBacked | Command::Quarantine(_) => (0, 0),
         }

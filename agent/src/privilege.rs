@@ -17,11 +17,8 @@ const KEPT: [Capability; 1] = [Capability::CAP_SYS_NICE];
 /// root's right to write the pool files at exit, which root has by owning them.
 pub fn drop_what_is_not_needed() {
     let held = caps::read(None, CapSet::Permitted).unwrap_or_default();
-    let kept: CapsHashSet = held
-        .iter()
-        .filter(|capability| KEPT.contains(capability))
-        .copied()
-        .collect();
+    let kept: CapsHashSet =
+        held.iter().filter(|capability| KEPT.contains(capability)).copied().collect();
     // The effective set first: it must never exceed the permitted one.
     let sets = [CapSet::Effective, CapSet::Permitted];
     for set in sets {

@@ -100,9 +100,7 @@ pub trait Provisioner: Send {
 /// Whether a failure to create means that another page size should be tried.
 #[must_use]
 pub fn is_page_shortage(error: &StepError, page_size: PageSize) -> bool {
-    let unknown_size = matches!(
-        error,
-        StepError::Segment(laneway_shm::SegmentError::PageSize { .. })
-    );
+    let unknown_size =
+        matches!(error, StepError::Segment(laneway_shm::SegmentError::PageSize { .. }));
     page_size.is_huge() && (matches!(error, StepError::NoMemory(_)) || unknown_size)
 }

@@ -63,10 +63,7 @@ pub fn judge(
     };
     let (producer, consumer) = (look(Role::Producer), look(Role::Consumer));
     let attached_once = lane.consumer.is_some()
-        || lane
-            .generations
-            .iter()
-            .any(|segment| segment.peer.is_some() || segment.number > 1);
+        || lane.generations.iter().any(|segment| segment.peer.is_some() || segment.number > 1);
     if !attached_once {
         return Verdict::Remake;
     }

@@ -51,10 +51,7 @@ impl Snapshot {
     #[must_use]
     pub fn find(&self, name_or_id: &str) -> Option<&Arc<LaneView>> {
         if let Some(id) = parse_hex(name_or_id) {
-            return self
-                .lanes
-                .values()
-                .find(|lane| lane.record.id == LaneId(id));
+            return self.lanes.values().find(|lane| lane.record.id == LaneId(id));
         }
         self.lanes.get(&Name::parse(name_or_id).ok()?)
     }
@@ -145,10 +142,6 @@ impl Registry {
         if revision < lowest || revision > newest {
             return Err(Compacted { lowest });
         }
-        Ok(history
-            .iter()
-            .filter(|change| change.revision > revision)
-            .cloned()
-            .collect())
+        Ok(history.iter().filter(|change| change.revision > revision).cloned().collect())
     }
 }

@@ -25,20 +25,13 @@ use crate::model::topology::{Cpu, NodeMemory, NumaNode, PagePool, Topology};
 /// because a cpu came or went meanwhile.
 pub fn read(root: &Path) -> Result<Topology, SysfsError> {
     let cpu_dir = root.join(CPU_DIR);
-    let online = required(
-        read_cpu_list(&cpu_dir.join("online"))?,
-        cpu_dir.join("online"),
-    )?;
+    let online = required(read_cpu_list(&cpu_dir.join("online"))?, cpu_dir.join("online"))?;
     let present = read_cpu_list(&cpu_dir.join("present"))?.unwrap_or_else(|| online.clone());
 
     let nodes = read_nodes(root, &online)?;
     let cpus = read_cpus(&cpu_dir, &online, &nodes)?;
     let offline = present.difference(&online).iter().collect();
-    Ok(Topology {
-        nodes,
-        cpus,
-        offline,
-    })
+    Ok(Topology { nodes, cpus, offline })
 }
 
 /// Reads only the figures that change, for [`Topology::refresh`].
@@ -50,23 +43,13 @@ pub fn read_pools(root: &Path) -> Result<Vec<NodeMemory>, SysfsError> {
     let Some(ids) = read_cpu_list(&node_dir.join("online"))? else {
         let (memory_total_bytes, memory_free_bytes) = read_meminfo(&root.join("proc/meminfo"))?;
         let pools = read_pool_dir(root, &root.join(HUGEPAGE_DIR))?;
-        return Ok(vec![NodeMemory {
-            node: 0,
-            pools,
-            memory_total_bytes,
-            memory_free_bytes,
-        }]);
+        return Ok(vec![NodeMemory { node: 0, pools, memory_total_bytes, memory_free_bytes }]);
     };
     let read_node = |node: u32| {
         let dir = node_dir.join(format!("node{node}"));
         let (memory_total_bytes, memory_free_bytes) = read_meminfo(&dir.join("meminfo"))?;
         let pools = read_pool_dir(root, &dir.join("hugepages"))?;
-        Ok(NodeMemory {
-            node,
-            pools,
-            memory_total_bytes,
-            memory_free_bytes,
-        })
+        Ok(NodeMemory { node, pools, memory_total_bytes, memory_free_bytes })
     };
     ids.iter().map(read_node).collect()
 }
@@ -115,32 +98,16 @@ fn read_nodes(root: &Path, online: &CpuSet) -> Result<Vec<NumaNode>, SysfsError>
     let has_nodes = root.join(NODE_DIR).join("online").exists();
 
     let mut nodes = Vec::with_capacity(memory.len());
-    for NodeMemory {
-        node: id,
-        pools,
-        memory_total_bytes,
-        memory_free_bytes,
-    } in memory
-    {
+    for NodeMemory { node: id, pools, memory_total_bytes, memory_free_bytes } in memory {
         let dir = root.join(NODE_DIR).join(format!("node{id}"));
         let (cpus, distance) = if has_nodes {
             let cpus = read_cpu_list(&dir.join("cpulist"))?.unwrap_or_default();
-            (
-                cpus.intersection(online),
-                read_distance(&dir.join("distance"), &ids)?,
-            )
+            (cpus.intersection(online), read_distance(&dir.join("distance"), &ids)?)
         } else {
             (online.clone(), BTreeMap::new())
         };
         let cpus = cpus.iter().collect();
-        nodes.push(NumaNode {
-            id,
-            cpus,
-            distance,
-            pools,
-            memory_total_bytes,
-            memory_free_bytes,
-        });
+        nodes.push(NumaNode { id, cpus, distance, pools, memory_total_bytes, memory_free_bytes });
     }
     Ok(nodes)
 }
@@ -151,10 +118,8 @@ fn read_distance(path: &Path, nodes: &[u32]) -> Result<BTreeMap<u32, u32>, Sysfs
         return Ok(BTreeMap::new());
     };
     let expected = "one distance for each online node";
-    let row: Vec<u32> = text
-        .split_ascii_whitespace()
-        .map(|word| number(path, word))
-        .collect::<Result<_, _>>()?;
+    let row: Vec<u32> =
+        text.split_ascii_whitespace().map(|word| number(path, word)).collect::<Result<_, _>>()?;
     if row.len() != nodes.len() {
         return Err(malformed(path, &text, expected));
     }
@@ -164,13 +129,9 @@ fn read_distance(path: &Path, nodes: &[u32]) -> Result<BTreeMap<u32, u32>, Sysfs
 fn read_meminfo(path: &Path) -> Result<(u64, u64), SysfsError> {
     let text = required(read_text(path)?, path.to_owned())?;
     let field = |name: &str| {
-        let mut words = text
-            .split_ascii_whitespace()
-            .skip_while(|word| *word != name)
-            .skip(1);
+        let mut words = text.split_ascii_whitespace().skip_while(|word| *word != name).skip(1);
         let kib: u64 = number(path, words.next().unwrap_or_default())?;
-        kib.checked_mul(1024)
-            .ok_or_else(|| malformed(path, &text, "a size in kB"))
+        kib.checked_mul(1024).ok_or_else(|| malformed(path, &text, "a size in kB"))
     };
     Ok((field("MemTotal:")?, field("MemFree:")?))
 }
@@ -200,10 +161,8 @@ fn read_pool_dir(root: &Path, dir: &Path) -> Result<Vec<PagePool>, SysfsError> {
 fn read_cpus(cpu_dir: &Path, online: &CpuSet, nodes: &[NumaNode]) -> Result<Vec<Cpu>, SysfsError> {
     let isolated = read_cpu_list(&cpu_dir.join("isolated"))?.unwrap_or_default();
     let nohz_full = read_cpu_list(&cpu_dir.join("nohz_full"))?.unwrap_or_default();
-    let node_of: BTreeMap<u32, u32> = nodes
-        .iter()
-        .flat_map(|node| node.cpus.iter().map(|cpu| (*cpu, node.id)))
-        .collect();
+    let node_of: BTreeMap<u32, u32> =
+        nodes.iter().flat_map(|node| node.cpus.iter().map(|cpu| (*cpu, node.id))).collect();
 
     let mut cores = Vec::with_capacity(online.len());
     let mut l2 = Vec::with_capacity(online.len());
@@ -226,10 +185,7 @@ fn read_cpus(cpu_dir: &Path, online: &CpuSet, nodes: &[NumaNode]) -> Result<Vec<
     let (l2, l3) = (lowest_members(&l2), lowest_members(&l3));
     let mut cpus = Vec::with_capacity(online.len());
     for (id, package) in online.iter().zip(packages) {
-        let node = node_of
-            .get(&id)
-            .copied()
-            .ok_or(SysfsError::CpuWithoutNode { cpu: id })?;
+        let node = node_of.get(&id).copied().ok_or(SysfsError::CpuWithoutNode { cpu: id })?;
         let core = cores.get(&id).copied().unwrap_or(id);
         let siblings = threads.get(&core).into_iter().flatten().copied();
         cpus.push(Cpu {
@@ -262,9 +218,7 @@ fn lowest_members(groups: &[(u32, Group)]) -> BTreeMap<u32, u32> {
         lowest.entry(*group).or_insert(*cpu);
     }
     let known = groups.iter().filter(|(_, group)| *group != Group::Unknown);
-    known
-        .filter_map(|(cpu, group)| Some((*cpu, *lowest.get(group)?)))
-        .collect()
+    known.filter_map(|(cpu, group)| Some((*cpu, *lowest.get(group)?))).collect()
 }
 
 /// Some boards do not know their sockets and say -1; they have one.
@@ -313,10 +267,7 @@ fn read_cache(dir: &Path, level: u32, online: &CpuSet) -> Result<Group, SysfsErr
 }
 
 fn lowest_online(members: &CpuSet, online: &CpuSet) -> Group {
-    members
-        .intersection(online)
-        .first()
-        .map_or(Group::Unknown, Group::Lowest)
+    members.intersection(online).first().map_or(Group::Unknown, Group::Lowest)
 }
 
 /// A list of ids; `None` where there is no such file.
@@ -326,10 +277,7 @@ fn read_cpu_list(path: &Path) -> Result<Option<CpuSet>, SysfsError> {
     };
     // A kernel that could stop the tick but was not told to prints a null pointer here.
     let list = if text == "(null)" { "" } else { text.as_str() };
-    let source = |source| SysfsError::List {
-        path: path.to_owned(),
-        source,
-    };
+    let source = |source| SysfsError::List { path: path.to_owned(), source };
     list.parse().map(Some).map_err(source)
 }
 
@@ -339,47 +287,31 @@ fn read_number(path: &Path) -> Result<Option<u64>, SysfsError> {
 
 /// The text of a small file without the space around it; `None` where there is no such file.
 fn read_text(path: &Path) -> Result<Option<String>, SysfsError> {
-    let failed = |source| SysfsError::Read {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source| SysfsError::Read { path: path.to_owned(), source };
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),
     };
     let mut text = String::new();
-    file.take(FILE_SIZE_LIMIT)
-        .read_to_string(&mut text)
-        .map_err(failed)?;
+    file.take(FILE_SIZE_LIMIT).read_to_string(&mut text).map_err(failed)?;
     Ok(Some(text.trim().to_owned()))
 }
 
 fn number<N: TryFrom<u64>>(path: &Path, text: &str) -> Result<N, SysfsError> {
     // `str::parse` would let a sign through.
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    let value = text
-        .parse::<u64>()
-        .ok()
-        .filter(|_| digits)
-        .and_then(|n| N::try_from(n).ok());
+    let value = text.parse::<u64>().ok().filter(|_| digits).and_then(|n| N::try_from(n).ok());
     value.ok_or_else(|| malformed(path, text, "a number"))
 }
 
 fn required<T>(found: Option<T>, path: PathBuf) -> Result<T, SysfsError> {
-    found.ok_or_else(|| SysfsError::Read {
-        path,
-        source: io::ErrorKind::NotFound.into(),
-    })
+    found.ok_or_else(|| SysfsError::Read { path, source: io::ErrorKind::NotFound.into() })
 }
 
 fn malformed(path: &Path, found: &str, expected: &'static str) -> SysfsError {
     let found = found.chars().take(64).collect();
-    SysfsError::Malformed {
-        path: path.to_owned(),
-        found,
-        expected,
-    }
+    SysfsError::Malformed { path: path.to_owned(), found, expected }
 }
 
 const CPU_DIR: &str = "sys/devices/system/cpu";
@@ -413,10 +345,7 @@ mod tests {
     fn every_fixture_reads_as_a_machine() {
         for (name, _) in fixture::ALL {
             let topology = fixture::load(name);
-            assert!(
-                !topology.nodes.is_empty() && !topology.cpus.is_empty(),
-                "{name}"
-            );
+            assert!(!topology.nodes.is_empty() && !topology.cpus.is_empty(), "{name}");
             for cpu in &topology.cpus {
                 let node = topology.node(cpu.node).expect("the node of a cpu exists");
                 assert!(node.cpus.contains(&cpu.id), "{name}: cpu {}", cpu.id);
@@ -447,12 +376,7 @@ mod tests {
     fn isolated_and_tickless_cpus_are_marked() {
         let topology = fixture::load("two-socket");
         let marked = |mark: fn(&Cpu) -> bool| -> Vec<u32> {
-            topology
-                .cpus
-                .iter()
-                .filter(|cpu| mark(cpu))
-                .map(|cpu| cpu.id)
-                .collect()
+            topology.cpus.iter().filter(|cpu| mark(cpu)).map(|cpu| cpu.id).collect()
         };
         assert_eq!(marked(|cpu| cpu.isolated), [4, 5, 6, 7, 20, 21, 22, 23]);
         assert_eq!(marked(|cpu| cpu.nohz_full), [6, 7, 22, 23]);
@@ -473,10 +397,7 @@ mod tests {
         let topology = fixture::load("epyc-nps4");
         assert_eq!(topology.nodes.len(), 4);
         assert!(topology.cpus.iter().all(|cpu| cpu.package == 0));
-        assert_eq!(
-            topology.node(3).unwrap().cpus,
-            [12, 13, 14, 15, 28, 29, 30, 31]
-        );
+        assert_eq!(topology.node(3).unwrap().cpus, [12, 13, 14, 15, 28, 29, 30, 31]);
         assert_eq!(topology.distance(0, 3), 12);
     }
 
@@ -502,12 +423,7 @@ mod tests {
     #[test]
     fn missing_caches_are_unknown_and_not_an_error() {
         let topology = fixture::load("no-cache-info");
-        assert!(
-            topology
-                .cpus
-                .iter()
-                .all(|cpu| cpu.l2.is_none() && cpu.l3.is_none())
-        );
+        assert!(topology.cpus.iter().all(|cpu| cpu.l2.is_none() && cpu.l3.is_none()));
         assert_eq!(topology.relation(0, 2), Some(CacheRelation::SameNode));
     }
 
@@ -523,10 +439,7 @@ mod tests {
         let topology = fixture::load("no-cache-info");
         assert_eq!(topology.nodes.len(), 1);
         let node = &topology.nodes[0];
-        assert_eq!(
-            (node.id, node.cpus.as_slice()),
-            (0, [0, 1, 2, 3].as_slice())
-        );
+        assert_eq!((node.id, node.cpus.as_slice()), (0, [0, 1, 2, 3].as_slice()));
         assert_eq!(node.memory_free_bytes, 1_500_000 << 10);
         assert_eq!(node.available(PageSize::HUGE_2M), PageCount::new(60));
     }
@@ -535,17 +448,9 @@ mod tests {
     fn caches_without_a_list_of_sharers_are_told_apart_by_id() {
         let caches = "sys/devices/system/cpu";
         let changes: Vec<(String, Option<&str>)> = (0..2)
-            .map(|cpu| {
-                (
-                    format!("{caches}/cpu{cpu}/cache/index3/shared_cpu_list"),
-                    None,
-                )
-            })
+            .map(|cpu| (format!("{caches}/cpu{cpu}/cache/index3/shared_cpu_list"), None))
             .collect();
-        let changes: Vec<_> = changes
-            .iter()
-            .map(|(path, to)| (path.as_str(), *to))
-            .collect();
+        let changes: Vec<_> = changes.iter().map(|(path, to)| (path.as_str(), *to)).collect();
         let topology = read_changed("this-machine", &changes).unwrap();
         assert_eq!(topology.cpu(1).unwrap().l3, Some(0));
     }
@@ -554,10 +459,7 @@ mod tests {
     fn pages_promised_anywhere_count_against_every_node() {
         let topology = fixture::load("two-socket");
         let pool = topology.nodes[1].pool(PageSize::HUGE_2M).unwrap();
-        assert_eq!(
-            (pool.total, pool.free),
-            (PageCount::new(1024), PageCount::new(1000))
-        );
+        assert_eq!((pool.total, pool.free), (PageCount::new(1024), PageCount::new(1000)));
         assert_eq!(pool.reserved, PageCount::new(16));
         assert_eq!(pool.available(), PageCount::new(984));
     }
@@ -570,14 +472,8 @@ mod tests {
         let pool = "sys/devices/system/node/node1/hugepages/hugepages-2048kB/free_hugepages";
         std::fs::write(root.path().join(pool), "20\n").unwrap();
         topology.refresh(&read_pools(root.path()).unwrap());
-        assert_eq!(
-            topology.nodes[1].available(PageSize::HUGE_2M),
-            PageCount::new(4)
-        );
-        assert_eq!(
-            (topology.cpus, &topology.nodes[0]),
-            (before.cpus, &before.nodes[0])
-        );
+        assert_eq!(topology.nodes[1].available(PageSize::HUGE_2M), PageCount::new(4));
+        assert_eq!((topology.cpus, &topology.nodes[0]), (before.cpus, &before.nodes[0]));
     }
 
     #[test]
@@ -587,30 +483,15 @@ mod tests {
             (free, "-5"),
             (free, ""),
             (free, "12 pages"),
-            (
-                "sys/devices/system/cpu/cpu1/topology/physical_package_id",
-                "zero",
-            ),
-            (
-                "sys/devices/system/cpu/cpu0/cache/index3/level",
-                "99999999999999999999",
-            ),
+            ("sys/devices/system/cpu/cpu1/topology/physical_package_id", "zero"),
+            ("sys/devices/system/cpu/cpu0/cache/index3/level", "99999999999999999999"),
             ("sys/devices/system/node/node0/distance", "10 x"),
             ("sys/devices/system/node/node0/distance", "10 20"),
-            (
-                "sys/devices/system/node/node0/meminfo",
-                "Node 0 MemTotal: some kB",
-            ),
-            (
-                "sys/devices/system/node/node0/meminfo",
-                "Node 0 MemTotal: 18446744073709551615 kB",
-            ),
+            ("sys/devices/system/node/node0/meminfo", "Node 0 MemTotal: some kB"),
+            ("sys/devices/system/node/node0/meminfo", "Node 0 MemTotal: 18446744073709551615 kB"),
         ] {
             let error = read_changed("this-machine", &[(path, Some(content))]).unwrap_err();
-            assert!(
-                matches!(error, SysfsError::Malformed { .. }),
-                "{path}: {error:?}"
-            );
+            assert!(matches!(error, SysfsError::Malformed { .. }), "{path}: {error:?}");
             assert!(error.to_string().contains(path), "{error}");
         }
     }
@@ -643,20 +524,14 @@ mod tests {
         let path = root.path().join("sys/devices/system/cpu/isolated");
         std::fs::remove_file(&path).unwrap();
         std::fs::create_dir(&path).unwrap();
-        assert!(matches!(
-            read(root.path()).unwrap_err(),
-            SysfsError::Read { .. }
-        ));
+        assert!(matches!(read(root.path()).unwrap_err(), SysfsError::Read { .. }));
     }
 
     #[test]
     fn a_cpu_that_no_node_knows_is_an_error() {
         let path = "sys/devices/system/node/node0/cpulist";
         let error = read_changed("this-machine", &[(path, Some("0\n"))]).unwrap_err();
-        assert!(
-            matches!(error, SysfsError::CpuWithoutNode { cpu: 1 }),
-            "{error:?}"
-        );
+        assert!(matches!(error, SysfsError::CpuWithoutNode { cpu: 1 }), "{error:?}");
     }
 
     #[test]

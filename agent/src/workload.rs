@@ -66,10 +66,7 @@ impl Tally {
     /// A tally that expects `next` first.
     #[must_use]
     pub fn starting_at(next: u64) -> Self {
-        Self {
-            next,
-            ..Self::default()
-        }
+        Self { next, ..Self::default() }
     }
 
     /// Counts one message. Messages shorter than a sequence number are compared by what they have.
@@ -80,11 +77,8 @@ impl Tally {
             self.next += 1;
             return;
         };
-        let mask = if message.len() >= SEQUENCE_BYTES {
-            u64::MAX
-        } else {
-            (1 << (message.len() * 8)) - 1
-        };
+        let mask =
+            if message.len() >= SEQUENCE_BYTES { u64::MAX } else { (1 << (message.len() * 8)) - 1 };
         if found == self.next & mask {
             self.next += 1;
         } else if mask == u64::MAX && found > self.next {
@@ -132,14 +126,8 @@ mod tests {
             tally.count(&message(sequence, 24));
         }
         tally.count(&[9; 24]);
-        let expected = Tally {
-            received: 7,
-            lost: 2,
-            torn: 1,
-            out_of_order: 1,
-            duplicates: 1,
-            next: 7,
-        };
+        let expected =
+            Tally { received: 7, lost: 2, torn: 1, out_of_order: 1, duplicates: 1, next: 7 };
         assert_eq!(tally, expected);
         assert!(!tally.is_clean());
     }

@@ -12,11 +12,7 @@ use prost_types::{DescriptorProto, EnumDescriptorProto, FileDescriptorProto, Fil
 fn the_api_is_what_its_frozen_text_says() {
     let set = FileDescriptorSet::decode(laneway_proto::DESCRIPTORS).unwrap();
     let mut text = String::new();
-    for file in set
-        .file
-        .iter()
-        .filter(|file| file.package() == "laneway.v1")
-    {
+    for file in set.file.iter().filter(|file| file.package() == "laneway.v1") {
         describe(&mut text, file);
     }
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/api/laneway.v1.txt");
@@ -24,20 +20,13 @@ fn the_api_is_what_its_frozen_text_says() {
         std::fs::write(path, &text).unwrap();
     }
     let frozen = std::fs::read_to_string(path).unwrap();
-    assert_eq!(
-        frozen, text,
-        "the API changed; if that is meant: BLESS=1 cargo test"
-    );
+    assert_eq!(frozen, text, "the API changed; if that is meant: BLESS=1 cargo test");
 }
 
 fn describe(out: &mut String, file: &FileDescriptorProto) {
     for service in &file.service {
         for method in &service.method {
-            let stream = if method.server_streaming() {
-                "stream "
-            } else {
-                ""
-            };
+            let stream = if method.server_streaming() { "stream " } else { "" };
             let (name, rpc) = (service.name(), method.name());
             let (input, output) = (method.input_type(), method.output_type());
             writeln!(out, "rpc {name}.{rpc}({input}) returns ({stream}{output})").unwrap();
@@ -70,11 +59,7 @@ fn describe_message(out: &mut String, prefix: &str, message: &DescriptorProto) {
             _ => "",
         };
         let kind = match field.type_name() {
-            "" => field
-                .r#type()
-                .as_str_name()
-                .trim_start_matches("TYPE_")
-                .to_lowercase(),
+            "" => field.r#type().as_str_name().trim_start_matches("TYPE_").to_lowercase(),
             name => name.to_owned(),
         };
         let (number, field) = (field.number(), field.name());

@@ -50,10 +50,9 @@ impl Attach {
         };
         let digits = ticket.len() == 32 && ticket.bytes().all(|byte| byte.is_ascii_hexdigit());
         match u128::from_str_radix(ticket, 16) {
-            Ok(value) if digits => Ok(Self::new(
-                socket.as_ref(),
-                Claim::Ticket(value.to_be_bytes()),
-            )),
+            Ok(value) if digits => {
+                Ok(Self::new(socket.as_ref(), Claim::Ticket(value.to_be_bytes())))
+            }
             _ => Err(not_a_ticket.into()),
         }
     }
@@ -65,12 +64,7 @@ impl Attach {
     }
 
     fn new(socket: &Path, claim: Claim) -> Self {
-        Self {
-            socket: socket.to_path_buf(),
-            claim,
-            timeout: Duration::from_secs(5),
-            pin: true,
-        }
+        Self { socket: socket.to_path_buf(), claim, timeout: Duration::from_secs(5), pin: true }
     }
 
     /// Waits at most this long for each answer of the agent (default 5 s).
@@ -93,11 +87,7 @@ impl Attach {
     /// What went wrong, and in a refusal of the agent what to do about it.
     pub fn producer(&self) -> Result<Producer, AttachError> {
         let attached = self.attach(Role::Producer)?;
-        Ok(Producer::new(
-            attached.region,
-            attached.grant,
-            attached.link,
-        )?)
+        Ok(Producer::new(attached.region, attached.grant, attached.link)?)
     }
 
     /// Attaches the consumer's end.
@@ -106,11 +96,7 @@ impl Attach {
     /// What went wrong, and in a refusal of the agent what to do about it.
     pub fn consumer(&self) -> Result<Consumer, AttachError> {
         let attached = self.attach(Role::Consumer)?;
-        Ok(Consumer::new(
-            attached.region,
-            attached.grant,
-            attached.link,
-        )?)
+        Ok(Consumer::new(attached.region, attached.grant, attached.link)?)
     }
 
     fn attach(&self, role: Role) -> Result<Attached, AttachError> {
@@ -119,14 +105,7 @@ impl Attach {
             source,
         })?;
         let thread = nix::unistd::gettid().as_raw().cast_unsigned();
-        send(
-            &socket,
-            &Frame::Hello {
-                role,
-                claim: self.claim.clone(),
-                thread,
-            },
-        )?;
+        send(&socket, &Frame::Hello { role, claim: self.claim.clone(), thread })?;
         let (grant, fd) = self.granted(&socket, role)?;
         let region = map_own(&grant, &fd)?;
         send(&socket, &Frame::Mapped)?;
@@ -139,19 +118,9 @@ impl Attach {
         Segment::verify(own, header(&grant)?)?;
         let pinned = self.pinned(&grant)?;
         let (lane, generation, token) = (grant.lane, grant.generation, grant.token);
-        let resume = Resume {
-            role,
-            lane,
-            generation,
-            token,
-            segment: fd,
-        };
+        let resume = Resume { role, lane, generation, token, segment: fd };
         let control = Control::new(&self.socket, socket, resume);
-        Ok(Attached {
-            region,
-            grant,
-            link: Link::new(Some(control), pinned, PeerState::Absent),
-        })
+        Ok(Attached { region, grant, link: Link::new(Some(control), pinned, PeerState::Absent) })
     }
 
     fn granted(&self, socket: &OwnedFd, role: Role) -> Result<(Grant, OwnedFd), AttachError> {
@@ -166,9 +135,7 @@ impl Attach {
             return Ok(None);
         }
         let cpu = grant.cpu;
-        Pinned::new(cpu)
-            .map(Some)
-            .map_err(|source| AttachError::Pin { cpu, source })
+        Pinned::new(cpu).map(Some).map_err(|source| AttachError::Pin { cpu, source })
     }
 
     /// Waits for the agent's next frame.
@@ -187,22 +154,12 @@ impl Attach {
                     return Err(AttachError::Disconnected { waiting_for });
                 }
                 Err(source) => {
-                    return Err(AttachError::Os {
-                        call: "recvmsg",
-                        source,
-                    });
+                    return Err(AttachError::Os { call: "recvmsg", source });
                 }
             }
             let waited = start.elapsed();
-            let Some(left) = self
-                .timeout
-                .checked_sub(waited)
-                .filter(|left| !left.is_zero())
-            else {
-                return Err(AttachError::TimedOut {
-                    waiting_for,
-                    waited,
-                });
+            let Some(left) = self.timeout.checked_sub(waited).filter(|left| !left.is_zero()) else {
+                return Err(AttachError::TimedOut { waiting_for, waited });
             };
             let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
             let millis = u16::try_from(left.as_millis().max(1)).unwrap_or(u16::MAX);
@@ -249,10 +206,7 @@ fn header(grant: &Grant) -> Result<Header, SegmentError> {
         Role::Consumer => (KIND_CONSUMER, CONSUMER_SEGMENT_BYTES as u64),
     };
     if grant.size_bytes < needed {
-        return Err(SegmentError::Size {
-            found: grant.size_bytes,
-            expected: needed,
-        });
+        return Err(SegmentError::Size { found: grant.size_bytes, expected: needed });
     }
     Ok(Header {
         kind,
@@ -276,8 +230,5 @@ fn os(call: &'static str) -> impl FnOnce(std::io::Error) -> AttachError {
 }
 
 fn unexpected(found: &Frame, waiting_for: &'static str) -> AttachError {
-    AttachError::Unexpected {
-        found: found.name(),
-        waiting_for,
-    }
+    AttachError::Unexpected { found: found.name(), waiting_for }
 }

@@ -57,11 +57,7 @@ impl Consumer {
         link: Link,
     ) -> Result<Self, SegmentError> {
         let geometry = Geometry::try_new(grant.slot_payload, grant.slot_count)?;
-        let wait = if grant.park {
-            WaitMode::Park
-        } else {
-            WaitMode::Spin
-        };
+        let wait = if grant.park { WaitMode::Park } else { WaitMode::Spin };
         let ring = Reader::new(region, geometry, wait, grant.base, grant.generation);
         Ok(Self {
             ring,
@@ -115,10 +111,7 @@ impl Consumer {
     #[inline]
     pub fn poll(&mut self) -> Result<Option<ReadSlot<'_>>, RecvError> {
         match self.next_span()? {
-            Some(span) => Ok(Some(ReadSlot {
-                consumer: self,
-                span,
-            })),
+            Some(span) => Ok(Some(ReadSlot { consumer: self, span })),
             None => Ok(None),
         }
     }
@@ -133,10 +126,7 @@ impl Consumer {
             Some(span) => span,
             None => self.wait_for_span(timeout)?,
         };
-        Ok(ReadSlot {
-            consumer: self,
-            span,
-        })
+        Ok(ReadSlot { consumer: self, span })
     }
 
     /// All messages that are there now, at most `limit`, released together.
@@ -146,14 +136,7 @@ impl Consumer {
     pub fn poll_many(&mut self, limit: usize) -> Result<ReadBatch<'_>, RecvError> {
         let next = self.next_span()?;
         let start = self.ring.position();
-        Ok(ReadBatch {
-            consumer: self,
-            next,
-            left: limit,
-            end: start,
-            messages: 0,
-            bytes: 0,
-        })
+        Ok(ReadBatch { consumer: self, next, left: limit, end: start, messages: 0, bytes: 0 })
     }
 
     #[inline]
@@ -176,9 +159,7 @@ impl Consumer {
     }
 
     fn closed_error(&self) -> RecvError {
-        RecvError::Closed {
-            position: self.ring.position(),
-        }
+        RecvError::Closed { position: self.ring.position() }
     }
 
     /// Empty: maybe the generation ended, maybe the agent has news.
@@ -229,26 +210,16 @@ impl Consumer {
             return Ok(false);
         };
         if next.base > position {
-            return Err(Corruption::Truncated {
-                position,
-                end: next.base,
-            }
-            .into());
+            return Err(Corruption::Truncated { position, end: next.base }.into());
         }
         if self.generation != 0 {
-            self.link.tell(&Frame::Drained {
-                generation: self.generation,
-            });
+            self.link.tell(&Frame::Drained { generation: self.generation });
         }
         self.link.forget_below(next.generation);
         (self.generation, self.end, self.closed) = (next.generation, next.end, false);
         self.ring.join(next.region);
         let alive = next.end.is_none();
-        self.link.peer = if alive {
-            PeerState::Live
-        } else {
-            PeerState::Gone
-        };
+        self.link.peer = if alive { PeerState::Live } else { PeerState::Gone };
         Ok(true)
     }
 
@@ -265,18 +236,11 @@ impl Consumer {
                 _ => {}
             }
         }
-        if self.link.revoked {
-            Err(RecvError::Revoked)
-        } else {
-            Ok(())
-        }
+        if self.link.revoked { Err(RecvError::Revoked) } else { Ok(()) }
     }
 
     fn offered(&mut self, segment: PeerSegment, fd: OwnedFd) {
-        let newest = self
-            .pending
-            .back()
-            .map_or(self.generation, |pending| pending.generation);
+        let newest = self.pending.back().map_or(self.generation, |pending| pending.generation);
         if segment.generation <= newest || self.pending.len() >= GENERATIONS_MAX {
             return;
         }
@@ -284,12 +248,7 @@ impl Consumer {
             Ok((region, fd)) => {
                 self.link.hold(Role::Producer, segment.generation, fd);
                 let (generation, base) = (segment.generation, segment.base);
-                self.pending.push_back(Pending {
-                    generation,
-                    base,
-                    end: None,
-                    region,
-                });
+                self.pending.push_back(Pending { generation, base, end: None, region });
             }
             Err(error) => self.refused = Some(error),
         }
@@ -320,10 +279,7 @@ impl Consumer {
     ) -> Result<(Region<Foreign>, OwnedFd), SegmentError> {
         let needed = self.ring.geometry().segment_bytes();
         if segment.size_bytes < needed {
-            return Err(SegmentError::Size {
-                found: segment.size_bytes,
-                expected: needed,
-            });
+            return Err(SegmentError::Size { found: segment.size_bytes, expected: needed });
         }
         let header = Header {
             kind: KIND_PRODUCER,
@@ -353,10 +309,7 @@ impl Consumer {
                 self.maintain()?;
                 return match self.next_span()? {
                     Some(span) => Ok(span),
-                    None => Err(RecvError::TimedOut {
-                        waited: timeout,
-                        state: self.link.peer,
-                    }),
+                    None => Err(RecvError::TimedOut { waited: timeout, state: self.link.peer }),
                 };
             }
             if self.wait == WaitMode::Park && spins > SPINS_BEFORE_PARK {
@@ -412,12 +365,7 @@ impl ReadSlot<'_> {
     /// A bounded view for reading parts in place.
     #[must_use]
     pub fn view(&self) -> View<'_> {
-        View {
-            consumer: self.consumer,
-            span: self.span,
-            start: 0,
-            len: self.span.len,
-        }
+        View { consumer: self.consumer, span: self.span, start: 0, len: self.span.len }
     }
 
     /// Gives the slots back to the producer.
@@ -477,11 +425,7 @@ impl View<'_> {
     #[must_use]
     pub fn range(&self, start: usize, len: usize) -> Option<Self> {
         let end = start.checked_add(len)?;
-        (end <= self.len).then_some(Self {
-            start: self.start + start,
-            len,
-            ..*self
-        })
+        (end <= self.len).then_some(Self { start: self.start + start, len, ..*self })
     }
 
     /// A little-endian integer at `at`; `None` if it is not inside the range.
@@ -512,10 +456,7 @@ impl ReadBatch<'_> {
     ///
     /// # Errors
     /// As [`Consumer::poll`].
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "a lending iterator, see above"
-    )]
+    #[expect(clippy::should_implement_trait, reason = "a lending iterator, see above")]
     pub fn next(&mut self) -> Result<Option<View<'_>>, RecvError> {
         let Some(span) = self.next.take().filter(|_| self.left > 0) else {
             return Ok(None);
@@ -527,21 +468,14 @@ impl ReadBatch<'_> {
         if self.left > 0 {
             self.next = self.consumer.ring.poll_after(&span)?;
         }
-        Ok(Some(View {
-            consumer: self.consumer,
-            span,
-            start: 0,
-            len: span.len,
-        }))
+        Ok(Some(View { consumer: self.consumer, span, start: 0, len: span.len }))
     }
 }
 
 impl Drop for ReadBatch<'_> {
     fn drop(&mut self) {
         if self.messages > 0 {
-            self.consumer
-                .ring
-                .release_through(self.end, self.messages, self.bytes);
+            self.consumer.ring.release_through(self.end, self.messages, self.bytes);
         }
     }
 }

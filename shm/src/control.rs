@@ -125,13 +125,7 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn new(control: Option<Control>, pinned: Option<Pinned>, peer: PeerState) -> Self {
-        Self {
-            control,
-            pulse: Pulse::new(),
-            pinned,
-            peer,
-            revoked: false,
-        }
+        Self { control, pulse: Pulse::new(), pinned, peer, revoked: false }
     }
 
     /// The next event, and on the way: reconnects, notices drift, handles what both ends share.
@@ -167,11 +161,7 @@ impl Link {
 
     /// Tells the agent, if it is there.
     pub(crate) fn tell(&mut self, frame: &Frame) {
-        if let Some(socket) = self
-            .control
-            .as_ref()
-            .and_then(|control| control.socket.as_ref())
-        {
+        if let Some(socket) = self.control.as_ref().and_then(|control| control.socket.as_ref()) {
             // An agent that is gone or slow learns it from the memory or not at all.
             let _ = fdpass::send(socket, &frame.encode(), None);
         }
@@ -229,10 +219,7 @@ impl Control {
     fn present(&self) {
         let Some(socket) = &self.socket else { return };
         for (role, number, fd) in &self.held {
-            let frame = Frame::Present {
-                role: *role,
-                number: *number,
-            };
+            let frame = Frame::Present { role: *role, number: *number };
             let _ = fdpass::send(socket, &frame.encode(), Some(fd.as_fd()));
         }
     }
@@ -248,24 +235,10 @@ impl Control {
         if Instant::now() < self.retry_at {
             return;
         }
-        let Resume {
-            role,
-            lane,
-            generation,
-            token,
-            ..
-        } = self.resume;
-        let claim = Claim::Resume {
-            lane,
-            generation,
-            token,
-        };
+        let Resume { role, lane, generation, token, .. } = self.resume;
+        let claim = Claim::Resume { lane, generation, token };
         let thread = nix::unistd::gettid().as_raw().cast_unsigned();
-        let hello = Frame::Hello {
-            role,
-            claim,
-            thread,
-        };
+        let hello = Frame::Hello { role, claim, thread };
         let presented = open(&self.path).and_then(|socket| {
             let segment = self.resume.segment.as_fd();
             fdpass::send(&socket, &hello.encode(), Some(segment))?;

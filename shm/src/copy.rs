@@ -101,8 +101,7 @@ pub(crate) unsafe fn copy_from_shared(source: *const u8, target: *mut u8, len: u
         unsafe {
             let (from, to) = (source.add(done), target.add(done));
             if from.addr() % 8 == 0 && len - done >= 8 {
-                to.cast::<u64>()
-                    .write_unaligned(from.cast::<u64>().read_volatile());
+                to.cast::<u64>().write_unaligned(from.cast::<u64>().read_volatile());
                 done += 8;
             } else {
                 to.write(from.read_volatile());
@@ -127,12 +126,7 @@ mod tests {
                     copy_from_shared(source[shift..].as_ptr(), target[16..].as_mut_ptr(), len)
                 };
                 assert_eq!(target[16..16 + len], source[shift..shift + len]);
-                assert!(
-                    target[..16]
-                        .iter()
-                        .chain(&target[16 + len..])
-                        .all(|&b| b == 0xa5)
-                );
+                assert!(target[..16].iter().chain(&target[16 + len..]).all(|&b| b == 0xa5));
             }
         }
     }

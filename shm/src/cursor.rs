@@ -94,11 +94,7 @@ pub fn read_slot(
     let found = word.len();
     // A continued slot is full by rule, so that offsets inside a long message need no table.
     if found > limit || (kind == Kind::More && found != limit) {
-        return Err(Corruption::Length {
-            position,
-            found,
-            limit,
-        });
+        return Err(Corruption::Length { position, found, limit });
     }
     Ok(SlotState::Committed(kind, found))
 }
@@ -110,11 +106,7 @@ fn not_committed(position: u64, expected: u32, word: CommitWord) -> Result<SlotS
     if word.0 == 0 || word.turn() == expected.wrapping_sub(1) {
         Ok(SlotState::Empty)
     } else {
-        Err(Corruption::Turn {
-            position,
-            expected,
-            found: word.turn(),
-        })
+        Err(Corruption::Turn { position, expected, found: word.turn() })
     }
 }
 
@@ -126,11 +118,7 @@ fn not_committed(position: u64, expected: u32, word: CommitWord) -> Result<SlotS
 #[inline]
 pub fn accept_released(lowest: u64, committed: u64, found: u64) -> Result<u64, Corruption> {
     if found < lowest || found > committed {
-        return Err(Corruption::Released {
-            found,
-            lowest,
-            committed,
-        });
+        return Err(Corruption::Released { found, lowest, committed });
     }
     Ok(found)
 }

@@ -235,10 +235,7 @@ pub enum SegmentError {
 
 impl SegmentError {
     pub(crate) fn os(call: &'static str) -> impl FnOnce(nix::Error) -> Self {
-        move |errno| Self::Os {
-            call,
-            source: errno.into(),
-        }
+        move |errno| Self::Os { call, source: errno.into() }
     }
 
     pub(crate) fn io(call: &'static str) -> impl FnOnce(io::Error) -> Self {

@@ -28,18 +28,11 @@ pub struct Packet {
 /// `WouldBlock` if the peer does not read; `BrokenPipe` if it is gone.
 pub fn send(socket: impl AsFd, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
     let raw = descriptor.map(|fd| [fd.as_raw_fd()]);
-    let control: Vec<_> = raw
-        .iter()
-        .map(|fds| ControlMessage::ScmRights(fds))
-        .collect();
+    let control: Vec<_> = raw.iter().map(|fds| ControlMessage::ScmRights(fds)).collect();
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
     let fd = socket.as_fd().as_raw_fd();
     let sent = sendmsg::<()>(fd, &[IoSlice::new(bytes)], &control, flags, None)?;
-    if sent == bytes.len() {
-        Ok(())
-    } else {
-        Err(io::ErrorKind::WriteZero.into())
-    }
+    if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
 /// Receives one packet without blocking.
@@ -54,9 +47,7 @@ pub fn receive(socket: impl AsFd) -> io::Result<Packet> {
         let mut parts = [IoSliceMut::new(&mut bytes)];
         let fd = socket.as_fd().as_raw_fd();
         let message = recvmsg::<()>(fd, &mut parts, Some(&mut control), flags)?;
-        let cut = message
-            .flags
-            .intersects(MsgFlags::MSG_CTRUNC | MsgFlags::MSG_TRUNC);
+        let cut = message.flags.intersects(MsgFlags::MSG_CTRUNC | MsgFlags::MSG_TRUNC);
         let mut descriptors = Vec::new();
         if let Ok(messages) = message.cmsgs() {
             for message in messages {

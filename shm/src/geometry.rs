@@ -48,11 +48,8 @@ impl Geometry {
             });
         }
         let stride = stride_for(slot_payload_bytes as usize + WORD_BYTES);
-        let geometry = Self {
-            stride,
-            payload: slot_payload_bytes,
-            count_log2: slot_count.trailing_zeros(),
-        };
+        let geometry =
+            Self { stride, payload: slot_payload_bytes, count_log2: slot_count.trailing_zeros() };
         let size = geometry.segment_bytes();
         if size > SEGMENT_MAX {
             return Err(SegmentError::Geometry {
@@ -120,10 +117,7 @@ impl Geometry {
     #[must_use]
     #[inline]
     pub fn turn(&self, position: u64) -> u32 {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "turns wrap at 2^32 by definition"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "turns wrap at 2^32 by definition")]
         let lap = (position >> self.count_log2) as u32;
         lap.wrapping_add(1)
     }
@@ -135,11 +129,7 @@ fn stride_for(bytes: usize) -> usize {
         17..=32 => 32,
         _ => {
             let stride = bytes.next_multiple_of(64);
-            if stride >= 4096 && stride.is_power_of_two() {
-                stride + 64
-            } else {
-                stride
-            }
+            if stride >= 4096 && stride.is_power_of_two() { stride + 64 } else { stride }
         }
     }
 }
@@ -158,10 +148,7 @@ mod tests {
                 stride == 16 || stride == 32 || stride.is_multiple_of(64),
                 "{payload}: {stride}"
             );
-            assert!(
-                stride < 4096 || !stride.is_power_of_two(),
-                "{payload}: {stride}"
-            );
+            assert!(stride < 4096 || !stride.is_power_of_two(), "{payload}: {stride}");
         }
     }
 
@@ -174,11 +161,7 @@ mod tests {
             (8, 1, "slot_count"),
             (8, 3, "slot_count"),
             (8, u32::MAX, "slot_count"),
-            (
-                SLOT_PAYLOAD_MAX,
-                SLOT_COUNT_MAX,
-                "slot_payload_bytes * slot_count",
-            ),
+            (SLOT_PAYLOAD_MAX, SLOT_COUNT_MAX, "slot_payload_bytes * slot_count"),
         ] {
             match Geometry::try_new(payload, count) {
                 Err(SegmentError::Geometry { field: found, .. }) => assert_eq!(found, field),

@@ -112,11 +112,7 @@ impl Header {
     pub fn words(&self) -> [u64; HEADER_FIELDS.len()] {
         let [lane_high, lane_low] = halves(self.lane);
         let [nonce_high, nonce_low] = halves(self.nonce);
-        let slots_offset = if self.kind == KIND_PRODUCER {
-            P_SLOTS as u64
-        } else {
-            0
-        };
+        let slots_offset = if self.kind == KIND_PRODUCER { P_SLOTS as u64 } else { 0 };
         [
             MAGIC,
             VERSION,
@@ -155,11 +151,7 @@ impl Header {
             };
             if !same {
                 let field = HEADER_FIELDS[index];
-                return Err(crate::error::SegmentError::Header {
-                    field,
-                    found,
-                    expected,
-                });
+                return Err(crate::error::SegmentError::Header { field, found, expected });
             }
         }
         Ok(())

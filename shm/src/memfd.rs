@@ -67,12 +67,7 @@ impl Draft {
         fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR).map_err(SegmentError::os("fchmod"))?;
         let size = i64::try_from(header.size_bytes).unwrap_or(i64::MAX);
         ftruncate(&fd, size).map_err(SegmentError::os("ftruncate"))?;
-        let mut draft = Self {
-            fd,
-            header,
-            page_bytes,
-            bound_node: None,
-        };
+        let mut draft = Self { fd, header, page_bytes, bound_node: None };
         let len = mapping_len(header.size_bytes)?;
         // The policy belongs to the mapping, so it is set before the first page is taken.
         let region = Region::map_bare(&draft.fd, len).map_err(|error| draft.shortage(error))?;
@@ -132,11 +127,7 @@ impl Draft {
                 if matches!(source.raw_os_error(), Some(libc::ENOMEM | libc::ENOSPC)) =>
             {
                 let (size_bytes, page_bytes) = (self.header.size_bytes, self.page_bytes);
-                SegmentError::NoMemory {
-                    size_bytes,
-                    page_bytes,
-                    source,
-                }
+                SegmentError::NoMemory { size_bytes, page_bytes, source }
             }
             other => other,
         }
@@ -166,37 +157,19 @@ impl Segment {
         let stat = fstat(&fd).map_err(SegmentError::os("fstat"))?;
         let found = u64::try_from(stat.st_size).unwrap_or(0);
         if found != expected.size_bytes {
-            return Err(SegmentError::Size {
-                found,
-                expected: expected.size_bytes,
-            });
+            return Err(SegmentError::Size { found, expected: expected.size_bytes });
         }
-        let present = u64::try_from(stat.st_blocks)
-            .unwrap_or(0)
-            .saturating_mul(512);
+        let present = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
         if present < found {
-            return Err(SegmentError::Holes {
-                present,
-                expected: found,
-            });
+            return Err(SegmentError::Holes { present, expected: found });
         }
         let seals = fcntl(&fd, FcntlArg::F_GET_SEALS).map_err(SegmentError::os("F_GET_SEALS"))?;
         let required = required_seals().bits();
         if seals & required != required {
-            return Err(SegmentError::Seals {
-                found: seals,
-                required,
-            });
+            return Err(SegmentError::Seals { found: seals, required });
         }
-        let id = FileId {
-            device: stat.st_dev,
-            inode: stat.st_ino,
-        };
-        Ok(Self {
-            fd,
-            header: expected,
-            id,
-        })
+        let id = FileId { device: stat.st_dev, inode: stat.st_ino };
+        Ok(Self { fd, header: expected, id })
     }
 
     /// Maps the segment for reading and compares its header with what was promised.
@@ -220,16 +193,9 @@ impl Segment {
     /// # Errors
     /// `Os` if `/proc` is not mounted or forbids the re-open.
     pub fn read_only_fd(&self) -> Result<OwnedFd, SegmentError> {
-        let path = format!(
-            "/proc/self/fd/{}",
-            std::os::fd::AsRawFd::as_raw_fd(&self.fd)
-        );
-        open(
-            path.as_str(),
-            OFlag::O_RDONLY | OFlag::O_CLOEXEC,
-            Mode::empty(),
-        )
-        .map_err(SegmentError::os("open(/proc/self/fd)"))
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.fd));
+        open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+            .map_err(SegmentError::os("open(/proc/self/fd)"))
     }
 
     /// The descriptor alone.
@@ -265,13 +231,7 @@ pub fn identify(fd: impl AsFd) -> Result<(FileId, bool), SegmentError> {
     let stat = fstat(fd.as_fd()).map_err(SegmentError::os("fstat"))?;
     let flags = fcntl(fd.as_fd(), FcntlArg::F_GETFL).map_err(SegmentError::os("F_GETFL"))?;
     let writable = OFlag::from_bits_truncate(flags) & OFlag::O_ACCMODE == OFlag::O_RDWR;
-    Ok((
-        FileId {
-            device: stat.st_dev,
-            inode: stat.st_ino,
-        },
-        writable,
-    ))
+    Ok((FileId { device: stat.st_dev, inode: stat.st_ino }, writable))
 }
 
 fn create_file(page_bytes: u64) -> Result<OwnedFd, SegmentError> {

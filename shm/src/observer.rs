@@ -39,10 +39,7 @@ impl ProducerView {
     /// # Errors
     /// The kernel's refusal to map, or a header that differs.
     pub fn new(segment: &Segment, geometry: Geometry) -> Result<Self, SegmentError> {
-        Ok(Self {
-            region: segment.map()?,
-            geometry,
-        })
+        Ok(Self { region: segment.map()?, geometry })
     }
 
     /// The counters, up to 64 messages old.
@@ -64,9 +61,7 @@ impl ProducerView {
     pub fn committed_end(&self, from: u64) -> u64 {
         let mut position = from;
         for _ in 0..self.geometry.count() {
-            let word = self
-                .region
-                .load_acquire(self.geometry.slot_offset(position));
+            let word = self.region.load_acquire(self.geometry.slot_offset(position));
             match read_slot(&self.geometry, position, CommitWord(word)) {
                 Ok(SlotState::Committed(..)) => position += 1,
                 _ => break,
@@ -111,9 +106,7 @@ impl ConsumerView {
     /// # Errors
     /// The kernel's refusal to map, or a header that differs.
     pub fn new(segment: &Segment) -> Result<Self, SegmentError> {
-        Ok(Self {
-            region: segment.map()?,
-        })
+        Ok(Self { region: segment.map()? })
     }
 
     /// The counters, up to a quarter ring old.

@@ -30,12 +30,7 @@ pub struct PairOptions {
 impl Default for PairOptions {
     fn default() -> Self {
         let page_bytes = 4096;
-        Self {
-            slot_payload_bytes: 56,
-            slot_count: 1024,
-            page_bytes,
-            wait: WaitMode::Spin,
-        }
+        Self { slot_payload_bytes: 56, slot_count: 1024, page_bytes, wait: WaitMode::Spin }
     }
 }
 
@@ -58,9 +53,7 @@ impl Default for PairOptions {
 /// A geometry outside the limits, or no memory for it.
 pub fn pair(options: PairOptions) -> Result<(Producer, Consumer), SegmentError> {
     let geometry = Geometry::try_new(options.slot_payload_bytes, options.slot_count)?;
-    let size_bytes = geometry
-        .segment_bytes()
-        .next_multiple_of(options.page_bytes);
+    let size_bytes = geometry.segment_bytes().next_multiple_of(options.page_bytes);
     let grant = |role, size_bytes, page_bytes| Grant {
         role,
         lane: 1,

@@ -25,12 +25,7 @@ impl Pinned {
     pub fn new(cpu: u32) -> io::Result<Self> {
         let original = sched_getaffinity(current())?;
         set(cpu)?;
-        Ok(Self {
-            thread: gettid(),
-            cpu,
-            original,
-            drifts: 0,
-        })
+        Ok(Self { thread: gettid(), cpu, original, drifts: 0 })
     }
 
     /// The granted cpu.

@@ -41,20 +41,9 @@ impl Producer {
         link: Link,
     ) -> Result<Self, SegmentError> {
         let geometry = crate::geometry::Geometry::try_new(grant.slot_payload, grant.slot_count)?;
-        let wait = if grant.park {
-            WaitMode::Park
-        } else {
-            WaitMode::Spin
-        };
+        let wait = if grant.park { WaitMode::Park } else { WaitMode::Spin };
         let ring = Writer::new(region, geometry, wait, grant.base, grant.released);
-        Ok(Self {
-            ring,
-            link,
-            wait,
-            grant,
-            joined: 0,
-            not_sync: std::marker::PhantomData,
-        })
+        Ok(Self { ring, link, wait, grant, joined: 0, not_sync: std::marker::PhantomData })
     }
 
     /// What the agent granted: identity, geometry, core, pages.
@@ -94,10 +83,7 @@ impl Producer {
     #[inline]
     pub fn try_reserve(&mut self, len: usize) -> Result<WriteSlot<'_>, ReserveError> {
         match self.ring.try_reserve(len)? {
-            Some(span) => Ok(WriteSlot {
-                producer: self,
-                span,
-            }),
+            Some(span) => Ok(WriteSlot { producer: self, span }),
             None => Err(self.no_room(len)),
         }
     }
@@ -116,10 +102,7 @@ impl Producer {
             Some(span) => span,
             None => self.wait_for_room(len, timeout)?,
         };
-        Ok(WriteSlot {
-            producer: self,
-            span,
-        })
+        Ok(WriteSlot { producer: self, span })
     }
 
     /// Copies one message into the lane and commits it.
@@ -174,11 +157,7 @@ impl Producer {
                 _ => {}
             }
         }
-        if self.link.revoked {
-            Err(ReserveError::Revoked)
-        } else {
-            Ok(())
-        }
+        if self.link.revoked { Err(ReserveError::Revoked) } else { Ok(()) }
     }
 
     pub(crate) fn join(&mut self, region: Region<Foreign>, incarnation: u64) {
@@ -211,10 +190,7 @@ impl Producer {
     fn no_room(&mut self, len: usize) -> ReserveError {
         let limit_bytes = self.message_max();
         if len > limit_bytes {
-            return ReserveError::TooLarge {
-                asked_bytes: len,
-                limit_bytes,
-            };
+            return ReserveError::TooLarge { asked_bytes: len, limit_bytes };
         }
         if self.link.pulse.idle_due(self.ring.released())
             && let Err(revoked) = self.maintain()
@@ -223,11 +199,7 @@ impl Producer {
         }
         let geometry = self.ring.geometry();
         let (asked, slots) = (geometry.slots_for(len), geometry.count());
-        ReserveError::Full {
-            asked,
-            free: self.ring.free(),
-            slots,
-        }
+        ReserveError::Full { asked, free: self.ring.free(), slots }
     }
 
     #[cold]
@@ -247,10 +219,7 @@ impl Producer {
             spins = spins.wrapping_add(1);
             if spins.is_multiple_of(64) && start.elapsed() >= timeout {
                 self.maintain()?;
-                return Err(ReserveError::TimedOut {
-                    waited: timeout,
-                    state: self.link.peer,
-                });
+                return Err(ReserveError::TimedOut { waited: timeout, state: self.link.peer });
             }
             if self.wait == WaitMode::Park && spins > SPINS_BEFORE_PARK {
                 let left = timeout.saturating_sub(start.elapsed());
@@ -317,12 +286,7 @@ impl WriteSlot<'_> {
         if self.span.slots != 1 {
             return None;
         }
-        let at = self
-            .producer
-            .ring
-            .geometry()
-            .slot_offset(self.span.position)
-            + WORD_BYTES;
+        let at = self.producer.ring.geometry().slot_offset(self.span.position) + WORD_BYTES;
         Some(self.producer.ring.own_mut().bytes_mut(at, self.span.len))
     }
 
@@ -338,11 +302,7 @@ impl WriteSlot<'_> {
     /// # Panics
     /// If `len` exceeds the reserved length.
     pub fn commit_len(mut self, len: usize) {
-        assert!(
-            len <= self.span.len,
-            "committing {len} bytes of {}",
-            self.span.len
-        );
+        assert!(len <= self.span.len, "committing {len} bytes of {}", self.span.len);
         self.span.len = len;
         self.span.slots = self.producer.ring.geometry().slots_for(len);
         self.commit();

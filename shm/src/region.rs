@@ -49,10 +49,7 @@ impl Region<Owned> {
     /// The kernel's refusal to map, which for hugepages includes a short pool.
     pub(crate) fn map_bare(fd: impl AsFd, size: usize) -> Result<Self, SegmentError> {
         let fd = fd.as_fd().as_raw_fd();
-        let map = MmapOptions::new()
-            .len(size)
-            .map_raw(fd)
-            .map_err(SegmentError::io("mmap"))?;
+        let map = MmapOptions::new().len(size).map_raw(fd).map_err(SegmentError::io("mmap"))?;
         Self::private(map)
     }
 
@@ -97,11 +94,7 @@ impl Region<Owned> {
                 0,
             )
         };
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(std::io::Error::last_os_error())
-        }
+        if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
     }
 }
 
@@ -159,32 +152,21 @@ impl Region<Foreign> {
                 MPOL_F_NODE | MPOL_F_ADDR,
             )
         };
-        if result == 0 {
-            u32::try_from(node).ok()
-        } else {
-            None
-        }
+        if result == 0 { u32::try_from(node).ok() } else { None }
     }
 }
 
 impl<Access> Region<Access> {
     fn private(map: MmapRaw) -> Result<Self, SegmentError> {
         // A forked child would inherit a second writer or reader that no seal forbids.
-        map.advise(Advice::DontFork)
-            .map_err(SegmentError::io("madvise(MADV_DONTFORK)"))?;
-        map.advise(Advice::DontDump)
-            .map_err(SegmentError::io("madvise(MADV_DONTDUMP)"))?;
-        Ok(Self {
-            map,
-            access: PhantomData,
-        })
+        map.advise(Advice::DontFork).map_err(SegmentError::io("madvise(MADV_DONTFORK)"))?;
+        map.advise(Advice::DontDump).map_err(SegmentError::io("madvise(MADV_DONTDUMP)"))?;
+        Ok(Self { map, access: PhantomData })
     }
 
     /// Takes every page fault now, so that the first message pays none.
     fn populate(&self, advice: Advice) -> Result<(), SegmentError> {
-        self.map
-            .advise(advice)
-            .map_err(SegmentError::io("madvise(MADV_POPULATE)"))
+        self.map.advise(advice).map_err(SegmentError::io("madvise(MADV_POPULATE)"))
     }
 
     /// Size of the mapping, in bytes.
@@ -199,14 +181,8 @@ impl<Access> Region<Access> {
     /// against this mapping; the check keeps the functions above sound whatever calls them.
     #[inline]
     fn at(&self, offset: usize, size: usize) -> *mut u8 {
-        let inside = offset
-            .checked_add(size)
-            .is_some_and(|end| end <= self.map.len());
-        assert!(
-            inside,
-            "offset {offset} + {size} exceeds the mapping of {}",
-            self.map.len()
-        );
+        let inside = offset.checked_add(size).is_some_and(|end| end <= self.map.len());
+        assert!(inside, "offset {offset} + {size} exceeds the mapping of {}", self.map.len());
         self.map.as_mut_ptr().wrapping_add(offset)
     }
 

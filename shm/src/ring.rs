@@ -185,11 +185,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
                 return Ok(None);
             }
         }
-        Ok(Some(Span {
-            position,
-            slots,
-            len,
-        }))
+        Ok(Some(Span { position, slots, len }))
     }
 
     /// Reads the consumer's cursor once and judges it.
@@ -233,8 +229,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
             let slot = span.position + (offset / payload) as u64;
             let within = offset % payload;
             let (now, later) = rest.split_at(rest.len().min(payload - within));
-            self.own
-                .copy_in(self.geometry.slot_offset(slot) + WORD_BYTES + within, now);
+            self.own.copy_in(self.geometry.slot_offset(slot) + WORD_BYTES + within, now);
             offset += now.len();
             rest = later;
         }
@@ -256,19 +251,11 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
             Some(batch) => {
                 // Not the first slot of the batch: its word may be visible at once, because the
                 // consumer stops at the batch's first slot until that one commits.
-                self.own
-                    .store_relaxed(self.geometry.slot_offset(span.position), word.0);
+                self.own.store_relaxed(self.geometry.slot_offset(span.position), word.0);
                 (batch.end, batch.messages, batch.bytes) =
                     (end, batch.messages + 1, batch.bytes + len);
             }
-            None => {
-                self.batch = Some(Batch {
-                    word,
-                    end,
-                    messages: 1,
-                    bytes: len,
-                })
-            }
+            None => self.batch = Some(Batch { word, end, messages: 1, bytes: len }),
         }
     }
 
@@ -292,8 +279,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
             return;
         };
         for position in self.committed + 1..batch.end {
-            self.own
-                .store_relaxed(self.geometry.slot_offset(position), 0);
+            self.own.store_relaxed(self.geometry.slot_offset(position), 0);
         }
     }
 
@@ -317,10 +303,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
     fn write_words(&mut self, span: &Span, last: Kind) -> CommitWord {
         let payload = self.geometry.payload();
         if span.slots == 1 {
-            #[expect(
-                clippy::cast_possible_truncation,
-                reason = "one slot holds at most u24"
-            )]
+            #[expect(clippy::cast_possible_truncation, reason = "one slot holds at most u24")]
             return CommitWord::new(self.geometry.turn(span.position), last, span.len as u32);
         }
         for index in (1..span.slots).rev() {
@@ -334,8 +317,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
             } else {
                 CommitWord::new(turn, Kind::More, payload)
             };
-            self.own
-                .store_relaxed(self.geometry.slot_offset(position), word.0);
+            self.own.store_relaxed(self.geometry.slot_offset(position), word.0);
         }
         CommitWord::new(self.geometry.turn(span.position), Kind::More, payload)
     }
@@ -343,8 +325,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
     #[inline]
     fn publish(&mut self, position: u64, word: CommitWord) {
         // Pairs with the Acquire in Reader::look [commit]: payload and later words come first.
-        self.own
-            .store_release(self.geometry.slot_offset(position), word.0);
+        self.own.store_release(self.geometry.slot_offset(position), word.0);
     }
 
     #[inline]
@@ -500,11 +481,7 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
     pub fn poll(&mut self) -> Result<Option<Found>, Corruption> {
         match self.look(self.position) {
             Ok(SlotState::Committed(Kind::Data, len)) if self.poison.is_none() => {
-                let span = Span {
-                    position: self.position,
-                    slots: 1,
-                    len: len as usize,
-                };
+                let span = Span { position: self.position, slots: 1, len: len as usize };
                 Ok(Some(Found::Message(span)))
             }
             Ok(SlotState::Empty) => self.found_empty(),
@@ -538,11 +515,9 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
 
     fn peek(&mut self) -> Result<Option<Span>, Corruption> {
         match self.look(self.position) {
-            Ok(SlotState::Committed(Kind::Data, len)) => Ok(Some(Span {
-                position: self.position,
-                slots: 1,
-                len: len as usize,
-            })),
+            Ok(SlotState::Committed(Kind::Data, len)) => {
+                Ok(Some(Span { position: self.position, slots: 1, len: len as usize }))
+            }
             Ok(SlotState::Committed(Kind::More, _)) => match self.long_message()? {
                 Found::Message(span) => Ok(Some(span)),
                 Found::End => Ok(None),
@@ -590,11 +565,7 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
                 Ok(SlotState::Committed(Kind::More, more)) => len += more as usize,
                 Ok(SlotState::Committed(Kind::Data, last)) => {
                     len += last as usize;
-                    return Ok(Found::Message(Span {
-                        position,
-                        slots: slots + 1,
-                        len,
-                    }));
+                    return Ok(Found::Message(Span { position, slots: slots + 1, len }));
                 }
                 Ok(SlotState::Empty | SlotState::Committed(Kind::End, _)) => {
                     return Err(self.fail(Corruption::Unfinished { position, slots }));
@@ -698,11 +669,7 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
                 let rung = peer.load_u32(P_BELL);
                 // Until the producer reads this incarnation's parked word it cannot wake us.
                 let joined = peer.load_acquire(P_JOINED) == self.incarnation;
-                let limit = if joined {
-                    timeout
-                } else {
-                    timeout.min(UNJOINED_SLEEP)
-                };
+                let limit = if joined { timeout } else { timeout.min(UNJOINED_SLEEP) };
                 if matches!(self.look(self.position), Ok(SlotState::Empty)) {
                     peer.wait(P_BELL, rung, limit);
                 }

@@ -38,10 +38,7 @@ impl TrustedConsumer {
     #[inline]
     pub fn poll(&mut self) -> Result<Option<TrustedSlot<'_>>, RecvError> {
         Ok(match self.strict.next_span()? {
-            Some(span) => Some(TrustedSlot {
-                consumer: &mut self.strict,
-                span,
-            }),
+            Some(span) => Some(TrustedSlot { consumer: &mut self.strict, span }),
             None => None,
         })
     }
@@ -56,10 +53,7 @@ impl TrustedConsumer {
             Some(span) => span,
             None => self.strict.wait_for_span(timeout)?,
         };
-        Ok(TrustedSlot {
-            consumer: &mut self.strict,
-            span,
-        })
+        Ok(TrustedSlot { consumer: &mut self.strict, span })
     }
 
     /// Back to the strict consumer.
@@ -84,19 +78,11 @@ impl TrustedSlot<'_> {
         if self.span.slots != 1 {
             return None;
         }
-        let at = self
-            .consumer
-            .ring
-            .geometry()
-            .slot_offset(self.span.position)
-            + WORD_BYTES;
+        let at = self.consumer.ring.geometry().slot_offset(self.span.position) + WORD_BYTES;
         // SAFETY: the producer does not write a committed message, by the promise given to
         // `assume_trusted`; it does not re-use the slot either, because the slot is released only
         // when `self`, which the slice borrows, is dropped.
-        self.consumer
-            .ring
-            .peer()
-            .map(|peer| unsafe { peer.bytes(at, self.span.len) })
+        self.consumer.ring.peer().map(|peer| unsafe { peer.bytes(at, self.span.len) })
     }
 
     /// Copies the message's start into `target`; returns how many bytes there were.

@@ -204,10 +204,7 @@ impl Frame {
     pub fn descriptors(&self) -> usize {
         match self {
             Self::Grant(_) | Self::Generation(_) | Self::Join(_) | Self::Present { .. } => 1,
-            Self::Hello {
-                claim: Claim::Resume { .. },
-                ..
-            } => 1,
+            Self::Hello { claim: Claim::Resume { .. }, .. } => 1,
             _ => 0,
         }
     }
@@ -219,11 +216,7 @@ impl Frame {
         out.u32(MAGIC);
         out.u16(VERSION);
         match self {
-            Self::Hello {
-                role,
-                claim,
-                thread,
-            } => {
+            Self::Hello { role, claim, thread } => {
                 out.u16(1);
                 out.u8(role_byte(*role));
                 out.u32(*thread);
@@ -285,11 +278,7 @@ impl Frame {
         }
         let version = input.u16()?;
         if version != VERSION {
-            return Err(FrameError::Version {
-                found: version,
-                lowest: VERSION,
-                highest: VERSION,
-            });
+            return Err(FrameError::Version { found: version, lowest: VERSION, highest: VERSION });
         }
         let frame = Self::decode_body(&mut input)?;
         match bytes.len() - input.at {
@@ -303,24 +292,13 @@ impl Frame {
             1 => {
                 let role = input.role()?;
                 let thread = input.u32()?;
-                Self::Hello {
-                    role,
-                    thread,
-                    claim: decode_claim(input)?,
-                }
+                Self::Hello { role, thread, claim: decode_claim(input)? }
             }
             2 => Self::Mapped,
-            3 => Self::Drained {
-                generation: input.u64()?,
-            },
-            4 => Self::Drifted {
-                count: input.u64()?,
-            },
+            3 => Self::Drained { generation: input.u64()? },
+            4 => Self::Drifted { count: input.u64()? },
             5 => Self::Bye,
-            6 => Self::Present {
-                role: input.role()?,
-                number: input.u64()?,
-            },
+            6 => Self::Present { role: input.role()?, number: input.u64()? },
             16 => Self::Grant(Box::new(decode_grant(input)?)),
             17 => Self::Live,
             18 => Self::Refused {
@@ -329,10 +307,7 @@ impl Frame {
             },
             19 => Self::Generation(input.segment()?),
             20 => Self::Join(input.segment()?),
-            21 => Self::Ended {
-                generation: input.u64()?,
-                end: input.u64()?,
-            },
+            21 => Self::Ended { generation: input.u64()?, end: input.u64()? },
             22 => Self::PeerGone,
             23 => Self::Revoked,
             found => return Err(FrameError::Kind { found }),
@@ -357,11 +332,7 @@ fn encode_claim(out: &mut Writer, claim: &Claim) {
             out.u8(2);
             out.text(name);
         }
-        Claim::Resume {
-            lane,
-            generation,
-            token,
-        } => {
+        Claim::Resume { lane, generation, token } => {
             out.u8(3);
             out.u128(*lane);
             out.u64(*generation);
@@ -438,11 +409,7 @@ fn decode_grant(input: &mut Reader<'_>) -> Result<Grant, FrameError> {
 }
 
 fn field(field: &'static str, found: u64, allowed: &'static str) -> FrameError {
-    FrameError::Field {
-        field,
-        found,
-        allowed,
-    }
+    FrameError::Field { field, found, allowed }
 }
 
 struct Writer(Vec<u8>);
@@ -492,10 +459,8 @@ impl<'a> Reader<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8], FrameError> {
         let expected = self.at + count;
         let found = self.bytes.len();
-        let taken = self
-            .bytes
-            .get(self.at..expected)
-            .ok_or(FrameError::Truncated { found, expected })?;
+        let taken =
+            self.bytes.get(self.at..expected).ok_or(FrameError::Truncated { found, expected })?;
         self.at = expected;
         Ok(taken)
     }
@@ -559,12 +524,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn samples() -> Vec<Frame> {
-        let segment = PeerSegment {
-            generation: 3,
-            nonce: 4,
-            base: 5,
-            size_bytes: 6,
-        };
+        let segment = PeerSegment { generation: 3, nonce: 4, base: 5, size_bytes: 6 };
         let grant = Grant {
             role: Role::Consumer,
             lane: 1,
@@ -582,39 +542,22 @@ mod tests {
             cpu: NO_CPU,
             grade: b'C',
         };
-        let hello = |claim| Frame::Hello {
-            role: Role::Producer,
-            claim,
-            thread: 7,
-        };
+        let hello = |claim| Frame::Hello { role: Role::Producer, claim, thread: 7 };
         vec![
             hello(Claim::Ticket([7; 16])),
             hello(Claim::Name("orders".into())),
-            hello(Claim::Resume {
-                lane: 1,
-                generation: 2,
-                token: 3,
-            }),
+            hello(Claim::Resume { lane: 1, generation: 2, token: 3 }),
             Frame::Mapped,
             Frame::Drained { generation: 1 },
             Frame::Drifted { count: 2 },
             Frame::Bye,
-            Frame::Present {
-                role: Role::Consumer,
-                number: 3,
-            },
+            Frame::Present { role: Role::Consumer, number: 3 },
             Frame::Grant(Box::new(grant)),
             Frame::Live,
-            Frame::Refused {
-                reason: "ROLE_TAKEN".into(),
-                message: "wait".into(),
-            },
+            Frame::Refused { reason: "ROLE_TAKEN".into(), message: "wait".into() },
             Frame::Generation(segment),
             Frame::Join(segment),
-            Frame::Ended {
-                generation: 1,
-                end: 2,
-            },
+            Frame::Ended { generation: 1, end: 2 },
             Frame::PeerGone,
             Frame::Revoked,
         ]
@@ -634,17 +577,10 @@ mod tests {
         for frame in samples() {
             let mut bytes = frame.encode();
             for cut in 0..bytes.len() {
-                assert!(
-                    Frame::decode(&bytes[..cut]).is_err(),
-                    "{} cut at {cut}",
-                    frame.name()
-                );
+                assert!(Frame::decode(&bytes[..cut]).is_err(), "{} cut at {cut}", frame.name());
             }
             bytes.push(0);
-            assert_eq!(
-                Frame::decode(&bytes),
-                Err(FrameError::Trailing { extra: 1 })
-            );
+            assert_eq!(Frame::decode(&bytes), Err(FrameError::Trailing { extra: 1 }));
         }
     }
 
@@ -654,15 +590,9 @@ mod tests {
         bytes[6] = 99;
         assert_eq!(Frame::decode(&bytes), Err(FrameError::Kind { found: 99 }));
         bytes[4] = 9;
-        assert!(matches!(
-            Frame::decode(&bytes),
-            Err(FrameError::Version { found: 9, .. })
-        ));
+        assert!(matches!(Frame::decode(&bytes), Err(FrameError::Version { found: 9, .. })));
         bytes[0] = 0;
-        assert!(matches!(
-            Frame::decode(&bytes),
-            Err(FrameError::Magic { .. })
-        ));
+        assert!(matches!(Frame::decode(&bytes), Err(FrameError::Magic { .. })));
     }
 
     proptest! {

@@ -8,11 +8,7 @@ use proptest::prelude::*;
 const SOON: Duration = Duration::from_secs(10);
 
 fn options(slot_payload_bytes: u32, slot_count: u32) -> PairOptions {
-    PairOptions {
-        slot_payload_bytes,
-        slot_count,
-        ..PairOptions::default()
-    }
+    PairOptions { slot_payload_bytes, slot_count, ..PairOptions::default() }
 }
 
 #[test]
@@ -20,9 +16,7 @@ fn messages_arrive_in_order_and_whole_over_many_laps() {
     let (mut producer, mut consumer) = pair(options(56, 4)).unwrap();
     for lap in 0..1000u64 {
         for index in 0..4 {
-            producer
-                .send(&(lap * 4 + index).to_le_bytes(), Duration::ZERO)
-                .unwrap();
+            producer.send(&(lap * 4 + index).to_le_bytes(), Duration::ZERO).unwrap();
         }
         for index in 0..4 {
             let message = consumer.poll().unwrap().expect("a message was committed");
@@ -37,11 +31,7 @@ fn a_full_ring_says_how_full_and_has_room_again_after_a_release() {
     producer.send(b"one", Duration::ZERO).unwrap();
     producer.send(b"two", Duration::ZERO).unwrap();
     match producer.try_reserve(3) {
-        Err(ReserveError::Full {
-            asked: 1,
-            free: 0,
-            slots: 2,
-        }) => {}
+        Err(ReserveError::Full { asked: 1, free: 0, slots: 2 }) => {}
         other => panic!("{other:?}"),
     }
     drop(consumer.poll().unwrap());
@@ -88,10 +78,7 @@ fn a_message_over_several_slots_arrives_as_one() {
         assert!(slot.view().range(len, 1).is_none());
     }
     match producer.try_reserve(8 * 56 + 1) {
-        Err(ReserveError::TooLarge {
-            asked_bytes: 449,
-            limit_bytes: 448,
-        }) => {}
+        Err(ReserveError::TooLarge { asked_bytes: 449, limit_bytes: 448 }) => {}
         other => panic!("{other:?}"),
     }
 }
@@ -102,10 +89,7 @@ fn a_batch_appears_at_once_or_not_at_all() {
     let mut batch = producer.batch();
     for index in 0..5u64 {
         batch.push(&index.to_le_bytes()).unwrap();
-        assert!(
-            consumer.poll().unwrap().is_none(),
-            "visible before the batch's commit"
-        );
+        assert!(consumer.poll().unwrap().is_none(), "visible before the batch's commit");
     }
     assert_eq!(batch.commit(), 5);
     let mut received = consumer.poll_many(16).unwrap();
@@ -164,43 +148,26 @@ fn the_end_of_the_stream_comes_after_the_last_message_and_stays() {
     producer.close(SOON).unwrap();
     assert_eq!(consumer.poll().unwrap().unwrap().to_vec(), b"last");
     for _ in 0..3 {
-        assert!(matches!(
-            consumer.poll(),
-            Err(RecvError::Closed { position: 2 })
-        ));
+        assert!(matches!(consumer.poll(), Err(RecvError::Closed { position: 2 })));
     }
 }
 
 #[test]
 fn both_directions_of_waiting_time_out_with_what_is_known_of_the_peer() {
     for wait in [WaitMode::Spin, WaitMode::Park] {
-        let (mut producer, mut consumer) = pair(PairOptions {
-            wait,
-            ..options(8, 2)
-        })
-        .unwrap();
+        let (mut producer, mut consumer) = pair(PairOptions { wait, ..options(8, 2) }).unwrap();
         let short = Duration::from_millis(30);
-        assert!(matches!(
-            consumer.recv(short),
-            Err(RecvError::TimedOut { .. })
-        ));
+        assert!(matches!(consumer.recv(short), Err(RecvError::TimedOut { .. })));
         producer.send(b"1", short).unwrap();
         producer.send(b"2", short).unwrap();
-        assert!(matches!(
-            producer.send(b"3", short),
-            Err(ReserveError::TimedOut { .. })
-        ));
+        assert!(matches!(producer.send(b"3", short), Err(ReserveError::TimedOut { .. })));
     }
 }
 
 #[test]
 fn parked_ends_wake_each_other_in_both_directions() {
     let wait = WaitMode::Park;
-    let (mut producer, mut consumer) = pair(PairOptions {
-        wait,
-        ..options(8, 2)
-    })
-    .unwrap();
+    let (mut producer, mut consumer) = pair(PairOptions { wait, ..options(8, 2) }).unwrap();
     let sender = std::thread::spawn(move || {
         for index in 0..300u64 {
             if index % 50 == 0 {
@@ -224,10 +191,7 @@ fn a_trusted_consumer_reads_in_place() {
     // SAFETY: the only producer of this lane is the library's own, two lines above.
     let mut consumer = unsafe { consumer.assume_trusted() };
     producer.send(b"in place", Duration::ZERO).unwrap();
-    assert_eq!(
-        consumer.poll().unwrap().unwrap().as_bytes(),
-        Some(&b"in place"[..])
-    );
+    assert_eq!(consumer.poll().unwrap().unwrap().as_bytes(), Some(&b"in place"[..]));
     producer.send(&[7; 100], Duration::ZERO).unwrap();
     let long = consumer.recv(SOON).unwrap();
     assert_eq!(long.as_bytes(), None);

@@ -60,21 +60,15 @@ impl Listener {
             taken: Mutex::default(),
         };
         let fd = registered(fd, Interest::READABLE)?;
-        Ok(Self {
-            fd,
-            path,
-            places: Arc::new(places),
-        })
+        Ok(Self { fd, path, places: Arc::new(places) })
     }
 
     /// Accepts until the task is dropped.
     pub async fn run(&self, controller: Handle) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         loop {
-            let accepted = self
-                .fd
-                .async_io(Interest::READABLE, |fd| Ok(accept_with(fd, flags)?))
-                .await;
+            let accepted =
+                self.fd.async_io(Interest::READABLE, |fd| Ok(accept_with(fd, flags)?)).await;
             match accepted {
                 Ok(socket) => self.admit(socket, &controller),
                 // Out of descriptors, most likely: a pause, because the connection still waits.
@@ -143,20 +137,13 @@ impl Places {
             return None;
         }
         *own += 1;
-        Some(Place {
-            places: Arc::clone(places),
-            uid,
-        })
+        Some(Place { places: Arc::clone(places), uid })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut taken = self
-            .places
-            .taken
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(own) = taken.get_mut(&self.uid) {
             *own -= 1;
             if *own == 0 {

@@ -32,11 +32,7 @@ pub fn identify(socket: impl AsFd) -> io::Result<Peer> {
     let process = Some(credentials.pid())
         .filter(|pid| *pid > 0)
         .and_then(|pid| Some((pid, start_time(pid)?)));
-    let record = PeerRecord {
-        uid: credentials.uid(),
-        gid: credentials.gid(),
-        process,
-    };
+    let record = PeerRecord { uid: credentials.uid(), gid: credentials.gid(), process };
     Ok(Peer { record, pidfd })
 }
 
@@ -58,9 +54,5 @@ pub fn reopen(pid: i32, started: u64) -> io::Result<OwnedFd> {
     let pid_checked = rustix::process::Pid::from_raw(pid).ok_or_else(not_found)?;
     let pidfd = rustix::process::pidfd_open(pid_checked, rustix::process::PidfdFlags::empty())?;
     // The pidfd first, the start time second: the pid cannot change its process in between.
-    if start_time(pid) == Some(started) {
-        Ok(pidfd)
-    } else {
-        Err(not_found())
-    }
+    if start_time(pid) == Some(started) { Ok(pidfd) } else { Err(not_found()) }
 }

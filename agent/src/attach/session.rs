@@ -37,10 +37,7 @@ enum SessionError {
     #[error("{0}")]
     Frame(#[from] FrameError),
     #[error("{found} came while {expected} was due")]
-    OutOfTurn {
-        found: &'static str,
-        expected: &'static str,
-    },
+    OutOfTurn { found: &'static str, expected: &'static str },
     #[error("{0}")]
     Refused(#[from] ControlError),
     #[error("{0}")]
@@ -75,38 +72,20 @@ async fn begin(
     controller: &Handle,
 ) -> Result<SegmentKey, SessionError> {
     let (frame, fd) = connection.expect("HELLO", HELLO_WITHIN).await?;
-    let Frame::Hello {
-        role,
-        claim,
-        thread,
-    } = frame
-    else {
-        return Err(SessionError::OutOfTurn {
-            found: frame.name(),
-            expected: "HELLO",
-        });
+    let Frame::Hello { role, claim, thread } = frame else {
+        return Err(SessionError::OutOfTurn { found: frame.name(), expected: "HELLO" });
     };
     let role = match role {
         wire::Role::Producer => Role::Producer,
         wire::Role::Consumer => Role::Consumer,
     };
-    let request = Box::new(AttachRequest {
-        role,
-        claim,
-        peer: peer.record,
-        thread,
-        events,
-    });
+    let request = Box::new(AttachRequest { role, claim, peer: peer.record, thread, events });
     if let (Claim::Resume { .. }, Some(fd)) = (&request.claim, fd) {
-        let key = controller
-            .ask(|reply| Command::Resume { request, fd, reply })
-            .await?;
+        let key = controller.ask(|reply| Command::Resume { request, fd, reply }).await?;
         connection.send(&Frame::Live, None).await?;
         return Ok(key);
     }
-    let granted = controller
-        .ask(|reply| Command::Attach { request, reply })
-        .await?;
+    let granted = controller.ask(|reply| Command::Attach { request, reply }).await?;
     let key = granted.key;
     let live = hand_over(connection, granted.grant, granted.fd, key, controller).await;
     if live.is_err() {
@@ -127,15 +106,10 @@ async fn hand_over(
     match connection.expect("MAPPED", MAPPED_WITHIN).await? {
         (Frame::Mapped, _) => {}
         (found, _) => {
-            return Err(SessionError::OutOfTurn {
-                found: found.name(),
-                expected: "MAPPED",
-            });
+            return Err(SessionError::OutOfTurn { found: found.name(), expected: "MAPPED" });
         }
     }
-    controller
-        .ask(|reply| Command::Mapped { key, reply })
-        .await?;
+    controller.ask(|reply| Command::Mapped { key, reply }).await?;
     Ok(connection.send(&Frame::Live, None).await?)
 }
 
@@ -197,14 +171,7 @@ async fn heard(frame: Frame, fd: Option<OwnedFd>, controller: &Handle, key: Segm
                 wire::Role::Producer => Role::Producer,
                 wire::Role::Consumer => Role::Consumer,
             };
-            controller
-                .tell(Command::Present {
-                    key,
-                    role,
-                    number,
-                    fd,
-                })
-                .await;
+            controller.tell(Command::Present { key, role, number, fd }).await;
         }
         // Anything else out of turn is ignored: it can only hurt its sender.
         _ => {}
@@ -230,18 +197,14 @@ struct Connection {
 
 impl Connection {
     async fn receive(&self) -> io::Result<Packet> {
-        self.fd
-            .async_io(Interest::READABLE, |fd| fdpass::receive(fd))
-            .await
+        self.fd.async_io(Interest::READABLE, |fd| fdpass::receive(fd)).await
     }
 
     async fn send(&self, frame: &Frame, fd: Option<&OwnedFd>) -> io::Result<()> {
         let bytes = frame.encode();
         let descriptor = fd.map(AsFd::as_fd);
         self.fd
-            .async_io(Interest::WRITABLE, |socket| {
-                fdpass::send(socket, &bytes, descriptor)
-            })
+            .async_io(Interest::WRITABLE, |socket| fdpass::send(socket, &bytes, descriptor))
             .await
     }
 
@@ -269,10 +232,7 @@ impl Connection {
             SessionError::Frame(_) | SessionError::OutOfTurn { .. } => "FRAME_INVALID",
             SessionError::Closed | SessionError::Io(_) => return,
         };
-        let frame = Frame::Refused {
-            reason: reason.to_owned(),
-            message: error.to_string(),
-        };
+        let frame = Frame::Refused { reason: reason.to_owned(), message: error.to_string() };
         // A client that does not read its refusal goes without.
         let _ = timeout(Duration::from_millis(200), self.send(&frame, None)).await;
     }

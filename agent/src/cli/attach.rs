@@ -46,10 +46,8 @@ struct Where {
 
 impl Where {
     fn attach(&self) -> Result<Attach, Box<dyn Error>> {
-        let socket = self
-            .attach_socket
-            .clone()
-            .unwrap_or_else(|| Config::default().attach_socket());
+        let socket =
+            self.attach_socket.clone().unwrap_or_else(|| Config::default().attach_socket());
         let attach = match (&self.ticket, &self.ticket_file, &self.lane) {
             (Some(ticket), _, _) => Attach::with_ticket(socket, ticket)?,
             (_, Some(file), _) => {
@@ -166,14 +164,7 @@ fn receive(args: &RecvArgs, form: Output) -> CliResult {
 }
 
 fn report(tally: &Tally, seconds: f64, form: Output, output: &mut impl Write) -> CliResult {
-    let Tally {
-        received,
-        lost,
-        torn,
-        out_of_order,
-        duplicates,
-        ..
-    } = *tally;
+    let Tally { received, lost, torn, out_of_order, duplicates, .. } = *tally;
     match form {
         Output::Json => {
             let report = json!({
@@ -188,9 +179,5 @@ fn report(tally: &Tally, seconds: f64, form: Output, output: &mut impl Write) ->
              {out_of_order}, duplicates {duplicates}"
         )?,
     }
-    if tally.is_clean() {
-        Ok(())
-    } else {
-        Err("messages were lost, torn or out of order".into())
-    }
+    if tally.is_clean() { Ok(()) } else { Err("messages were lost, torn or out of order".into()) }
 }

@@ -23,20 +23,14 @@ const ANSWER_MAX: usize = 8 << 20;
 pub(super) fn block_on<T>(
     work: impl Future<Output = Result<T, Box<dyn Error>>>,
 ) -> Result<T, Box<dyn Error>> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(work)
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
 }
 
 /// Connects to an agent.
 pub(crate) async fn connect(socket: &str) -> Result<Channel, Box<dyn Error>> {
     if socket.starts_with("http://") {
         let endpoint = Endpoint::from_shared(socket.to_owned())?;
-        return endpoint
-            .connect()
-            .await
-            .map_err(|error| unreachable_agent(socket, &error));
+        return endpoint.connect().await.map_err(|error| unreachable_agent(socket, &error));
     }
     let path = socket.to_owned();
     // The address is never dialled; it only gives the request a well-formed `:authority`.
@@ -74,10 +68,7 @@ pub(super) async fn node(socket: &str) -> Result<NodeServiceClient<Channel>, Box
 #[expect(clippy::needless_pass_by_value, reason = "fits map_err")]
 pub(crate) fn refused(status: Status) -> Box<dyn Error> {
     let info = status.get_details_error_info();
-    let reason = info
-        .as_ref()
-        .map(|info| info.reason.clone())
-        .unwrap_or_default();
+    let reason = info.as_ref().map(|info| info.reason.clone()).unwrap_or_default();
     if reason.is_empty() {
         return format!("{}: {}", status.code(), status.message()).into();
     }
@@ -88,15 +79,8 @@ pub(crate) fn refused(status: Status) -> Box<dyn Error> {
 pub(super) fn health(socket: &str) -> CliResult {
     block_on(async {
         let mut client = HealthClient::new(connect(socket).await?);
-        let request = HealthCheckRequest {
-            service: String::new(),
-        };
-        let status = client
-            .check(request)
-            .await
-            .map_err(refused)?
-            .into_inner()
-            .status();
+        let request = HealthCheckRequest { service: String::new() };
+        let status = client.check(request).await.map_err(refused)?.into_inner().status();
         if status == ServingStatus::Serving {
             println!("SERVING");
             return Ok(());

@@ -176,25 +176,14 @@ pub(super) fn run(command: LaneCommand, socket: &str, form: Output) -> CliResult
             LaneCommand::Create(args) => create(&mut client, *args, form).await,
             LaneCommand::Get { lane } => {
                 let request = v1::GetLaneRequest { lane };
-                let answer = client
-                    .get_lane(request)
-                    .await
-                    .map_err(refused)?
-                    .into_inner();
+                let answer = client.get_lane(request).await.map_err(refused)?.into_inner();
                 output::lane(&answer.lane.unwrap_or_default(), form)
             }
             LaneCommand::List { tenant } => list(&mut client, tenant, form).await,
             LaneCommand::Watch { start_revision } => watch(&mut client, start_revision, form).await,
             LaneCommand::Delete { lane } => {
-                let request = v1::DeleteLaneRequest {
-                    lane,
-                    ..v1::DeleteLaneRequest::default()
-                };
-                let answer = client
-                    .delete_lane(request)
-                    .await
-                    .map_err(refused)?
-                    .into_inner();
+                let request = v1::DeleteLaneRequest { lane, ..v1::DeleteLaneRequest::default() };
+                let answer = client.delete_lane(request).await.map_err(refused)?.into_inner();
                 output::deleted(&answer.lane.unwrap_or_default(), form)
             }
             LaneCommand::Ticket { lane, role, ttl_ms } => {
@@ -216,11 +205,7 @@ async fn create(
         validate_only,
         spec: Some(spec(args)),
     };
-    let answer = client
-        .create_lane(request)
-        .await
-        .map_err(refused)?
-        .into_inner();
+    let answer = client.create_lane(request).await.map_err(refused)?.into_inner();
     let lane = answer.lane.unwrap_or_default();
     if validate_only {
         return output::lane(&lane, form);
@@ -264,10 +249,7 @@ fn spec(args: CreateArgs) -> v1::LaneSpec {
     v1::LaneSpec {
         name: args.name,
         tenant: args.tenant.unwrap_or_default(),
-        geometry: Some(v1::Geometry {
-            slot_payload_bytes: args.slot_size,
-            slot_count: args.slots,
-        }),
+        geometry: Some(v1::Geometry { slot_payload_bytes: args.slot_size, slot_count: args.slots }),
         pages: Some(v1::PageRequest {
             page_size_bytes: args.page_size.unwrap_or(0),
             require: args.require_page_size,
@@ -307,11 +289,7 @@ async fn ticket(
         role: role.into(),
         ttl_ms,
     };
-    Ok(client
-        .issue_ticket(request)
-        .await
-        .map_err(refused)?
-        .into_inner())
+    Ok(client.issue_ticket(request).await.map_err(refused)?.into_inner())
 }
 
 async fn list(
@@ -323,16 +301,8 @@ async fn list(
     let mut page_token = String::new();
     loop {
         let tenant = tenant.clone().unwrap_or_default();
-        let request = v1::ListLanesRequest {
-            page_size: 1000,
-            page_token,
-            tenant,
-        };
-        let page = client
-            .list_lanes(request)
-            .await
-            .map_err(refused)?
-            .into_inner();
+        let request = v1::ListLanesRequest { page_size: 1000, page_token, tenant };
+        let page = client.list_lanes(request).await.map_err(refused)?.into_inner();
         all.extend(page.lanes);
         page_token = page.next_page_token;
         if page_token.is_empty() {
@@ -347,11 +317,7 @@ async fn watch(
     form: Output,
 ) -> CliResult {
     let request = v1::WatchLanesRequest { start_revision };
-    let mut stream = client
-        .watch_lanes(request)
-        .await
-        .map_err(refused)?
-        .into_inner();
+    let mut stream = client.watch_lanes(request).await.map_err(refused)?.into_inner();
     while let Some(change) = stream.message().await.map_err(refused)? {
         output::change(&change, form)?;
     }

@@ -102,13 +102,8 @@ fn end_cell(end: Option<&v1::EndStatus>) -> String {
         State::Unconfirmed => "unconfirmed",
         State::Absent | State::Unspecified => "-",
     };
-    let cpu = end
-        .cpu
-        .map_or_else(|| "no core".to_owned(), |cpu| format!("cpu {cpu}"));
-    format!(
-        "{state}, {cpu}, grade {}",
-        name_of(end.grade().as_str_name(), "GRADE_").to_uppercase()
-    )
+    let cpu = end.cpu.map_or_else(|| "no core".to_owned(), |cpu| format!("cpu {cpu}"));
+    format!("{state}, {cpu}, grade {}", name_of(end.grade().as_str_name(), "GRADE_").to_uppercase())
 }
 
 pub(super) fn lanes(lanes: &[v1::Lane], form: Output) -> CliResult {
@@ -116,9 +111,7 @@ pub(super) fn lanes(lanes: &[v1::Lane], form: Output) -> CliResult {
         let list: Vec<Value> = lanes.iter().map(lane_json).collect();
         return print_json(&json!({ "lanes": list }));
     }
-    let header = [
-        "NAME", "TENANT", "SLOTS", "PAGES", "NODE", "PRODUCER", "CONSUMER", "GEN", "LAG",
-    ];
+    let header = ["NAME", "TENANT", "SLOTS", "PAGES", "NODE", "PRODUCER", "CONSUMER", "GEN", "LAG"];
     let mut table = table(&header);
     for lane in lanes {
         let spec = lane.spec.clone().unwrap_or_default();
@@ -127,10 +120,7 @@ pub(super) fn lanes(lanes: &[v1::Lane], form: Output) -> CliResult {
         table.add_row([
             spec.name,
             spec.tenant,
-            format!(
-                "{} x {} B",
-                geometry.slot_count, geometry.slot_payload_bytes
-            ),
+            format!("{} x {} B", geometry.slot_count, geometry.slot_payload_bytes),
             format!("{} x {}", placed.page_count, size(placed.page_size_bytes)),
             placed.numa_node.to_string(),
             end_cell(lane.producer.as_ref()),
@@ -151,26 +141,15 @@ pub(super) fn lane(lane: &v1::Lane, form: Output) -> CliResult {
     let placed = lane.placement.clone().unwrap_or_default();
     println!("id        {}", lane.id);
     let bound = if placed.bound { "bound" } else { "not bound" };
-    let relation = if placed.relation.is_empty() {
-        "none".into()
-    } else {
-        placed.relation
-    };
-    println!(
-        "memory    {} on node {} ({bound})",
-        size(placed.segment_bytes),
-        placed.numa_node
-    );
+    let relation = if placed.relation.is_empty() { "none".into() } else { placed.relation };
+    println!("memory    {} on node {} ({bound})", size(placed.segment_bytes), placed.numa_node);
     println!("cores     {relation}");
     for step in &placed.steps_down {
         println!("step down {}: {}", size(step.page_size_bytes), step.reason);
     }
     for (name, end) in [("producer", &lane.producer), ("consumer", &lane.consumer)] {
         if let Some(counters) = end.as_ref().and_then(|end| end.counters) {
-            println!(
-                "{name}  {} messages, {} bytes",
-                counters.messages, counters.bytes
-            );
+            println!("{name}  {} messages, {} bytes", counters.messages, counters.bytes);
         }
     }
     Ok(())
@@ -200,11 +179,7 @@ pub(super) fn deleted(lane: &v1::Lane, form: Output) -> CliResult {
     if form == Output::Json {
         return print_json(&lane_json(lane));
     }
-    let name = lane
-        .spec
-        .as_ref()
-        .map(|spec| spec.name.as_str())
-        .unwrap_or_default();
+    let name = lane.spec.as_ref().map(|spec| spec.name.as_str()).unwrap_or_default();
     println!("lane {name} ({}) is deleted", lane.id);
     Ok(())
 }
@@ -226,10 +201,7 @@ pub(super) fn change(change: &v1::WatchLanesResponse, form: Output) -> CliResult
     let kind = name_of(change.kind().as_str_name(), "KIND_");
     if form == Output::Json {
         let lane = change.lane.as_ref().map(lane_json);
-        println!(
-            "{}",
-            json!({ "kind": kind, "revision": change.revision, "lane": lane })
-        );
+        println!("{}", json!({ "kind": kind, "revision": change.revision, "lane": lane }));
         return Ok(());
     }
     if change.kind() == Kind::Bookmark {
@@ -240,10 +212,7 @@ pub(super) fn change(change: &v1::WatchLanesResponse, form: Output) -> CliResult
     let name = lane.spec.map(|spec| spec.name).unwrap_or_default();
     let producer = end_cell(lane.producer.as_ref());
     let consumer = end_cell(lane.consumer.as_ref());
-    println!(
-        "{:>14} {kind:<8} {name}: producer {producer}; consumer {consumer}",
-        change.revision
-    );
+    println!("{:>14} {kind:<8} {name}: producer {producer}; consumer {consumer}", change.revision);
     Ok(())
 }
 
@@ -265,17 +234,8 @@ pub(super) fn topology(answer: &v1::GetTopologyResponse, form: Output) -> CliRes
         let (nodes, cpus): (Vec<Value>, Vec<Value>) = (nodes.collect(), cpus.collect());
         return print_json(&json!({ "nodes": nodes, "cpus": cpus }));
     }
-    let mut shown = table(&[
-        "CPU",
-        "NODE",
-        "PACKAGE",
-        "CORE",
-        "L2",
-        "L3",
-        "ISOLATED",
-        "NOHZ",
-        "LANE ENDS",
-    ]);
+    let mut shown =
+        table(&["CPU", "NODE", "PACKAGE", "CORE", "L2", "L3", "ISOLATED", "NOHZ", "LANE ENDS"]);
     let or_dash = |id: Option<u32>| id.map_or_else(|| "-".to_owned(), |id| id.to_string());
     for cpu in &answer.cpus {
         shown.add_row([
@@ -306,15 +266,7 @@ pub(super) fn pools(answer: &v1::GetPoolsResponse, form: Output) -> CliResult {
         });
         return print_json(&json!({ "pools": pools.collect::<Vec<_>>() }));
     }
-    let mut shown = table(&[
-        "NODE",
-        "PAGE",
-        "TOTAL",
-        "FREE",
-        "LANES",
-        "QUARANTINED",
-        "ADDED",
-    ]);
+    let mut shown = table(&["NODE", "PAGE", "TOTAL", "FREE", "LANES", "QUARANTINED", "ADDED"]);
     for pool in &answer.pools {
         shown.add_row([
             pool.numa_node.to_string(),
@@ -363,12 +315,7 @@ pub(super) fn doctor(findings: &[Finding], form: Output) -> CliResult {
             (false, true) => "NO, required",
             (false, false) => "no",
         };
-        shown.add_row([
-            finding.name,
-            works,
-            finding.found.as_str(),
-            finding.fix.as_str(),
-        ]);
+        shown.add_row([finding.name, works, finding.found.as_str(), finding.fix.as_str()]);
     }
     println!("{shown}");
     Ok(())

@@ -52,15 +52,9 @@ impl Controller {
             return Err(ControlError::TicketInvalid);
         };
         let taken = record.newest(role).is_some_and(SegmentRecord::is_held)
-            || self
-                .sessions
-                .keys()
-                .any(|key| key.lane == id && key.role == role);
+            || self.sessions.keys().any(|key| key.lane == id && key.role == role);
         if taken {
-            return Err(ControlError::RoleTaken {
-                lane: record.spec.name.clone(),
-                role,
-            });
+            return Err(ControlError::RoleTaken { lane: record.spec.name.clone(), role });
         }
         let key = match role {
             Role::Producer => self.next_generation(id)?,
@@ -68,25 +62,13 @@ impl Controller {
         };
         // Durable before the peer holds what it is good for.
         if let Claim::Ticket(ticket) = &request.claim {
-            self.journal
-                .burn_ticket(&ticket_hash(&ticket_text(ticket)))?;
+            self.journal.burn_ticket(&ticket_hash(&ticket_text(ticket)))?;
         }
         let fd = self.world.for_writer(key)?;
         let grant = self.grant(key)?;
         let events = request.events.clone();
-        self.sessions.insert(
-            key,
-            Session {
-                events,
-                request,
-                live: false,
-            },
-        );
-        Ok(Granted {
-            key,
-            grant: Box::new(grant),
-            fd,
-        })
+        self.sessions.insert(key, Session { events, request, live: false });
+        Ok(Granted { key, grant: Box::new(grant), fd })
     }
 
     /// The lane that the claim is good for.
@@ -119,11 +101,7 @@ impl Controller {
         let record = &self.lanes[&id];
         let start = match record.generations.last() {
             Some(current) if current.peer.is_none() => {
-                return Ok(SegmentKey {
-                    lane: id,
-                    role: Role::Producer,
-                    number: current.number,
-                });
+                return Ok(SegmentKey { lane: id, role: Role::Producer, number: current.number });
             }
             // Its end is unknown until somebody shows us the segment of the time before.
             Some(current) => current.end.ok_or(ControlError::Recovering)?,
@@ -144,11 +122,7 @@ impl Controller {
             }
         };
         self.ledger.mark_backed(id.0)?;
-        let key = SegmentKey {
-            lane: id,
-            role: Role::Producer,
-            number: segment.number,
-        };
+        let key = SegmentKey { lane: id, role: Role::Producer, number: segment.number };
         record.generations.push(segment);
         self.lanes.insert(id, record);
         self.save(id, ChangeKind::Changed)?;
@@ -160,11 +134,7 @@ impl Controller {
         let mut record = self.lanes[&id].clone();
         let geometry = record.spec.geometry()?;
         if let Some(old) = &record.consumer {
-            let key = SegmentKey {
-                lane: id,
-                role: Role::Consumer,
-                number: old.number,
-            };
+            let key = SegmentKey { lane: id, role: Role::Consumer, number: old.number };
             self.attempt(&Step::DropSegment { key });
         }
         record.incarnation += 1;
@@ -180,11 +150,7 @@ impl Controller {
             peer: None,
             gone: false,
         };
-        let key = SegmentKey {
-            lane: id,
-            role: Role::Consumer,
-            number: segment.number,
-        };
+        let key = SegmentKey { lane: id, role: Role::Consumer, number: segment.number };
         let step = Step::CreateSegment {
             key,
             header: segment.header(id, Role::Consumer, &geometry),
@@ -255,18 +221,11 @@ impl Controller {
                 cpu,
                 source: std::io::Error::other("the agent cannot see the process: share its pids"),
             })?;
-            steps.push(Step::PinThread {
-                key,
-                pid,
-                thread,
-                cpu,
-            });
+            steps.push(Step::PinThread { key, pid, thread, cpu });
         }
         self.run_plan(&steps)?;
-        if let Some(segment) = self
-            .lanes
-            .get_mut(&key.lane)
-            .and_then(|r| r.segment_mut(key.role, key.number))
+        if let Some(segment) =
+            self.lanes.get_mut(&key.lane).and_then(|r| r.segment_mut(key.role, key.number))
         {
             segment.peer = Some(peer);
         }
@@ -284,19 +243,9 @@ impl Controller {
         let Some(record) = self.lanes.get(&key.lane) else {
             return;
         };
-        let to = |role, number| SegmentKey {
-            lane: key.lane,
-            role,
-            number,
-        };
-        let consumer = record
-            .consumer
-            .as_ref()
-            .map(|segment| to(Role::Consumer, segment.number));
-        let producer = record
-            .generations
-            .last()
-            .map(|s| to(Role::Producer, s.number));
+        let to = |role, number| SegmentKey { lane: key.lane, role, number };
+        let consumer = record.consumer.as_ref().map(|segment| to(Role::Consumer, segment.number));
+        let producer = record.generations.last().map(|s| to(Role::Producer, s.number));
         match key.role {
             Role::Producer => {
                 if let Some(consumer) = consumer {
@@ -384,19 +333,14 @@ impl Controller {
         match key.role {
             Role::Consumer => record.consumer = None,
             Role::Producer => {
-                let start = record
-                    .generations
-                    .pop()
-                    .map_or(record.released, |old| old.start);
+                let start = record.generations.pop().map_or(record.released, |old| old.start);
                 match self.make_generation(&mut record, start) {
                     Ok(segment) => record.generations.push(segment),
                     // Somebody took the pages: the next producer tries again.
                     Err(error) => {
                         warn!(lane = %key.lane, %error, "no segment for the next producer");
                         let pages = record.placement.page_holding();
-                        let books = self
-                            .ledger
-                            .remove_pages(key.lane.0, PageState::Backed, pages);
+                        let books = self.ledger.remove_pages(key.lane.0, PageState::Backed, pages);
                         if let Err(error) = books {
                             error!(lane = %key.lane, %error, "the books do not balance");
                         }
@@ -422,21 +366,8 @@ impl Controller {
         }
         let consumer = record.consumer.as_ref().map(|segment| segment.number);
         if let (Some(end), Some(number)) = (end, consumer) {
-            let to = SegmentKey {
-                lane: key.lane,
-                role: Role::Consumer,
-                number,
-            };
-            self.tell(
-                to,
-                (
-                    Frame::Ended {
-                        generation: key.number,
-                        end,
-                    },
-                    None,
-                ),
-            );
+            let to = SegmentKey { lane: key.lane, role: Role::Consumer, number };
+            self.tell(to, (Frame::Ended { generation: key.number, end }, None));
         }
         self.wake_peer_of(key);
     }
@@ -455,11 +386,7 @@ impl Controller {
             segment.gone = true;
         }
         if let Some(number) = producer {
-            let to = SegmentKey {
-                lane: key.lane,
-                role: Role::Producer,
-                number,
-            };
+            let to = SegmentKey { lane: key.lane, role: Role::Producer, number };
             self.tell(to, (Frame::PeerGone, None));
         }
         self.wake_peer_of(key);
@@ -470,36 +397,26 @@ impl Controller {
     pub(super) fn released(&self, record: &LaneRecord) -> u64 {
         let view = record.consumer.as_ref().and_then(|segment| {
             let (role, number) = (Role::Consumer, segment.number);
-            self.world.consumer_view(SegmentKey {
-                lane: record.id,
-                role,
-                number,
-            })
+            self.world.consumer_view(SegmentKey { lane: record.id, role, number })
         });
         let Some(view) = view else {
             return record.released;
         };
         let claimed = view.counters().position.max(record.released);
-        claimed.min(self.committed(record))
-    }
-
-    /// Position after everything that was committed, over all open generations.
-    fn committed(&self, record: &LaneRecord) -> u64 {
-        let Some(current) = record.generations.last() else {
-            return u64::MAX;
-        };
-        if let Some(end) = current.end {
-            return end;
+        let Some(current) = record.generations.last() else { return claimed };
+        if claimed <= current.start {
+            return claimed;
         }
         let (role, number) = (Role::Producer, current.number);
-        let view = self.world.producer_view(SegmentKey {
-            lane: record.id,
-            role,
-            number,
-        });
-        let hint = record.released.max(current.start);
-        // Without the segment (an agent that restarted) there is nothing to compare with.
-        view.map_or(u64::MAX, |view| view.committed_end(hint))
+        match self.world.producer_view(SegmentKey { lane: record.id, role, number }) {
+            Some(view) if !view.has_committed(claimed) => {
+                let shown = view.counters().position;
+                warn!(lane = %record.id, claimed, shown, "consumer released what was not committed");
+                record.released.max(current.start).max(shown.min(claimed))
+            }
+            // Without the segment (an agent that restarted) there is nothing to compare with.
+            _ => claimed,
+        }
     }
 
     pub(super) fn drained(&mut self, key: SegmentKey, generation: u64) {
@@ -509,9 +426,7 @@ impl Controller {
         let current = record.generations.last().map(|segment| segment.number);
         let drained = key.role == Role::Consumer
             && current != Some(generation)
-            && record
-                .segment(Role::Producer, generation)
-                .is_some_and(|s| s.end.is_some());
+            && record.segment(Role::Producer, generation).is_some_and(|s| s.end.is_some());
         if drained {
             self.drop_generation(key.lane, generation);
             self.save_or_log(key.lane);
@@ -537,11 +452,7 @@ impl Controller {
 
     fn drop_generation(&mut self, id: LaneId, number: u64) {
         self.attempt(&Step::DropSegment {
-            key: SegmentKey {
-                lane: id,
-                role: Role::Producer,
-                number,
-            },
+            key: SegmentKey { lane: id, role: Role::Producer, number },
         });
         let Some(record) = self.lanes.get_mut(&id) else {
             return;
@@ -551,11 +462,8 @@ impl Controller {
         };
         let segment = record.generations.remove(index);
         let count = PageCount::pages_for(segment.size_bytes, segment.page_size);
-        let pages = PageHolding {
-            node: record.placement.node,
-            page_size: segment.page_size,
-            count,
-        };
+        let pages =
+            PageHolding { node: record.placement.node, page_size: segment.page_size, count };
         if let Err(error) = self.ledger.remove_pages(id.0, PageState::Backed, pages) {
             error!(lane = %id, %error, "the books do not balance");
         }
@@ -583,36 +491,19 @@ impl Controller {
             resume_claim(&request.claim).ok_or(ControlError::TicketInvalid)?;
         let role = request.role;
         let key = SegmentKey { lane, role, number };
-        let not_found = || ControlError::NotFound {
-            lane: lane.to_string(),
-        };
+        let not_found = || ControlError::NotFound { lane: lane.to_string() };
         let record = self.lanes.get(&lane).ok_or_else(not_found)?;
-        let newest = record
-            .newest(role)
-            .is_some_and(|segment| segment.number == number);
+        let newest = record.newest(role).is_some_and(|segment| segment.number == number);
         let segment = record.segment(role, number).ok_or(ControlError::Fenced)?;
-        let same_uid = segment
-            .peer
-            .is_some_and(|peer| peer.uid == request.peer.uid);
+        let same_uid = segment.peer.is_some_and(|peer| peer.uid == request.peer.uid);
         if !newest || segment.gone || segment.token.0 != token || !same_uid {
             return Err(ControlError::Fenced);
         }
         self.adopt(key, fd)?;
         let events = request.events.clone();
         let peer = request.peer;
-        self.sessions.insert(
-            key,
-            Session {
-                events,
-                request,
-                live: true,
-            },
-        );
-        if let Some(segment) = self
-            .lanes
-            .get_mut(&lane)
-            .and_then(|r| r.segment_mut(role, number))
-        {
+        self.sessions.insert(key, Session { events, request, live: true });
+        if let Some(segment) = self.lanes.get_mut(&lane).and_then(|r| r.segment_mut(role, number)) {
             segment.peer = Some(peer);
         }
         self.save(lane, ChangeKind::Changed)?;
@@ -624,9 +515,7 @@ impl Controller {
     /// Takes a descriptor only if it is the very file that the journal names.
     fn adopt(&mut self, key: SegmentKey, fd: OwnedFd) -> Result<(), ControlError> {
         let record = self.lanes.get(&key.lane).ok_or(ControlError::Fenced)?;
-        let segment = record
-            .segment(key.role, key.number)
-            .ok_or(ControlError::Fenced)?;
+        let segment = record.segment(key.role, key.number).ok_or(ControlError::Fenced)?;
         let (found, _) = identify(&fd)?;
         if segment.file != Some((found.device, found.inode)) {
             return Err(ControlError::Fenced);
@@ -638,11 +527,7 @@ impl Controller {
     /// A resumed peer shows a segment that it reads: the agent can hand it out again, and judge
     /// where its dead producer stopped.
     pub(super) fn present(&mut self, key: SegmentKey, role: Role, number: u64, fd: OwnedFd) {
-        let shown = SegmentKey {
-            lane: key.lane,
-            role,
-            number,
-        };
+        let shown = SegmentKey { lane: key.lane, role, number };
         if let Err(error) = self.adopt(shown, fd) {
             warn!(lane = %key.lane, %role, number, %error, "a presented segment was refused");
             return;

@@ -61,9 +61,7 @@ impl Controller {
                 producer: None,
                 consumer: None,
             })),
-            Some(_) => Err(ControlError::RequestIdReused {
-                id: request.id.clone(),
-            }),
+            Some(_) => Err(ControlError::RequestIdReused { id: request.id.clone() }),
         }
     }
 
@@ -118,32 +116,21 @@ impl Controller {
         let id = record.id;
         let holding = record.placement.holding(record.spec.tenant.as_str());
         self.ledger.grant(id.0, holding)?;
-        let made = self
-            .journal
-            .put_lane(&record, None)
-            .map_err(ControlError::from)
-            .and_then(|()| {
+        let made =
+            self.journal.put_lane(&record, None).map_err(ControlError::from).and_then(|()| {
                 let segment = self.make_generation(&mut record, 0)?;
                 record.generations.push(segment);
                 record.stage = Stage::Ready;
                 record.revision = self.revision + 1;
                 let lane = record.clone();
-                let answer = RequestRecord {
-                    hash: request.hash.clone(),
-                    lane,
-                    at_ms: now_ms(),
-                };
+                let answer = RequestRecord { hash: request.hash.clone(), lane, at_ms: now_ms() };
                 let answer = (!request.id.is_empty()).then_some((request.id.as_str(), &answer));
                 self.journal.put_lane(&record, answer)?;
                 Ok(())
             });
         if let Err(error) = made {
             let number = record.generation;
-            let key = SegmentKey {
-                lane: id,
-                role: Role::Producer,
-                number,
-            };
+            let key = SegmentKey { lane: id, role: Role::Producer, number };
             self.attempt(&Step::DropSegment { key });
             self.ledger.release(id.0)?;
             self.journal.remove_lane(id, None)?;
@@ -182,20 +169,10 @@ impl Controller {
             peer: None,
             gone: false,
         };
-        let key = SegmentKey {
-            lane: record.id,
-            role: Role::Producer,
-            number: segment.number,
-        };
+        let key = SegmentKey { lane: record.id, role: Role::Producer, number: segment.number };
         let header = segment.header(record.id, Role::Producer, &geometry);
         let node = Some(record.placement.node);
-        let step = Step::CreateSegment {
-            key,
-            header,
-            page_size,
-            node,
-            words: Vec::new(),
-        };
+        let step = Step::CreateSegment { key, header, page_size, node, words: Vec::new() };
         for outcome in self.run_plan(&[step])? {
             if let Outcome::Made { file, bound } = outcome {
                 segment.file = Some((file.device, file.inode));
@@ -220,24 +197,15 @@ impl Controller {
         let record = match self.journal.ticket(&hash)? {
             Some(record) if record.lane == lane && record.role == role => record,
             Some(_) => {
-                return Err(ControlError::RequestIdReused {
-                    id: request.id.clone(),
-                });
+                return Err(ControlError::RequestIdReused { id: request.id.clone() });
             }
             None => {
-                let record = TicketRecord {
-                    lane,
-                    role,
-                    expires_ms: now.saturating_add(ttl_ms),
-                };
+                let record = TicketRecord { lane, role, expires_ms: now.saturating_add(ttl_ms) };
                 self.journal.put_ticket(&hash, &record)?;
                 record
             }
         };
-        Ok(Ticket {
-            text,
-            expires_ms: record.expires_ms,
-        })
+        Ok(Ticket { text, expires_ms: record.expires_ms })
     }
 
     /// A random ticket; for a request with an id, the one that belongs to it, so that the answer
@@ -258,11 +226,7 @@ impl Controller {
         hasher.update(key.0.to_be_bytes());
         hasher.update(request.id.as_bytes());
         let digest = hasher.finalize();
-        Ok(digest
-            .iter()
-            .take(16)
-            .map(|byte| format!("{byte:02x}"))
-            .collect())
+        Ok(digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect())
     }
 }
 

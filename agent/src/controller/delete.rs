@@ -26,11 +26,7 @@ impl Controller {
             return Ok(view);
         }
         let lane = view.record.clone();
-        let answer = RequestRecord {
-            hash: request.hash.clone(),
-            lane,
-            at_ms: now_ms(),
-        };
+        let answer = RequestRecord { hash: request.hash.clone(), lane, at_ms: now_ms() };
         let answer = (!request.id.is_empty()).then_some((request.id.as_str(), &answer));
         self.journal.remove_lane(id, answer)?;
         self.forget(id)?;
@@ -117,17 +113,7 @@ impl Controller {
 
 /// Every segment that a lane's record names.
 pub(super) fn segments_of(record: &LaneRecord) -> impl Iterator<Item = SegmentKey> + '_ {
-    let producers = record
-        .generations
-        .iter()
-        .map(|segment| (Role::Producer, segment.number));
-    let consumers = record
-        .consumer
-        .iter()
-        .map(|segment| (Role::Consumer, segment.number));
-    producers.chain(consumers).map(|(role, number)| SegmentKey {
-        lane: record.id,
-        role,
-        number,
-    })
+    let producers = record.generations.iter().map(|segment| (Role::Producer, segment.number));
+    let consumers = record.consumer.iter().map(|segment| (Role::Consumer, segment.number));
+    producers.chain(consumers).map(|(role, number)| SegmentKey { lane: record.id, role, number })
 }

@@ -69,16 +69,8 @@ impl Controller {
             if let (Sighting::Alive, Some((pid, start_time))) =
                 (seen, segment.peer.and_then(|peer| peer.process))
             {
-                let key = SegmentKey {
-                    lane,
-                    role,
-                    number: segment.number,
-                };
-                alive.push(Watched {
-                    key,
-                    pid,
-                    start_time,
-                });
+                let key = SegmentKey { lane, role, number: segment.number };
+                alive.push(Watched { key, pid, start_time });
             }
             seen
         });
@@ -86,10 +78,7 @@ impl Controller {
         match verdict {
             Verdict::Reclaim(_) => self.journal.remove_lane(lane, None)?,
             Verdict::Remake => self.remake(record)?,
-            Verdict::Keep {
-                producer_gone,
-                consumer_gone,
-            } => {
+            Verdict::Keep { producer_gone, consumer_gone } => {
                 watched.extend(alive);
                 self.keep(record, producer_gone, consumer_gone)?;
             }
@@ -100,10 +89,7 @@ impl Controller {
     /// A lane that nobody attached: the same lane on fresh memory, or gone if there is none.
     fn remake(&mut self, mut record: LaneRecord) -> Result<(), ControlError> {
         let lane = record.id;
-        self.ledger.grant(
-            lane.0,
-            record.placement.holding(record.spec.tenant.as_str()),
-        )?;
+        self.ledger.grant(lane.0, record.placement.holding(record.spec.tenant.as_str()))?;
         record.generations.clear();
         record.generation = 0;
         match self.make_generation(&mut record, 0) {
@@ -128,11 +114,7 @@ impl Controller {
     ) -> Result<(), ControlError> {
         let lane = record.id;
         let mut holding = record.placement.holding(record.spec.tenant.as_str());
-        holding.pages = record
-            .generations
-            .iter()
-            .map(|s| pages_of(&record, s))
-            .collect();
+        holding.pages = record.generations.iter().map(|s| pages_of(&record, s)).collect();
         self.ledger.grant(lane.0, holding)?;
         self.ledger.mark_backed(lane.0)?;
         if let Some(segment) = record.generations.last_mut()
@@ -157,8 +139,7 @@ impl Controller {
             return Ok(());
         };
         let pages = pages_of(record, &lost);
-        self.ledger
-            .remove_pages(record.id.0, PageState::Backed, pages)?;
+        self.ledger.remove_pages(record.id.0, PageState::Backed, pages)?;
         self.ledger.add_pages(record.id.0, pages)?;
         match self.make_generation(record, lost.start) {
             Ok(segment) => {
@@ -167,8 +148,7 @@ impl Controller {
             }
             Err(error) => {
                 warn!(lane = %record.id, %error, "no segment for the next producer");
-                self.ledger
-                    .remove_pages(record.id.0, PageState::Promised, pages)?;
+                self.ledger.remove_pages(record.id.0, PageState::Promised, pages)?;
             }
         }
         Ok(())

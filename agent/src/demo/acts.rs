@@ -29,12 +29,7 @@ pub(super) fn stream(
     describe(&lane, report);
     let worker = |kind, role| -> Result<_, Failure> {
         let mut command = stage.worker(kind, "demo-stream", role)?;
-        command.args([
-            "--until",
-            &args.messages.to_string(),
-            "--size",
-            &args.size.to_string(),
-        ]);
+        command.args(["--until", &args.messages.to_string(), "--size", &args.size.to_string()]);
         Ok(command)
     };
     let consumer = syscalls::run(worker("consume", Role::Consumer)?);
@@ -48,10 +43,7 @@ pub(super) fn stream(
     let (consumed, received): (Consumed, _) = syscalls::finish(consumer)?;
     settle(&consumed, args.messages, report);
     #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-    let (messages, seconds) = (
-        consumed.tally.received as f64,
-        consumed.nanoseconds as f64 / 1e9,
-    );
+    let (messages, seconds) = (consumed.tally.received as f64, consumed.nanoseconds as f64 / 1e9);
     report.throughput_msgs_per_s = messages / seconds.max(1e-9);
     match (sent, received) {
         (Ok(sent), Ok(received)) => {
@@ -69,17 +61,10 @@ pub(super) fn stream(
 fn describe(lane: &v1::Lane, report: &mut Report) {
     let placement = lane.placement.clone().unwrap_or_default();
     report.page_size_bytes = placement.page_size_bytes;
-    report.page_size_why = placement
-        .steps_down
-        .into_iter()
-        .map(|step| step.reason)
-        .collect();
+    report.page_size_why = placement.steps_down.into_iter().map(|step| step.reason).collect();
     report.numa_node = placement.numa_node;
     let ends = [&lane.producer, &lane.consumer].map(|end| end.clone().unwrap_or_default());
-    let worse = ends
-        .iter()
-        .map(v1::EndStatus::grade)
-        .max_by_key(|grade| *grade as i32);
+    let worse = ends.iter().map(v1::EndStatus::grade).max_by_key(|grade| *grade as i32);
     let grade = worse.map(|grade| grade.as_str_name().trim_start_matches("GRADE_").to_owned());
     report.cores = Cores {
         producer: ends[0].cpu,
@@ -90,8 +75,7 @@ fn describe(lane: &v1::Lane, report: &mut Report) {
 }
 
 fn position(end: Option<&v1::EndStatus>) -> u64 {
-    end.and_then(|end| end.counters)
-        .map_or(0, |counters| counters.position)
+    end.and_then(|end| end.counters).map_or(0, |counters| counters.position)
 }
 
 /// Counts what a consumer saw, and what it should have seen and did not.
@@ -144,12 +128,7 @@ impl Play<'_> {
 
     fn end(&self, kind: &str, role: Role, witness: &str) -> Result<Worker, Failure> {
         let mut command = self.stage.worker(kind, self.lane, role)?;
-        command.args([
-            "--until",
-            &self.until.to_string(),
-            "--size",
-            &self.size.to_string(),
-        ]);
+        command.args(["--until", &self.until.to_string(), "--size", &self.size.to_string()]);
         command.arg("--witness").arg(self.stage.witness(witness));
         Worker::spawn(command)
     }
@@ -166,9 +145,7 @@ impl Play<'_> {
     fn reach(&self, percent: u64) -> Result<(), Failure> {
         let target = self.until * percent / 100;
         let reached = |lane: &v1::Lane| position(lane.consumer.as_ref()) >= target;
-        self.stage
-            .wait_for(self.lane, "progress", reached)
-            .map(|_| ())
+        self.stage.wait_for(self.lane, "progress", reached).map(|_| ())
     }
 
     fn wait_gone(&self, role: Role) -> Result<(), Failure> {
@@ -179,9 +156,7 @@ impl Play<'_> {
             };
             end.as_ref().is_some_and(|end| end.state() == State::Gone)
         };
-        self.stage
-            .wait_for(self.lane, "the agent's verdict of death", gone)
-            .map(|_| ())
+        self.stage.wait_for(self.lane, "the agent's verdict of death", gone).map(|_| ())
     }
 
     /// The last sequence number that a process noted before it was killed.
@@ -191,9 +166,7 @@ impl Play<'_> {
 }
 
 fn read_witness(path: &Path) -> Result<u64, Failure> {
-    let bytes: [u8; 8] = fs::read(path)?
-        .try_into()
-        .map_err(|_| "a witness was cut off")?;
+    let bytes: [u8; 8] = fs::read(path)?.try_into().map_err(|_| "a witness was cut off")?;
     Ok(u64::from_le_bytes(bytes))
 }
 
@@ -206,12 +179,7 @@ pub(super) fn kill_producer(
     progress: &Progress,
 ) -> Result<(), Failure> {
     progress.act("3 kill -9 the producer, attach another");
-    let play = Play {
-        stage,
-        lane: "demo-producer",
-        size,
-        until,
-    };
+    let play = Play { stage, lane: "demo-producer", size, until };
     play.create()?;
     let consumer = play.consumer("consumer-3")?;
     for (index, percent) in [20, 40, 60].into_iter().enumerate() {
@@ -240,12 +208,7 @@ pub(super) fn kill_consumer(
     progress: &Progress,
 ) -> Result<(), Failure> {
     progress.act("4 kill -9 the consumer, attach another");
-    let play = Play {
-        stage,
-        lane: "demo-consumer",
-        size,
-        until,
-    };
+    let play = Play { stage, lane: "demo-consumer", size, until };
     play.create()?;
     let producer = play.producer("producer-4")?;
     let mut processed = 0;
@@ -281,12 +244,7 @@ pub(super) fn kill_agent(
     progress.act("5 kill -9 the agent while data flows, start it again");
     let until = until.saturating_mul(3);
     let before = {
-        let play = Play {
-            stage,
-            lane: "demo-agent",
-            size,
-            until,
-        };
+        let play = Play { stage, lane: "demo-agent", size, until };
         play.create()?;
         let ends = (play.consumer("consumer-5")?, play.producer("producer-5")?);
         play.reach(10)?;
@@ -305,8 +263,7 @@ pub(super) fn kill_agent(
     stage.start_agent()?;
     let back = |lane: &v1::Lane| {
         let live = |end: &Option<v1::EndStatus>| {
-            end.as_ref()
-                .is_some_and(|end| matches!(end.state(), State::Live | State::Gone))
+            end.as_ref().is_some_and(|end| matches!(end.state(), State::Live | State::Gone))
         };
         progress.set(position(lane.consumer.as_ref()), until);
         live(&lane.producer) && live(&lane.consumer)
@@ -314,10 +271,7 @@ pub(super) fn kill_agent(
     stage.wait_for("demo-agent", "both ends' return", back)?;
     let _: Produced = producer.finish()?;
     settle(&consumer.finish()?, until, report);
-    let moved = format!(
-        "{} messages moved while the agent was dead",
-        without_agent - when_dead
-    );
+    let moved = format!("{} messages moved while the agent was dead", without_agent - when_dead);
     progress.line(&moved);
     stage.delete("demo-agent")
 }

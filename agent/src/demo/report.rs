@@ -77,31 +77,16 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Kills {
-            producer,
-            consumer,
-            agent,
-        } = self.kills;
+        let Kills { producer, consumer, agent } = self.kills;
         let cpu = |cpu: Option<u32>| cpu.map_or_else(|| "none".to_owned(), |cpu| cpu.to_string());
-        let verdict = if self.is_clean() {
-            "nothing lost, torn or out of order"
-        } else {
-            "FAILED"
-        };
-        writeln!(
-            f,
-            "{verdict}: {} messages of {} bytes",
-            self.delivered, self.message_bytes
-        )?;
+        let verdict = if self.is_clean() { "nothing lost, torn or out of order" } else { "FAILED" };
+        writeln!(f, "{verdict}: {} messages of {} bytes", self.delivered, self.message_bytes)?;
         writeln!(
             f,
             "  lost {}, torn {}, out of order {}, repeated {} (allowed after a consumer's death)",
             self.lost, self.torn, self.out_of_order, self.duplicates
         )?;
-        writeln!(
-            f,
-            "  killed with -9: producer {producer}, consumer {consumer}, agent {agent}"
-        )?;
+        writeln!(f, "  killed with -9: producer {producer}, consumer {consumer}, agent {agent}")?;
         let (pages, node) = (size(self.page_size_bytes), self.numa_node);
         writeln!(f, "  memory: {pages} pages on NUMA node {node}")?;
         for why in &self.page_size_why {
@@ -116,27 +101,14 @@ impl fmt::Display for Report {
             self.cores.relation
         )?;
         let millions = self.throughput_msgs_per_s / 1e6;
-        writeln!(
-            f,
-            "  streaming: {millions:.1} million messages/s, each byte checked"
-        )?;
+        writeln!(f, "  streaming: {millions:.1} million messages/s, each byte checked")?;
         let Latency { p50, p99, p999 } = self.one_way_latency_ns;
-        writeln!(
-            f,
-            "  one way: p50 {p50:.0} ns, p99 {p99:.0} ns, p99.9 {p999:.0} ns"
-        )?;
+        writeln!(f, "  one way: p50 {p50:.0} ns, p99 {p99:.0} ns, p99.9 {p999:.0} ns")?;
         match self.data_path_syscalls_per_million {
             Some(calls) => {
-                writeln!(
-                    f,
-                    "  system calls per million messages, both ends: {calls:.3}"
-                )?;
+                writeln!(f, "  system calls per million messages, both ends: {calls:.3}")?;
             }
-            None => writeln!(
-                f,
-                "  system calls: not counted ({})",
-                self.data_path_syscalls_note
-            )?,
+            None => writeln!(f, "  system calls: not counted ({})", self.data_path_syscalls_note)?,
         }
         for miss in &self.misses {
             writeln!(f, "  this machine misses {miss}")?;

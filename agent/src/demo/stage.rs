@@ -37,23 +37,12 @@ impl Stage {
         let name = format!("laneway-demo-{}", uuid::Uuid::new_v4().simple());
         let dir = std::env::temp_dir().join(name);
         fs::create_dir(&dir).map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        Ok(Self {
-            dir,
-            keep,
-            agent: None,
-            runtime,
-        })
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(Self { dir, keep, agent: None, runtime })
     }
 
     fn socket(&self) -> String {
-        self.dir
-            .join("run")
-            .join(CONTROL_SOCKET)
-            .display()
-            .to_string()
+        self.dir.join("run").join(CONTROL_SOCKET).display().to_string()
     }
 
     pub(super) fn attach_socket(&self) -> PathBuf {
@@ -67,23 +56,14 @@ impl Stage {
 
     /// Starts the agent and waits until it serves.
     pub(super) fn start_agent(&mut self) -> Result<(), Failure> {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.dir.join("agent.log"))?;
+        let log = File::options().create(true).append(true).open(self.dir.join("agent.log"))?;
         let mut command = own_command()?;
-        command
-            .arg("agent")
-            .arg("--run-dir")
-            .arg(self.dir.join("run"));
+        command.arg("agent").arg("--run-dir").arg(self.dir.join("run"));
         command.arg("--state-dir").arg(self.dir.join("state"));
         if nix::unistd::geteuid().is_root() {
             command.args(["--reserve", RESERVE_2M]);
         }
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.agent = Some(command.spawn()?);
         let socket = self.socket();
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -100,11 +80,7 @@ impl Stage {
                 }
                 Err(_) => std::thread::sleep(Duration::from_millis(5)),
             }
-            if let Some(status) = self
-                .agent
-                .as_mut()
-                .and_then(|a| a.try_wait().ok().flatten())
-            {
+            if let Some(status) = self.agent.as_mut().and_then(|a| a.try_wait().ok().flatten()) {
                 return Err(format!("the agent ended at once ({status})").into());
             }
         }
@@ -123,10 +99,7 @@ impl Stage {
     pub(super) fn create(&self, name: &str, slot: u32, slots: u32) -> Result<v1::Lane, Failure> {
         let spec = v1::LaneSpec {
             name: name.to_owned(),
-            geometry: Some(v1::Geometry {
-                slot_payload_bytes: slot,
-                slot_count: slots,
-            }),
+            geometry: Some(v1::Geometry { slot_payload_bytes: slot, slot_count: slots }),
             ..v1::LaneSpec::default()
         };
         let request = v1::CreateLaneRequest {
@@ -138,10 +111,7 @@ impl Stage {
         self.runtime.block_on(async {
             let mut lanes = client::lanes(&socket).await?;
             let answer = lanes.create_lane(request).await.map_err(client::refused)?;
-            answer
-                .into_inner()
-                .lane
-                .ok_or_else(|| "the agent answered without a lane".into())
+            answer.into_inner().lane.ok_or_else(|| "the agent answered without a lane".into())
         })
     }
 
@@ -150,14 +120,9 @@ impl Stage {
         let (socket, lane) = (self.socket(), lane.to_owned());
         self.runtime.block_on(async {
             let mut lanes = client::lanes(&socket).await?;
-            let answer = lanes
-                .get_lane(v1::GetLaneRequest { lane })
-                .await
-                .map_err(client::refused)?;
-            answer
-                .into_inner()
-                .lane
-                .ok_or_else(|| "the agent answered without a lane".into())
+            let answer =
+                lanes.get_lane(v1::GetLaneRequest { lane }).await.map_err(client::refused)?;
+            answer.into_inner().lane.ok_or_else(|| "the agent answered without a lane".into())
         })
     }
 
@@ -186,10 +151,7 @@ impl Stage {
         let (socket, lane) = (self.socket(), lane.to_owned());
         self.runtime.block_on(async {
             let mut lanes = client::lanes(&socket).await?;
-            let request = v1::DeleteLaneRequest {
-                lane,
-                ..v1::DeleteLaneRequest::default()
-            };
+            let request = v1::DeleteLaneRequest { lane, ..v1::DeleteLaneRequest::default() };
             lanes.delete_lane(request).await.map_err(client::refused)?;
             Ok(())
         })
@@ -228,9 +190,7 @@ impl Stage {
     pub(super) fn misses(&self) -> Vec<String> {
         let findings = doctor::examine(std::path::Path::new("/"));
         let missing = findings.iter().filter(|finding| !finding.works);
-        missing
-            .map(|finding| format!("{}: {}", finding.name, finding.detail()))
-            .collect()
+        missing.map(|finding| format!("{}: {}", finding.name, finding.detail())).collect()
     }
 
     /// The end of the agent's log, for a failure's report.
@@ -286,9 +246,7 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn spawn(mut command: Command) -> Result<Self, Failure> {
-        Ok(Self {
-            child: command.spawn()?,
-        })
+        Ok(Self { child: command.spawn()? })
     }
 
     /// Kills it at whatever instruction it is.

@@ -48,10 +48,7 @@ pub(super) fn run(mut command: Command) -> JoinHandle<Result<Traced, String>> {
         }
         // The tracer may have reaped it already; what it printed tells how it went.
         let _ = child.wait();
-        Ok(Traced {
-            output,
-            calls: calls.map_err(|errno| errno.to_string()),
-        })
+        Ok(Traced { output, calls: calls.map_err(|errno| errno.to_string()) })
     })
 }
 
@@ -62,10 +59,7 @@ fn pid_of(child: &Child) -> Pid {
 /// Follows the worker to its end, counting between the marks.
 fn trace(child: &Child) -> Result<u64, Errno> {
     let pid = pid_of(child);
-    ptrace::seize(
-        pid,
-        Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL,
-    )?;
+    ptrace::seize(pid, Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL)?;
     ptrace::interrupt(pid)?;
     let (mut marks, mut calls) = (0u32, 0u64);
     loop {
@@ -87,11 +81,7 @@ fn trace(child: &Child) -> Result<u64, Errno> {
         ptrace::syscall(pid, deliver)?;
     }
     // The second mark's own call was entered while counting.
-    if marks >= 2 {
-        Ok(calls.saturating_sub(1))
-    } else {
-        Err(Errno::ENODATA)
-    }
+    if marks >= 2 { Ok(calls.saturating_sub(1)) } else { Err(Errno::ENODATA) }
 }
 
 /// A finished trace, with its output read as `T`.

@@ -169,11 +169,7 @@ fn consume(args: &EndArgs) -> Result<Consumed, Box<dyn Error>> {
     let elapsed = start.map(|start| start.elapsed()).unwrap_or_default();
     mark();
     let nanoseconds = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
-    Ok(Consumed {
-        first,
-        tally,
-        nanoseconds,
-    })
+    Ok(Consumed { first, tally, nanoseconds })
 }
 
 fn both_ways(args: &PongArgs, pings: bool) -> Result<(Producer, Consumer), Box<dyn Error>> {
@@ -209,11 +205,7 @@ fn ping(args: &PongArgs) -> Result<Pinged, Box<dyn Error>> {
     }
     #[expect(clippy::cast_precision_loss, reason = "nanoseconds of a round trip")]
     let half = |quantile| histogram.value_at_quantile(quantile) as f64 / 2.0;
-    Ok(Pinged {
-        p50: half(0.5),
-        p99: half(0.99),
-        p999: half(0.999),
-    })
+    Ok(Pinged { p50: half(0.5), p99: half(0.99), p999: half(0.999) })
 }
 
 fn pong(args: &PongArgs) -> Result<(), Box<dyn Error>> {

@@ -107,8 +107,6 @@ impl PoolUsage {
     /// All pages of the pool that are spoken for, or `None` where the sum does not fit.
     #[must_use]
     pub fn total(&self) -> Option<PageCount> {
-        self.promised
-            .checked_add(self.backed)?
-            .checked_add(self.quarantined)
+        self.promised.checked_add(self.backed)?.checked_add(self.quarantined)
     }
 }

@@ -40,38 +40,20 @@ pub(super) fn listed(table: &PageTable) -> Vec<PageHolding> {
 }
 
 pub(super) fn put(table: &mut PageTable, page: PageHolding) -> Result<(), LedgerError> {
-    let PageHolding {
-        node,
-        page_size,
-        count,
-    } = page;
+    let PageHolding { node, page_size, count } = page;
     if count.is_zero() {
         return Ok(());
     }
     let held = table.entry((node, page_size)).or_default();
-    let overflow = LedgerError::CountOverflow {
-        node,
-        page_size,
-        added: count,
-    };
+    let overflow = LedgerError::CountOverflow { node, page_size, added: count };
     *held = held.checked_add(count).ok_or(overflow)?;
     Ok(())
 }
 
 pub(super) fn take(key: u128, table: &mut PageTable, page: PageHolding) -> Result<(), LedgerError> {
-    let PageHolding {
-        node,
-        page_size,
-        count: asked,
-    } = page;
+    let PageHolding { node, page_size, count: asked } = page;
     let held = table.get(&(node, page_size)).copied().unwrap_or_default();
-    let short = LedgerError::TooFewPages {
-        key,
-        node,
-        page_size,
-        asked,
-        held,
-    };
+    let short = LedgerError::TooFewPages { key, node, page_size, asked, held };
     let left = held.checked_sub(asked).ok_or(short)?;
     if left.is_zero() {
         table.remove(&(node, page_size));
@@ -89,28 +71,16 @@ pub(super) fn move_sum(
     from: Option<Shelf>,
     to: Option<Shelf>,
 ) -> Result<(), LedgerError> {
-    let PageHolding {
-        node,
-        page_size,
-        count,
-    } = page;
+    let PageHolding { node, page_size, count } = page;
     let recorded = pools.get(&(node, page_size)).copied().unwrap_or_default();
     let mut usage = recorded;
     if let Some(shelf) = from {
         let column = shelf.of(&mut usage);
-        let unbalanced = LedgerError::PoolUnbalanced {
-            node,
-            page_size,
-            recorded: *column,
-            counted: count,
-        };
+        let unbalanced =
+            LedgerError::PoolUnbalanced { node, page_size, recorded: *column, counted: count };
         *column = column.checked_sub(count).ok_or(unbalanced)?;
     }
-    let overflow = LedgerError::CountOverflow {
-        node,
-        page_size,
-        added: count,
-    };
+    let overflow = LedgerError::CountOverflow { node, page_size, added: count };
     if let Some(shelf) = to {
         let column = shelf.of(&mut usage);
         *column = column.checked_add(count).ok_or_else(|| overflow.clone())?;

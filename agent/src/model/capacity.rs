@@ -322,18 +322,12 @@ fn parse_id(part: &str) -> Result<u32, CpuSetError> {
     match part.parse::<u64>() {
         Ok(id) if digits => in_limit(u32::try_from(id).unwrap_or(u32::MAX))
             .map_err(|_| CpuSetError::TooLarge { id }),
-        _ => Err(CpuSetError::NotANumber {
-            part: part.chars().take(32).collect(),
-        }),
+        _ => Err(CpuSetError::NotANumber { part: part.chars().take(32).collect() }),
     }
 }
 
 fn in_limit(id: u32) -> Result<u32, CpuSetError> {
-    if id < CpuSet::ID_LIMIT {
-        Ok(id)
-    } else {
-        Err(CpuSetError::TooLarge { id: u64::from(id) })
-    }
+    if id < CpuSet::ID_LIMIT { Ok(id) } else { Err(CpuSetError::TooLarge { id: u64::from(id) }) }
 }
 
 #[cfg(test)]
@@ -349,12 +343,7 @@ mod tests {
     #[test]
     fn a_page_size_is_one_of_three() {
         assert_eq!(PageSize::from_bytes(2 << 20), Ok(PageSize::HUGE_2M));
-        assert_eq!(
-            PageSize::from_bytes(64 << 10),
-            Err(PageSizeError {
-                size_bytes: 64 << 10
-            })
-        );
+        assert_eq!(PageSize::from_bytes(64 << 10), Err(PageSizeError { size_bytes: 64 << 10 }));
     }
 
     #[test]
@@ -365,20 +354,14 @@ mod tests {
 
     #[test]
     fn a_page_size_is_written_as_bytes_and_checked_when_read() {
-        assert_eq!(
-            serde_json::to_string(&PageSize::HUGE_2M).unwrap(),
-            "2097152"
-        );
+        assert_eq!(serde_json::to_string(&PageSize::HUGE_2M).unwrap(), "2097152");
         assert!(serde_json::from_str::<PageSize>("4097").is_err());
     }
 
     #[test]
     fn a_byte_over_a_page_takes_another_page() {
         let pages = |bytes| PageCount::pages_for(bytes, PageSize::HUGE_2M).get();
-        assert_eq!(
-            [pages(0), pages(1), pages(2 << 20), pages((2 << 20) + 1)],
-            [0, 1, 1, 2]
-        );
+        assert_eq!([pages(0), pages(1), pages(2 << 20), pages((2 << 20) + 1)], [0, 1, 1, 2]);
     }
 
     #[test]
@@ -388,10 +371,7 @@ mod tests {
 
     #[test]
     fn a_cpu_list_reads_ranges_in_any_order() {
-        assert_eq!(
-            parsed("8,0-2").unwrap().iter().collect::<Vec<_>>(),
-            [0, 1, 2, 8]
-        );
+        assert_eq!(parsed("8,0-2").unwrap().iter().collect::<Vec<_>>(), [0, 1, 2, 8]);
         assert_eq!(parsed("").unwrap(), CpuSet::new());
     }
 
@@ -402,34 +382,23 @@ mod tests {
 
     #[test]
     fn a_malformed_cpu_list_is_refused() {
-        for text in [
-            "a", "1,", ",", "-", "1-", "-1", "+1", " 1", "1-2-3", "0x1", "1;2", "1\n",
-        ] {
+        for text in ["a", "1,", ",", "-", "1-", "-1", "+1", " 1", "1-2-3", "0x1", "1;2", "1\n"] {
             let error = parsed(text).unwrap_err();
-            assert!(
-                matches!(error, CpuSetError::NotANumber { .. }),
-                "{text:?}: {error}"
-            );
+            assert!(matches!(error, CpuSetError::NotANumber { .. }), "{text:?}: {error}");
         }
     }
 
     #[test]
     fn a_huge_cpu_id_is_refused_before_it_takes_memory() {
         assert_eq!(parsed("0-8192"), Err(CpuSetError::TooLarge { id: 8192 }));
-        assert_eq!(
-            parsed("0-4294967296"),
-            Err(CpuSetError::TooLarge { id: 1 << 32 })
-        );
+        assert_eq!(parsed("0-4294967296"), Err(CpuSetError::TooLarge { id: 1 << 32 }));
         assert!(parsed("0-8191").is_ok());
     }
 
     #[test]
     fn a_list_that_repeats_itself_is_refused() {
         assert_eq!(parsed("0-3,2"), Err(CpuSetError::Repeated { id: 2 }));
-        assert_eq!(
-            parsed("3-0"),
-            Err(CpuSetError::Reversed { first: 3, last: 0 })
-        );
+        assert_eq!(parsed("3-0"), Err(CpuSetError::Reversed { first: 3, last: 0 }));
     }
 
     proptest! {

@@ -64,10 +64,7 @@ impl Name {
         }
         for (index, found) in text.chars().enumerate() {
             if !matches!(found, 'a'..='z' | '0'..='9' | '-') {
-                return Err(NameError::Character {
-                    position: index + 1,
-                    found,
-                });
+                return Err(NameError::Character { position: index + 1, found });
             }
         }
         if text.starts_with('-') || text.ends_with('-') {
@@ -100,9 +97,7 @@ impl<'de> Deserialize<'de> for Name {
 #[must_use]
 pub fn parse_hex(text: &str) -> Option<u128> {
     let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    digits
-        .then(|| u128::from_str_radix(text, 16).ok())
-        .flatten()
+    digits.then(|| u128::from_str_radix(text, 16).ok()).flatten()
 }
 
 impl fmt::Display for LaneId {
@@ -154,87 +149,27 @@ mod tests {
             ("-a", NameError::Hyphen),
             ("a-", NameError::Hyphen),
             ("-", NameError::Hyphen),
-            (
-                "../etc",
-                NameError::Character {
-                    position: 1,
-                    found: '.',
-                },
-            ),
-            (
-                "a/b",
-                NameError::Character {
-                    position: 2,
-                    found: '/',
-                },
-            ),
-            (
-                "a\0b",
-                NameError::Character {
-                    position: 2,
-                    found: '\0',
-                },
-            ),
-            (
-                "a\nb",
-                NameError::Character {
-                    position: 2,
-                    found: '\n',
-                },
-            ),
-            (
-                "a\u{1b}[31m",
-                NameError::Character {
-                    position: 2,
-                    found: '\u{1b}',
-                },
-            ),
-            (
-                "a\u{202e}b",
-                NameError::Character {
-                    position: 2,
-                    found: '\u{202e}',
-                },
-            ),
-            (
-                "Orders",
-                NameError::Character {
-                    position: 1,
-                    found: 'O',
-                },
-            ),
-            (
-                "\u{430}dmin",
-                NameError::Character {
-                    position: 1,
-                    found: '\u{430}',
-                },
-            ),
-            (
-                "e\u{301}",
-                NameError::Character {
-                    position: 2,
-                    found: '\u{301}',
-                },
-            ),
+            ("../etc", NameError::Character { position: 1, found: '.' }),
+            ("a/b", NameError::Character { position: 2, found: '/' }),
+            ("a\0b", NameError::Character { position: 2, found: '\0' }),
+            ("a\nb", NameError::Character { position: 2, found: '\n' }),
+            ("a\u{1b}[31m", NameError::Character { position: 2, found: '\u{1b}' }),
+            ("a\u{202e}b", NameError::Character { position: 2, found: '\u{202e}' }),
+            ("Orders", NameError::Character { position: 1, found: 'O' }),
+            ("\u{430}dmin", NameError::Character { position: 1, found: '\u{430}' }),
+            ("e\u{301}", NameError::Character { position: 2, found: '\u{301}' }),
         ] {
             assert_eq!(Name::parse(text), Err(expected), "{text:?}");
         }
         assert!(Name::parse(&"a".repeat(63)).is_ok());
-        assert_eq!(
-            Name::parse(&"a".repeat(64)),
-            Err(NameError::TooLong { length: 64 })
-        );
+        assert_eq!(Name::parse(&"a".repeat(64)), Err(NameError::TooLong { length: 64 }));
     }
 
     #[test]
     fn refusals_print_no_control_characters() {
         for text in ["a\u{1b}[31m", "a\nb", "a\u{202e}b"] {
             let message = Name::parse(text).unwrap_err().to_string();
-            assert!(
-                message.chars().all(|c| !c.is_control() && c.is_ascii()),
-                "{message:?}"
-            );
+            assert!(message.chars().all(|c| !c.is_control() && c.is_ascii()), "{message:?}");
         }
     }
 

@@ -251,28 +251,16 @@ impl LaneRecord {
     #[must_use]
     pub fn segment(&self, role: Role, number: u64) -> Option<&SegmentRecord> {
         match role {
-            Role::Producer => self
-                .generations
-                .iter()
-                .find(|segment| segment.number == number),
-            Role::Consumer => self
-                .consumer
-                .as_ref()
-                .filter(|segment| segment.number == number),
+            Role::Producer => self.generations.iter().find(|segment| segment.number == number),
+            Role::Consumer => self.consumer.as_ref().filter(|segment| segment.number == number),
         }
     }
 
     /// As [`LaneRecord::segment`], to change it.
     pub fn segment_mut(&mut self, role: Role, number: u64) -> Option<&mut SegmentRecord> {
         match role {
-            Role::Producer => self
-                .generations
-                .iter_mut()
-                .find(|segment| segment.number == number),
-            Role::Consumer => self
-                .consumer
-                .as_mut()
-                .filter(|segment| segment.number == number),
+            Role::Producer => self.generations.iter_mut().find(|segment| segment.number == number),
+            Role::Consumer => self.consumer.as_mut().filter(|segment| segment.number == number),
         }
     }
 

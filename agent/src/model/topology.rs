@@ -175,8 +175,7 @@ impl NumaNode {
     #[must_use]
     pub fn available(&self, page_size: PageSize) -> PageCount {
         if page_size.is_huge() {
-            self.pool(page_size)
-                .map_or(PageCount::ZERO, PagePool::available)
+            self.pool(page_size).map_or(PageCount::ZERO, PagePool::available)
         } else {
             PageCount::new(self.memory_free_bytes / page_size.bytes())
         }
@@ -185,11 +184,7 @@ impl NumaNode {
     /// The distance to another node; the kernel's defaults where the firmware is silent.
     #[must_use]
     pub fn distance_to(&self, node: u32) -> u32 {
-        let default = if node == self.id {
-            LOCAL_DISTANCE
-        } else {
-            REMOTE_DISTANCE
-        };
+        let default = if node == self.id { LOCAL_DISTANCE } else { REMOTE_DISTANCE };
         self.distance.get(&node).copied().unwrap_or(default)
     }
 }
@@ -216,22 +211,14 @@ impl Topology {
     /// The distance from one node to another; the kernel's default for a node it never heard of.
     #[must_use]
     pub fn distance(&self, from: u32, to: u32) -> u32 {
-        let default = if from == to {
-            LOCAL_DISTANCE
-        } else {
-            REMOTE_DISTANCE
-        };
+        let default = if from == to { LOCAL_DISTANCE } else { REMOTE_DISTANCE };
         self.node(from).map_or(default, |node| node.distance_to(to))
     }
 
     /// The ids of all online cpus; ids no [`CpuSet`] can hold are left out.
     #[must_use]
     pub fn online(&self) -> CpuSet {
-        let ids = self
-            .cpus
-            .iter()
-            .map(|cpu| cpu.id)
-            .filter(|id| *id < CpuSet::ID_LIMIT);
+        let ids = self.cpus.iter().map(|cpu| cpu.id).filter(|id| *id < CpuSet::ID_LIMIT);
         CpuSet::from_ids(ids).unwrap_or_default()
     }
 
@@ -259,17 +246,7 @@ mod tests {
 
     fn cpu(id: u32, core: u32, node: u32, l2: Option<u32>, l3: Option<u32>) -> Cpu {
         let (siblings, isolated, nohz_full) = (Vec::new(), false, false);
-        Cpu {
-            id,
-            package: 0,
-            core,
-            node,
-            l2,
-            l3,
-            siblings,
-            isolated,
-            nohz_full,
-        }
+        Cpu { id, package: 0, core, node, l2, l3, siblings, isolated, nohz_full }
     }
 
     fn pool(free: u64, reserved: u64) -> PagePool {
@@ -323,35 +300,18 @@ mod tests {
 
     #[test]
     fn a_refresh_replaces_only_what_changes() {
-        let node = NumaNode {
-            id: 0,
-            cpus: vec![0],
-            pools: vec![pool(1, 0)],
-            ..Default::default()
-        };
-        let mut topology = Topology {
-            nodes: vec![node],
-            ..Default::default()
-        };
+        let node = NumaNode { id: 0, cpus: vec![0], pools: vec![pool(1, 0)], ..Default::default() };
+        let mut topology = Topology { nodes: vec![node], ..Default::default() };
         topology.refresh(&[NodeMemory {
             node: 0,
             pools: vec![pool(9, 0)],
             memory_total_bytes: 8192,
             memory_free_bytes: 4096,
         }]);
-        assert_eq!(
-            topology.nodes[0].available(PageSize::HUGE_2M),
-            PageCount::new(9)
-        );
-        assert_eq!(
-            topology.nodes[0].available(PageSize::BASE_4K),
-            PageCount::new(1)
-        );
+        assert_eq!(topology.nodes[0].available(PageSize::HUGE_2M), PageCount::new(9));
+        assert_eq!(topology.nodes[0].available(PageSize::BASE_4K), PageCount::new(1));
         assert_eq!(topology.nodes[0].cpus, [0]);
         topology.refresh(&[]);
-        assert_eq!(
-            topology.nodes[0].available(PageSize::HUGE_2M),
-            PageCount::ZERO
-        );
+        assert_eq!(topology.nodes[0].available(PageSize::HUGE_2M), PageCount::ZERO);
     }
 }

@@ -141,16 +141,9 @@ impl Placement {
     /// What the ledger has to grant for this placement.
     #[must_use]
     pub fn holding(&self, tenant: &str) -> Holding {
-        let ends = [
-            (Role::Producer, self.producer),
-            (Role::Consumer, self.consumer),
-        ];
+        let ends = [(Role::Producer, self.producer), (Role::Consumer, self.consumer)];
         let core = |(role, end): (Role, EndPlacement)| {
-            Some(CoreHolding {
-                cpu: end.cpu?,
-                exclusive: end.facts.exclusive,
-                role,
-            })
+            Some(CoreHolding { cpu: end.cpu?, exclusive: end.facts.exclusive, role })
         };
         Holding {
             tenant: tenant.to_owned(),
@@ -162,11 +155,7 @@ impl Placement {
     /// The pages of the producer's segment.
     #[must_use]
     pub const fn page_holding(&self) -> PageHolding {
-        PageHolding {
-            node: self.node,
-            page_size: self.page_size,
-            count: self.page_count,
-        }
+        PageHolding { node: self.node, page_size: self.page_size, count: self.page_count }
     }
 }
 
@@ -238,10 +227,7 @@ impl fmt::Display for StepDown {
         match self.reason {
             StepDownReason::NoNode => write!(f, "{page_size}: no such node"),
             StepDownReason::TooFewPages { needed, free, node } => {
-                write!(
-                    f,
-                    "{page_size}: {needed} needed, {free} free on node {node}"
-                )
+                write!(f, "{page_size}: {needed} needed, {free} free on node {node}")
             }
         }
     }
@@ -259,9 +245,7 @@ impl PlaceRequest {
 impl EndRequest {
     /// Whether the end may be on this cpu as far as its own lists go.
     fn lists(&self, cpu: u32) -> bool {
-        self.allowed
-            .as_ref()
-            .is_none_or(|allowed| allowed.contains(cpu))
+        self.allowed.as_ref().is_none_or(|allowed| allowed.contains(cpu))
             && self.cpu.is_none_or(|only| only == cpu)
     }
 
@@ -300,16 +284,9 @@ fn solve(
     topology: &Topology,
     ledger: &Ledger,
 ) -> Result<Placement, Constraint> {
-    let PlaceRequest {
-        size_bytes,
-        ref page_ladder,
-        ..
-    } = *request;
+    let PlaceRequest { size_bytes, ref page_ladder, .. } = *request;
     if size_bytes == 0 || page_ladder.is_empty() {
-        return Err(Constraint::NothingAsked {
-            size_bytes,
-            page_sizes: page_ladder.len(),
-        });
+        return Err(Constraint::NothingAsked { size_bytes, page_sizes: page_ladder.len() });
     }
     let memory = find_memory(request, topology, ledger)
         .map_err(|tried| refusal::memory_constraint(request, topology, ledger, tried))?;
@@ -334,23 +311,12 @@ fn find_memory(
         let count = PageCount::pages_for(request.size_bytes, page_size);
         let free: Vec<(u32, PageCount)> = free_pages(topology, ledger, page_size).collect();
         let permitted = |id: u32| request.node.is_none_or(|only| only == id);
-        let fits = free
-            .iter()
-            .filter(|(id, free)| permitted(*id) && *free >= count);
+        let fits = free.iter().filter(|(id, free)| permitted(*id) && *free >= count);
         let nodes: Vec<MemoryNode> = fits
-            .map(|(id, _)| MemoryNode {
-                id: *id,
-                fragmentation: fragmentation(&free, *id, count),
-            })
+            .map(|(id, _)| MemoryNode { id: *id, fragmentation: fragmentation(&free, *id, count) })
             .collect();
         if !nodes.is_empty() {
-            return Ok(Memory {
-                step,
-                page_size,
-                count,
-                nodes,
-                steps_down,
-            });
+            return Ok(Memory { step, page_size, count, nodes, steps_down });
         }
         // The lowest node among equals, so that the report does not depend on any order.
         let most = free
@@ -358,11 +324,7 @@ fn find_memory(
             .filter(|(id, _)| permitted(*id))
             .max_by_key(|(id, free)| (*free, std::cmp::Reverse(*id)));
         let reason = most.map_or(StepDownReason::NoNode, |(node, free)| {
-            StepDownReason::TooFewPages {
-                needed: count,
-                free,
-                node,
-            }
+            StepDownReason::TooFewPages { needed: count, free, node }
         });
         steps_down.push(StepDown { page_size, reason });
     }
@@ -385,17 +347,11 @@ fn free_pages<'a>(
 fn fragmentation(free: &[(u32, PageCount)], taken_from: u32, count: PageCount) -> u64 {
     let largest = |taken: PageCount| {
         let left = |(id, free): &(u32, PageCount)| {
-            if *id == taken_from {
-                free.saturating_sub(taken)
-            } else {
-                *free
-            }
+            if *id == taken_from { free.saturating_sub(taken) } else { *free }
         };
         free.iter().map(left).max().unwrap_or_default()
     };
-    largest(PageCount::ZERO)
-        .saturating_sub(largest(count))
-        .get()
+    largest(PageCount::ZERO).saturating_sub(largest(count)).get()
 }
 
 /// The places one end could take by itself; `None` for an end without a core.
@@ -403,26 +359,16 @@ fn candidates(survey: &Survey<'_>, role: Role) -> Result<Option<Vec<usize>>, Con
     let end = survey.request.end(role);
     if !end.pinned {
         let unreachable = || refusal::grade_constraint(role, end, Grade::D);
-        return if end.accepts(Grade::D) {
-            Ok(None)
-        } else {
-            Err(unreachable())
-        };
+        return if end.accepts(Grade::D) { Ok(None) } else { Err(unreachable()) };
     }
     let found = survey.candidates(end);
-    if found.is_empty() {
-        Err(refusal::end_constraint(survey, role))
-    } else {
-        Ok(Some(found))
-    }
+    if found.is_empty() { Err(refusal::end_constraint(survey, role)) } else { Ok(Some(found)) }
 }
 
 fn describe(request: &PlaceRequest, memory: Memory, survey: &Survey<'_>, best: &Best) -> Placement {
     let site = |index: Option<usize>| index.and_then(|index| survey.sites.get(index));
     let (producer, consumer) = (site(best.producer), site(best.consumer));
-    let relation = producer
-        .zip(consumer)
-        .map(|(p, c)| CacheRelation::between(p.cpu, c.cpu));
+    let relation = producer.zip(consumer).map(|(p, c)| CacheRelation::between(p.cpu, c.cpu));
     Placement {
         node: best.node,
         page_size: memory.page_size,
@@ -443,11 +389,7 @@ fn describe_end(
 ) -> EndPlacement {
     let grade = end.grade_on(site.map(|site| site.cpu));
     let Some(site) = site else {
-        return EndPlacement {
-            cpu: None,
-            grade,
-            facts: Facts::default(),
-        };
+        return EndPlacement { cpu: None, grade, facts: Facts::default() };
     };
     let peer_on_cpu = relation == Some(CacheRelation::SameCpu);
     let peer_on_sibling = relation == Some(CacheRelation::SameCore);
@@ -459,11 +401,7 @@ fn describe_end(
         same_core_as_peer: peer_on_cpu || peer_on_sibling,
         co_holders: site.holders + u64::from(peer_on_cpu),
     };
-    EndPlacement {
-        cpu: Some(site.cpu.id),
-        grade,
-        facts,
-    }
+    EndPlacement { cpu: Some(site.cpu.id), grade, facts }
 }
 
 #[cfg(test)]
@@ -476,17 +414,11 @@ mod tests {
     const K4: PageSize = PageSize::BASE_4K;
 
     fn pinned() -> EndRequest {
-        EndRequest {
-            pinned: true,
-            ..EndRequest::default()
-        }
+        EndRequest { pinned: true, ..EndRequest::default() }
     }
 
     fn exclusive() -> EndRequest {
-        EndRequest {
-            exclusive: true,
-            ..pinned()
-        }
+        EndRequest { exclusive: true, ..pinned() }
     }
 
     fn request(producer: EndRequest, consumer: EndRequest) -> PlaceRequest {
@@ -505,9 +437,7 @@ mod tests {
     fn grant(request: &PlaceRequest, topology: &Topology, ledger: &mut Ledger) -> Placement {
         let placement = place(request, topology, ledger).unwrap();
         let key = ledger.keys().max().map_or(0, |key| key + 1);
-        ledger
-            .grant(key, placement.holding(&request.tenant))
-            .unwrap();
+        ledger.grant(key, placement.holding(&request.tenant)).unwrap();
         placement
     }
 
@@ -534,9 +464,8 @@ mod tests {
     fn a_second_lane_takes_a_domain_of_its_own() {
         let topology = fixture::load("epyc-nps1-ccx");
         let (mut ledger, asked) = (Ledger::new(), request(exclusive(), exclusive()));
-        let placed: Vec<_> = (0..5)
-            .map(|_| cpus(&grant(&asked, &topology, &mut ledger)).0)
-            .collect();
+        let placed: Vec<_> =
+            (0..5).map(|_| cpus(&grant(&asked, &topology, &mut ledger)).0).collect();
         assert_eq!(placed, [Some(0), Some(4), Some(8), Some(12), Some(2)]);
         assert_eq!(ledger.audit_cores(&topology), Ok(()));
     }
@@ -544,12 +473,8 @@ mod tests {
     #[test]
     fn exclusive_ends_prefer_isolated_cores_and_say_so() {
         let topology = fixture::load("two-socket");
-        let placement = place(
-            &request(exclusive(), exclusive()),
-            &topology,
-            &Ledger::new(),
-        )
-        .unwrap();
+        let placement =
+            place(&request(exclusive(), exclusive()), &topology, &Ledger::new()).unwrap();
         assert_eq!(cpus(&placement), (Some(4), Some(5)));
         assert_eq!(placement.producer.grade, Grade::A);
         let facts = placement.producer.facts;
@@ -592,10 +517,7 @@ mod tests {
     #[test]
     fn pages_follow_a_bound_process_to_its_node() {
         let topology = fixture::load("two-socket");
-        let bound = EndRequest {
-            allowed: Some("8-15".parse().unwrap()),
-            ..EndRequest::default()
-        };
+        let bound = EndRequest { allowed: Some("8-15".parse().unwrap()), ..EndRequest::default() };
         let asked = request(bound.clone(), bound);
         let placement = place(&asked, &topology, &Ledger::new()).unwrap();
         assert_eq!(placement.node, 1);
@@ -644,12 +566,8 @@ mod tests {
     #[test]
     fn without_cache_information_lanes_are_still_placed() {
         let topology = fixture::load("no-cache-info");
-        let placement = place(
-            &request(exclusive(), exclusive()),
-            &topology,
-            &Ledger::new(),
-        )
-        .unwrap();
+        let placement =
+            place(&request(exclusive(), exclusive()), &topology, &Ledger::new()).unwrap();
         assert_eq!(cpus(&placement), (Some(0), Some(2)));
         assert_eq!(placement.relation, Some(CacheRelation::SameNode));
     }
@@ -662,15 +580,8 @@ mod tests {
         let placement = place(&asked, &topology, &Ledger::new()).unwrap();
         assert_eq!(placement.page_size, K4);
         assert_eq!(placement.page_count, PageCount::new(2048));
-        let texts: Vec<_> = placement
-            .steps_down
-            .iter()
-            .map(StepDown::to_string)
-            .collect();
-        let expected = [
-            "1 GiB: 1 needed, 0 free on node 0",
-            "2 MiB: 4 needed, 0 free on node 0",
-        ];
+        let texts: Vec<_> = placement.steps_down.iter().map(StepDown::to_string).collect();
+        let expected = ["1 GiB: 1 needed, 0 free on node 0", "2 MiB: 4 needed, 0 free on node 0"];
         assert_eq!(texts, expected);
     }
 
@@ -704,10 +615,7 @@ mod tests {
     #[test]
     fn two_ends_on_one_cpu_are_better_than_none() {
         let topology = fixture::load("this-machine");
-        let only = EndRequest {
-            allowed: Some("1".parse().unwrap()),
-            ..pinned()
-        };
+        let only = EndRequest { allowed: Some("1".parse().unwrap()), ..pinned() };
         let mut asked = request(only.clone(), only);
         asked.page_ladder = vec![K4];
         let placement = place(&asked, &topology, &Ledger::new()).unwrap();
@@ -722,10 +630,7 @@ mod tests {
     fn a_tenant_never_gets_the_sibling_of_another() {
         let topology = fixture::load("two-socket");
         let mut ledger = Ledger::new();
-        let at = |cpu| EndRequest {
-            cpu: Some(cpu),
-            ..pinned()
-        };
+        let at = |cpu| EndRequest { cpu: Some(cpu), ..pinned() };
         grant(&request(at(0), at(1)), &topology, &mut ledger);
         let mut other = request(pinned(), pinned());
         other.tenant = "px".to_owned();

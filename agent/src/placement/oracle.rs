@@ -56,13 +56,7 @@ fn shape() -> impl Strategy<Value = Shape> {
 }
 
 fn build(shape: &Shape) -> Topology {
-    let Shape {
-        nodes,
-        domains,
-        cores,
-        threads,
-        ..
-    } = *shape;
+    let Shape { nodes, domains, cores, threads, .. } = *shape;
     // Position of a thread within the machine to the positions of its core and caches.
     let core_of = |position: u32| position / threads;
     let l2_of = |position: u32| {
@@ -103,9 +97,7 @@ fn build(shape: &Shape) -> Topology {
         topology.nodes.push(NumaNode {
             id: node,
             cpus: of_node.map(|cpu| cpu.id).collect(),
-            distance: (0..3)
-                .zip(shape.distances[index * 3..].iter().copied())
-                .collect(),
+            distance: (0..3).zip(shape.distances[index * 3..].iter().copied()).collect(),
             pools: vec![pool(G1, giga), pool(M2, mega)],
             memory_total_bytes: 1 << 30,
             memory_free_bytes: base * K4.bytes(),
@@ -116,43 +108,24 @@ fn build(shape: &Shape) -> Topology {
 
 fn pool(page_size: PageSize, free: u64) -> PagePool {
     let free = PageCount::new(free);
-    PagePool {
-        page_size,
-        total: free,
-        free,
-        reserved: PageCount::ZERO,
-        surplus: PageCount::ZERO,
-    }
+    PagePool { page_size, total: free, free, reserved: PageCount::ZERO, surplus: PageCount::ZERO }
 }
 
 /// Holdings any which way, as long as the ledger takes them.
 fn ledger() -> impl Strategy<Value = Ledger> {
     let core = (0u32..32, prop::bool::weighted(0.2));
-    let lane = (
-        any::<bool>(),
-        prop::collection::vec(core, 0..3),
-        0u32..3,
-        0u64..3,
-    );
+    let lane = (any::<bool>(), prop::collection::vec(core, 0..3), 0u32..3, 0u64..3);
     prop::collection::vec(lane, 0..12).prop_map(|lanes| {
         let mut ledger = Ledger::new();
         for (key, (tenant, cores, node, pages)) in (100u128..).zip(lanes) {
             let role = Role::Producer;
-            let core = |(cpu, exclusive)| CoreHolding {
-                cpu,
-                exclusive,
-                role,
-            };
+            let core = |(cpu, exclusive)| CoreHolding { cpu, exclusive, role };
             let count = PageCount::new(pages);
             let _refused = ledger.grant(
                 key,
                 Holding {
                     tenant: if tenant { "dx" } else { "px" }.to_owned(),
-                    pages: vec![PageHolding {
-                        node,
-                        page_size: M2,
-                        count,
-                    }],
+                    pages: vec![PageHolding { node, page_size: M2, count }],
                     cores: cores.into_iter().map(core).collect(),
                 },
             );
@@ -197,8 +170,8 @@ fn any_request() -> impl Strategy<Value = PlaceRequest> {
         end(),
         prop::sample::select(rules),
     )
-        .prop_map(
-            |(size_bytes, page_ladder, node, producer, consumer, relation)| PlaceRequest {
+        .prop_map(|(size_bytes, page_ladder, node, producer, consumer, relation)| {
+            PlaceRequest {
                 size_bytes,
                 page_ladder,
                 node,
@@ -206,8 +179,8 @@ fn any_request() -> impl Strategy<Value = PlaceRequest> {
                 consumer,
                 relation,
                 tenant: "dx".to_owned(),
-            },
-        )
+            }
+        })
 }
 
 /// The rules once more, written to be read and not to be fast.
@@ -297,11 +270,7 @@ impl Oracle<'_> {
             (false, _) => Grade::C,
         };
         let good = end.min_grade.is_none_or(|worst| grade <= worst);
-        let core = self
-            .topology
-            .cpus
-            .iter()
-            .filter(|other| other.core == cpu.core);
+        let core = self.topology.cpus.iter().filter(|other| other.core == cpu.core);
         let mut holders = core.flat_map(|other| self.ledger.cpu_holders(other.id));
         let free = if end.exclusive {
             holders.next().is_none()
@@ -330,10 +299,7 @@ impl Oracle<'_> {
     /// Loads, isolation, then what comes after the distance of nodes.
     fn core_terms(&self, p: Option<&Cpu>, c: Option<&Cpu>) -> Vec<u64> {
         let len = |cpu: u32| u64::try_from(self.ledger.cpu_holders(cpu).len()).unwrap();
-        let ends = [
-            (p, c, &self.request.producer),
-            (c, p, &self.request.consumer),
-        ];
+        let ends = [(p, c, &self.request.producer), (c, p, &self.request.consumer)];
         let (mut cpu_load, mut core_load, mut missed, mut spent) = (0, 0, 0, 0);
         for (me, peer, end) in ends {
             let Some(me) = me else { continue };
@@ -361,21 +327,12 @@ impl Oracle<'_> {
         let mine = domains.iter().filter(|(l3, _)| used(**l3));
         let interference = mine.map(|(_, (holders, _))| holders).sum();
         let largest_free = |taken: bool| {
-            let free = domains
-                .iter()
-                .filter(|(l3, (holders, _))| *holders == 0 && !(taken && used(**l3)));
+            let free =
+                domains.iter().filter(|(l3, (holders, _))| *holders == 0 && !(taken && used(**l3)));
             free.map(|(_, (_, cores))| cores.len()).max().unwrap_or(0)
         };
         let broken = u64::try_from(largest_free(false) - largest_free(true)).unwrap();
-        vec![
-            cpu_load,
-            core_load,
-            missed,
-            distance,
-            interference,
-            spent,
-            broken,
-        ]
+        vec![cpu_load, core_load, missed, distance, interference, spent, broken]
     }
 
     fn numa(&self, p: Option<&Cpu>, c: Option<&Cpu>, memory: u32) -> u64 {
@@ -399,9 +356,7 @@ impl Oracle<'_> {
 
 /// The terms that more resources can only improve; those after them depend on what is largest.
 fn essential(score: &[u64]) -> &[u64] {
-    let end = SCORE_TERMS
-        .iter()
-        .position(|name| *name == "l3_fragmentation");
+    let end = SCORE_TERMS.iter().position(|name| *name == "l3_fragmentation");
     &score[..end.unwrap()]
 }
 

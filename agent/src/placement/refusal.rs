@@ -174,19 +174,11 @@ impl Refusal {
         ledger: &Ledger,
     ) -> Self {
         let largest = largest_fit(request, topology, ledger);
-        let relaxation = relaxations(request, largest)
-            .into_iter()
-            .find(|relaxation| {
-                let relaxed = relaxation.apply(request);
-                relaxed != *request && solve(&relaxed, topology, ledger).is_ok()
-            });
-        Self {
-            constraint,
-            would_fit: Box::new(WouldFit {
-                largest,
-                relaxation,
-            }),
-        }
+        let relaxation = relaxations(request, largest).into_iter().find(|relaxation| {
+            let relaxed = relaxation.apply(request);
+            relaxed != *request && solve(&relaxed, topology, ledger).is_ok()
+        });
+        Self { constraint, would_fit: Box::new(WouldFit { largest, relaxation }) }
     }
 }
 
@@ -243,11 +235,7 @@ fn relaxations(request: &PlaceRequest, largest: Option<LargestFit>) -> Vec<Relax
     }
     list.extend(Ends::EACH.map(Relaxation::Shared));
     list.extend(PageSize::ALL.map(Relaxation::Pages));
-    list.extend(
-        largest
-            .map(Relaxation::Size)
-            .filter(|_| request.size_bytes > 0),
-    );
+    list.extend(largest.map(Relaxation::Size).filter(|_| request.size_bytes > 0));
     list.extend(Ends::EACH.map(Relaxation::WiderCpuset));
     list.extend(Ends::EACH.map(Relaxation::Unpinned));
     list
@@ -268,11 +256,7 @@ fn largest_fit(request: &PlaceRequest, topology: &Topology, ledger: &Ledger) -> 
                         && node < largest.node)
             };
             if permitted && size_bytes > 0 && largest.is_none_or(better) {
-                largest = Some(LargestFit {
-                    size_bytes,
-                    page_size,
-                    node,
-                });
+                largest = Some(LargestFit { size_bytes, page_size, node });
             }
         }
     }
@@ -294,66 +278,35 @@ pub(super) fn memory_constraint(
         Err(_) if topology.node(node).is_some() => {
             Constraint::InsufficientHugepages { size_bytes, tried }
         }
-        _ => Constraint::NumaUnsatisfiable {
-            node,
-            size_bytes,
-            tried,
-        },
+        _ => Constraint::NumaUnsatisfiable { node, size_bytes, tried },
     }
 }
 
 /// Why a pinned end has no place even by itself.
 pub(super) fn end_constraint(survey: &Survey<'_>, role: Role) -> Constraint {
     let end = survey.request.end(role);
-    let listed: Vec<_> = survey
-        .sites
-        .iter()
-        .filter(|site| end.lists(site.cpu.id))
-        .collect();
+    let listed: Vec<_> = survey.sites.iter().filter(|site| end.lists(site.cpu.id)).collect();
     if listed.is_empty() {
         let online = survey.sites.iter().map(|site| site.cpu.id);
         let usable = online.filter(|id| end.allowed.as_ref().is_none_or(|set| set.contains(*id)));
         let usable = CpuSet::from_ids(usable).unwrap_or_default();
-        return Constraint::CpuOutsideCpuset {
-            role,
-            cpu: end.cpu,
-            usable,
-        };
+        return Constraint::CpuOutsideCpuset { role, cpu: end.cpu, usable };
     }
     let usable = distinct_cores(listed.iter().map(|site| site.cpu.core));
-    let open = listed
-        .iter()
-        .filter(|site| site.vacancy(end) == Vacancy::Open);
+    let open = listed.iter().filter(|site| site.vacancy(end) == Vacancy::Open);
     if let Some(best) = open.map(|site| end.grade_on(Some(site.cpu))).min() {
         return grade_constraint(role, end, best);
     }
-    if listed
-        .iter()
-        .all(|site| site.vacancy(end) == Vacancy::OtherTenant)
-    {
+    if listed.iter().all(|site| site.vacancy(end) == Vacancy::OtherTenant) {
         let tenant = survey.request.tenant.clone();
-        return Constraint::TenantConflict {
-            role,
-            tenant,
-            usable,
-        };
+        return Constraint::TenantConflict { role, tenant, usable };
     }
     let exclusive = end.exclusive;
-    Constraint::CoresExhausted {
-        ends: role.into(),
-        exclusive,
-        needed: 1,
-        free: 0,
-        usable,
-    }
+    Constraint::CoresExhausted { ends: role.into(), exclusive, needed: 1, free: 0, usable }
 }
 
 pub(super) fn grade_constraint(role: Role, end: &EndRequest, best: Grade) -> Constraint {
-    Constraint::GradeUnreachable {
-        role,
-        asked: end.min_grade.unwrap_or(best),
-        best,
-    }
+    Constraint::GradeUnreachable { role, asked: end.min_grade.unwrap_or(best), best }
 }
 
 /// Why two ends that each have a place have none together.
@@ -373,28 +326,15 @@ pub(super) fn pair_constraint(
         return Constraint::RelationUnsatisfiable { asked, nearest };
     }
     let cores = |places: Option<&[usize]>| -> Vec<u32> {
-        let sites = places
-            .unwrap_or_default()
-            .iter()
-            .filter_map(|place| survey.sites.get(*place));
+        let sites = places.unwrap_or_default().iter().filter_map(|place| survey.sites.get(*place));
         sites.map(|site| site.cpu.core).collect()
     };
     let free = distinct_cores(cores(producer).into_iter().chain(cores(consumer)));
     let ends = [&survey.request.producer, &survey.request.consumer];
     let listed = |id: u32| ends.iter().any(|end| end.lists(id));
-    let usable = survey
-        .sites
-        .iter()
-        .filter(|site| listed(site.cpu.id))
-        .map(|site| site.cpu.core);
+    let usable = survey.sites.iter().filter(|site| listed(site.cpu.id)).map(|site| site.cpu.core);
     let usable = distinct_cores(usable);
-    Constraint::CoresExhausted {
-        ends: Ends::Both,
-        exclusive: true,
-        needed: 2,
-        free,
-        usable,
-    }
+    Constraint::CoresExhausted { ends: Ends::Both, exclusive: true, needed: 2, free, usable }
 }
 
 impl From<Role> for Ends {
@@ -418,16 +358,8 @@ impl fmt::Display for Ends {
 
 impl fmt::Display for WouldFit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(LargestFit {
-            size_bytes,
-            page_size,
-            node,
-        }) = self.largest
-        {
-            write!(
-                f,
-                "; up to {size_bytes} bytes fit in pages of {page_size} on node {node}"
-            )?;
+        if let Some(LargestFit { size_bytes, page_size, node }) = self.largest {
+            write!(f, "; up to {size_bytes} bytes fit in pages of {page_size} on node {node}")?;
         }
         match self.relaxation {
             Some(relaxation) => write!(f, "; it would fit {relaxation}"),
@@ -478,19 +410,11 @@ fn asked_cpu(cpu: Option<u32>) -> String {
 }
 
 const fn core_kind(exclusive: bool) -> &'static str {
-    if exclusive {
-        "exclusive physical cores"
-    } else {
-        "shared physical cores"
-    }
+    if exclusive { "exclusive physical cores" } else { "shared physical cores" }
 }
 
 fn list(tried: &[StepDown]) -> String {
-    tried
-        .iter()
-        .map(StepDown::to_string)
-        .collect::<Vec<_>>()
-        .join("; ")
+    tried.iter().map(StepDown::to_string).collect::<Vec<_>>().join("; ")
 }
 
 fn distinct_cores(cores: impl Iterator<Item = u32>) -> usize {
@@ -506,10 +430,7 @@ mod tests {
     use crate::sysfs::fixture;
 
     fn pinned() -> EndRequest {
-        EndRequest {
-            pinned: true,
-            ..EndRequest::default()
-        }
+        EndRequest { pinned: true, ..EndRequest::default() }
     }
 
     fn request() -> PlaceRequest {
@@ -531,11 +452,7 @@ mod tests {
     /// A ledger in which a tenant holds these cpus.
     fn held(tenant: &str, cpus: &[u32], exclusive: bool) -> Ledger {
         let role = Role::Producer;
-        let core = |cpu: &u32| CoreHolding {
-            cpu: *cpu,
-            exclusive,
-            role,
-        };
+        let core = |cpu: &u32| CoreHolding { cpu: *cpu, exclusive, role };
         let mut ledger = Ledger::new();
         let holding = Holding {
             tenant: tenant.to_owned(),
@@ -561,18 +478,12 @@ mod tests {
         let mut asked = request();
         asked.page_ladder.clear();
         let refusal = refuse(&asked, "two-socket", &Ledger::new());
-        let nothing = Constraint::NothingAsked {
-            size_bytes: 8 << 20,
-            page_sizes: 0,
-        };
+        let nothing = Constraint::NothingAsked { size_bytes: 8 << 20, page_sizes: 0 };
         assert_eq!(refusal.constraint, nothing);
         asked = request();
         asked.size_bytes = 0;
         let refusal = refuse(&asked, "two-socket", &Ledger::new());
-        assert!(matches!(
-            refusal.constraint,
-            Constraint::NothingAsked { size_bytes: 0, .. }
-        ));
+        assert!(matches!(refusal.constraint, Constraint::NothingAsked { size_bytes: 0, .. }));
     }
 
     #[test]
@@ -585,18 +496,11 @@ mod tests {
             free: PageCount::new(1008),
             node: 0,
         };
-        let tried = vec![StepDown {
-            page_size: PageSize::HUGE_2M,
-            reason,
-        }];
+        let tried = vec![StepDown { page_size: PageSize::HUGE_2M, reason }];
         let size_bytes = 4 << 30;
         let short = Constraint::InsufficientHugepages { size_bytes, tried };
         assert_eq!(refusal.constraint, short);
-        let largest = LargestFit {
-            size_bytes: 1008 << 21,
-            page_size: PageSize::HUGE_2M,
-            node: 0,
-        };
+        let largest = LargestFit { size_bytes: 1008 << 21, page_size: PageSize::HUGE_2M, node: 0 };
         assert_eq!(refusal.would_fit.largest, Some(largest));
         let gigantic = Relaxation::Pages(PageSize::HUGE_1G);
         assert_eq!(refusal.would_fit.relaxation, Some(gigantic));
@@ -608,15 +512,9 @@ mod tests {
         asked.page_ladder = PageSize::ALL.to_vec();
         asked.size_bytes = 1 << 50;
         let refusal = refuse(&asked, "two-socket", &Ledger::new());
-        let largest = LargestFit {
-            size_bytes: 50_331_648 << 10,
-            page_size: PageSize::BASE_4K,
-            node: 0,
-        };
-        assert_eq!(
-            refusal.would_fit.relaxation,
-            Some(Relaxation::Size(largest))
-        );
+        let largest =
+            LargestFit { size_bytes: 50_331_648 << 10, page_size: PageSize::BASE_4K, node: 0 };
+        assert_eq!(refusal.would_fit.relaxation, Some(Relaxation::Size(largest)));
     }
 
     #[test]
@@ -625,10 +523,7 @@ mod tests {
         asked.node = Some(0);
         asked.size_bytes = 2 << 30;
         let refusal = refuse(&asked, "cpuless-node", &Ledger::new());
-        assert!(matches!(
-            refusal.constraint,
-            Constraint::NumaUnsatisfiable { node: 0, .. }
-        ));
+        assert!(matches!(refusal.constraint, Constraint::NumaUnsatisfiable { node: 0, .. }));
         assert_eq!(refusal.would_fit.relaxation, Some(Relaxation::AnyNode));
     }
 
@@ -638,15 +533,9 @@ mod tests {
         asked.node = Some(7);
         let refusal = refuse(&asked, "two-socket", &Ledger::new());
         let text = refusal.to_string();
-        assert!(
-            text.starts_with("node 7 lacks the pages for 8388608 bytes"),
-            "{text}"
-        );
+        assert!(text.starts_with("node 7 lacks the pages for 8388608 bytes"), "{text}");
         assert!(text.contains("2 MiB: no such node"), "{text}");
-        assert!(
-            text.ends_with("; it would fit with pages of any node"),
-            "{text}"
-        );
+        assert!(text.ends_with("; it would fit with pages of any node"), "{text}");
     }
 
     #[test]
@@ -671,10 +560,7 @@ mod tests {
         asked.consumer.allowed = only("3,6");
         let refusal = refuse(&asked, "offline-cpu", &Ledger::new());
         let text = refusal.constraint.to_string();
-        assert_eq!(
-            text,
-            "consumer may not use any online cpu: usable cpus are \"\""
-        );
+        assert_eq!(text, "consumer may not use any online cpu: usable cpus are \"\"");
         let wider = Relaxation::WiderCpuset(Ends::Consumer);
         assert_eq!(refusal.would_fit.relaxation, Some(wider));
     }
@@ -719,11 +605,8 @@ mod tests {
         let mut asked = request();
         asked.producer.cpu = Some(16);
         let refusal = refuse(&asked, "two-socket", &held("px", &[0], false));
-        let conflict = Constraint::TenantConflict {
-            role: Role::Producer,
-            tenant: "dx".to_owned(),
-            usable: 1,
-        };
+        let conflict =
+            Constraint::TenantConflict { role: Role::Producer, tenant: "dx".to_owned(), usable: 1 };
         assert_eq!(refusal.constraint, conflict);
         let any_cpu = Relaxation::AnyCpu(Ends::Producer);
         assert_eq!(refusal.would_fit.relaxation, Some(any_cpu));
@@ -735,11 +618,8 @@ mod tests {
         asked.producer.exclusive = true;
         asked.producer.min_grade = Some(Grade::A);
         let refusal = refuse(&asked, "epyc-nps4", &Ledger::new());
-        let unreachable = Constraint::GradeUnreachable {
-            role: Role::Producer,
-            asked: Grade::A,
-            best: Grade::B,
-        };
+        let unreachable =
+            Constraint::GradeUnreachable { role: Role::Producer, asked: Grade::A, best: Grade::B };
         assert_eq!(refusal.constraint, unreachable);
         let lower = Relaxation::Grade(Ends::Producer, Grade::B);
         assert_eq!(refusal.would_fit.relaxation, Some(lower));
@@ -777,10 +657,8 @@ mod tests {
         asked.relation = CacheRelationRule::SameNode;
         asked.consumer.pinned = false;
         let refusal = refuse(&asked, "two-socket", &Ledger::new());
-        let nowhere = Constraint::RelationUnsatisfiable {
-            asked: CacheRelationRule::SameNode,
-            nearest: None,
-        };
+        let nowhere =
+            Constraint::RelationUnsatisfiable { asked: CacheRelationRule::SameNode, nearest: None };
         assert_eq!(refusal.constraint, nowhere);
     }
 

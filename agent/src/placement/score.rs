@@ -116,12 +116,8 @@ impl<'a> Survey<'a> {
         nodes.extend(topology.cpus.iter().map(|cpu| cpu.node));
         nodes.sort_unstable();
         nodes.dedup();
-        let row = |from: &u32| {
-            nodes
-                .iter()
-                .map(|to| u64::from(topology.distance(*from, *to)))
-                .collect()
-        };
+        let row =
+            |from: &u32| nodes.iter().map(|to| u64::from(topology.distance(*from, *to))).collect();
         let distance = nodes.iter().map(row).collect();
 
         let sites = survey_sites(request, topology, ledger, &nodes);
@@ -140,14 +136,7 @@ impl<'a> Survey<'a> {
             }
         }
         free_l3.sort_unstable_by(|a, b| b.cmp(a));
-        Self {
-            request,
-            sites,
-            nodes,
-            distance,
-            l3_holders,
-            free_l3,
-        }
+        Self { request, sites, nodes, distance, l3_holders, free_l3 }
     }
 
     /// The places one pinned end could take, whatever the other end does; ascending by cpu.
@@ -178,10 +167,7 @@ impl<'a> Survey<'a> {
             return Vec::new();
         }
         let lowest = |end: &[usize]| -> Vec<Option<usize>> {
-            self.classes(end)
-                .into_values()
-                .map(|class| class.first().copied())
-                .collect()
+            self.classes(end).into_values().map(|class| class.first().copied()).collect()
         };
         let producers = producer.map_or_else(|| vec![None], lowest);
         let consumers = consumer.map_or_else(|| vec![None], lowest);
@@ -207,12 +193,7 @@ impl<'a> Survey<'a> {
                 score[MEMORY_NODE] = u64::from(node.id);
                 if best.as_ref().is_none_or(|best| score < best.score) {
                     let (producer, consumer) = *seat;
-                    best = Some(Best {
-                        score,
-                        node: node.id,
-                        producer,
-                        consumer,
-                    });
+                    best = Some(Best { score, node: node.id, producer, consumer });
                 }
             }
         }
@@ -230,12 +211,7 @@ impl<'a> Survey<'a> {
             }
             for p in producer {
                 let same_core = by_core.get(&self.sites[*p].cpu.core);
-                seats.extend(
-                    same_core
-                        .into_iter()
-                        .flatten()
-                        .map(|c| (Some(*p), Some(*c))),
-                );
+                seats.extend(same_core.into_iter().flatten().map(|c| (Some(*p), Some(*c))));
             }
         }
         // Two ends on two cores: the members of two classes differ in nothing but their ids.
@@ -278,19 +254,14 @@ impl<'a> Survey<'a> {
     fn core_score(&self, (producer, consumer): Seat) -> Score {
         let site = |index: Option<usize>| index.map(|index| &self.sites[index]);
         let (producer, consumer) = (site(producer), site(consumer));
-        let relation = producer
-            .zip(consumer)
-            .map(|(p, c)| CacheRelation::between(p.cpu, c.cpu));
+        let relation = producer.zip(consumer).map(|(p, c)| CacheRelation::between(p.cpu, c.cpu));
         let mut score = [0; TERMS];
         // Sharing with each other is one more neighbour for each of the two.
         score[CPU_LOAD] = 2 * u64::from(relation == Some(CacheRelation::SameCpu));
         score[CORE_LOAD] = 2 * u64::from(relation == Some(CacheRelation::SameCore));
         score[CACHE_DISTANCE] = relation.map_or(0, CacheRelation::rank);
 
-        let ends = [
-            (producer, &self.request.producer),
-            (consumer, &self.request.consumer),
-        ];
+        let ends = [(producer, &self.request.producer), (consumer, &self.request.consumer)];
         for (site, end) in ends {
             let Some(site) = site else { continue };
             score[CPU_LOAD] += site.holders;
@@ -308,9 +279,7 @@ impl<'a> Survey<'a> {
 
     fn interference(&self, [producer, consumer]: [Option<u32>; 2]) -> u64 {
         let holders = |l3: Option<u32>| {
-            l3.and_then(|l3| self.l3_holders.get(&l3))
-                .copied()
-                .unwrap_or_default()
+            l3.and_then(|l3| self.l3_holders.get(&l3)).copied().unwrap_or_default()
         };
         // One cache is counted once.
         let other = consumer.filter(|_| consumer != producer);
@@ -320,11 +289,7 @@ impl<'a> Survey<'a> {
     fn l3_fragmentation(&self, used: [Option<u32>; 2]) -> u64 {
         let cores = |(cores, _): &(u64, u32)| *cores;
         let before = self.free_l3.first().map_or(0, cores);
-        let after = self
-            .free_l3
-            .iter()
-            .find(|(_, l3)| !used.contains(&Some(*l3)))
-            .map_or(0, cores);
+        let after = self.free_l3.iter().find(|(_, l3)| !used.contains(&Some(*l3))).map_or(0, cores);
         before - after
     }
 
@@ -334,15 +299,9 @@ impl<'a> Survey<'a> {
         let (producer, consumer) = (node(producer), node(consumer));
         let reach = |node: Option<usize>, spread: &[usize]| match node {
             Some(node) => self.distance[node][memory],
-            None => spread
-                .iter()
-                .map(|node| self.distance[*node][memory])
-                .max()
-                .unwrap_or(0),
+            None => spread.iter().map(|node| self.distance[*node][memory]).max().unwrap_or(0),
         };
-        let apart = producer
-            .zip(consumer)
-            .map_or(0, |(p, c)| self.distance[p][c]);
+        let apart = producer.zip(consumer).map_or(0, |(p, c)| self.distance[p][c]);
         reach(producer, &spread.producer) + reach(consumer, &spread.consumer) + apart
     }
 
@@ -356,10 +315,7 @@ impl<'a> Survey<'a> {
             nodes.dedup();
             nodes
         };
-        Spread {
-            producer: nodes(&self.request.producer),
-            consumer: nodes(&self.request.consumer),
-        }
+        Spread { producer: nodes(&self.request.producer), consumer: nodes(&self.request.consumer) }
     }
 
     fn node_index(&self, id: u32) -> usize {
@@ -402,10 +358,8 @@ fn survey_sites<'a>(
             l2_cores.entry(l2).or_default().push(cpu.core);
         }
     }
-    let clusters: BTreeMap<u32, bool> = l2_cores
-        .into_iter()
-        .map(|(l2, cores)| (l2, distinct(cores) > 1))
-        .collect();
+    let clusters: BTreeMap<u32, bool> =
+        l2_cores.into_iter().map(|(l2, cores)| (l2, distinct(cores) > 1)).collect();
 
     let site = |cpu: &'a Cpu| {
         let core = cores.get(&cpu.core).copied().unwrap_or_default();

@@ -55,10 +55,7 @@ fn host_thread(pid: i32, thread: u32) -> io::Result<Pid> {
             .lines()
             .find_map(|line| line.strip_prefix("NSpid:"))
             .and_then(|numbers| numbers.split_whitespace().last());
-        let number = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok());
+        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
         if let (true, Some(number)) = (innermost == Some(wanted.as_str()), number) {
             return Ok(Pid::from_raw(number));
         }

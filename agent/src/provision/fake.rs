@@ -55,13 +55,7 @@ impl Provisioner for FakeWorld {
             Ok(match step {
                 Step::CreateSegment { key, .. } => {
                     script.segments.insert((key.role.to_string(), key.number));
-                    Outcome::Made {
-                        file: FileId {
-                            device: 1,
-                            inode: index,
-                        },
-                        bound: true,
-                    }
+                    Outcome::Made { file: FileId { device: 1, inode: index }, bound: true }
                 }
                 Step::DropSegment { key } => {
                     script.segments.remove(&(key.role.to_string(), key.number));

@@ -64,13 +64,7 @@ impl World {
 impl Provisioner for World {
     fn run(&mut self, step: &Step) -> Result<Outcome, StepError> {
         match step {
-            Step::CreateSegment {
-                key,
-                header,
-                page_size,
-                node,
-                words,
-            } => {
+            Step::CreateSegment { key, header, page_size, node, words } => {
                 let draft = Draft::create(*header, page_size.bytes(), *node).map_err(shortage)?;
                 for (offset, value) in words {
                     draft.set_word(*offset, *value)?;
@@ -86,19 +80,9 @@ impl Provisioner for World {
                 self.sealed.remove(key);
                 Ok(Outcome::Done)
             }
-            Step::PinThread {
-                key,
-                pid,
-                thread,
-                cpu,
-            } => {
+            Step::PinThread { key, pid, thread, cpu } => {
                 let (pid, thread, cpu) = (*pid, *thread, *cpu);
-                let pin = |source| StepError::Pin {
-                    pid,
-                    thread,
-                    cpu,
-                    source,
-                };
+                let pin = |source| StepError::Pin { pid, thread, cpu, source };
                 self.threads.pin(*key, pid, thread, cpu).map_err(pin)?;
                 Ok(Outcome::Done)
             }
@@ -150,9 +134,6 @@ fn shortage(error: SegmentError) -> StepError {
 
 fn duplicate(fd: impl AsFd) -> Result<OwnedFd, StepError> {
     fd.as_fd().try_clone_to_owned().map_err(|source| {
-        StepError::Segment(SegmentError::Os {
-            call: "fcntl(F_DUPFD_CLOEXEC)",
-            source,
-        })
+        StepError::Segment(SegmentError::Os { call: "fcntl(F_DUPFD_CLOEXEC)", source })
     })
 }

@@ -26,18 +26,10 @@ pub fn grow(
 ) {
     for (size, wanted) in reserve {
         let page_size = size.page_size();
-        let available: u64 = topology
-            .nodes
-            .iter()
-            .map(|n| n.available(page_size).get())
-            .sum();
+        let available: u64 = topology.nodes.iter().map(|n| n.available(page_size).get()).sum();
         let mut missing = u64::from(*wanted).saturating_sub(available);
-        let nodes: Vec<u32> = topology
-            .nodes
-            .iter()
-            .filter(|node| !node.cpus.is_empty())
-            .map(|n| n.id)
-            .collect();
+        let nodes: Vec<u32> =
+            topology.nodes.iter().filter(|node| !node.cpus.is_empty()).map(|n| n.id).collect();
         for (index, node) in nodes.iter().enumerate() {
             let left = (nodes.len() - index) as u64;
             let share = missing.div_ceil(left);
@@ -70,9 +62,7 @@ pub fn shrink(root: &Path, topology: &mut Topology, added: &mut Added) {
             let Some(count) = added.get_mut(&key(node.id, page_size)) else {
                 continue;
             };
-            let give = PageCount::new(*count)
-                .get()
-                .min(node.available(page_size).get());
+            let give = PageCount::new(*count).get().min(node.available(page_size).get());
             if give == 0 {
                 continue;
             }
@@ -108,9 +98,7 @@ fn change(root: &Path, node: u32, page_size: PageSize, delta: i64) -> io::Result
     let path = pool_file(root, node, page_size);
     let read = || -> io::Result<i64> {
         let text = fs::read_to_string(&path)?;
-        text.trim()
-            .parse()
-            .map_err(|_| io::ErrorKind::InvalidData.into())
+        text.trim().parse().map_err(|_| io::ErrorKind::InvalidData.into())
     };
     let before = read()?;
     fs::write(&path, (before + delta).max(0).to_string())?;
@@ -118,16 +106,7 @@ fn change(root: &Path, node: u32, page_size: PageSize, delta: i64) -> io::Result
 }
 
 fn pool_file(root: &Path, node: u32, page_size: PageSize) -> PathBuf {
-    let size = format!(
-        "hugepages/hugepages-{}kB/nr_hugepages",
-        page_size.bytes() / 1024
-    );
-    let per_node = root
-        .join(format!("sys/devices/system/node/node{node}"))
-        .join(&size);
-    if per_node.exists() {
-        per_node
-    } else {
-        root.join("sys/kernel/mm").join(&size)
-    }
+    let size = format!("hugepages/hugepages-{}kB/nr_hugepages", page_size.bytes() / 1024);
+    let per_node = root.join(format!("sys/devices/system/node/node{node}")).join(&size);
+    if per_node.exists() { per_node } else { root.join("sys/kernel/mm").join(&size) }
 }

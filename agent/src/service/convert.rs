@@ -35,9 +35,7 @@ pub(super) fn request_id(id: &str) -> Result<String, BadField> {
 pub(super) fn spec(spec: Option<v1::LaneSpec>, tenant: &Name) -> Result<LaneSpec, BadField> {
     let spec = spec.ok_or_else(|| BadField::new("spec", "is required"))?;
     shape(spec.shape)?;
-    let geometry = spec
-        .geometry
-        .ok_or_else(|| BadField::new("spec.geometry", "is required"))?;
+    let geometry = spec.geometry.ok_or_else(|| BadField::new("spec.geometry", "is required"))?;
     let pages = spec.pages.unwrap_or_default();
     let checked = LaneSpec {
         name: name("spec.name", &spec.name)?,
@@ -57,18 +55,11 @@ pub(super) fn spec(spec: Option<v1::LaneSpec>, tenant: &Name) -> Result<LaneSpec
         relation: relation(spec.relation)?,
     };
     if checked.page_required && checked.page_size.is_none() {
-        return Err(BadField::new(
-            "spec.pages.require",
-            "needs spec.pages.page_size_bytes",
-        ));
+        return Err(BadField::new("spec.pages.require", "needs spec.pages.page_size_bytes"));
     }
     match checked.geometry() {
         Ok(_) => Ok(checked),
-        Err(laneway_shm::SegmentError::Geometry {
-            field,
-            found,
-            allowed,
-        }) => {
+        Err(laneway_shm::SegmentError::Geometry { field, found, allowed }) => {
             let description = format!("is {found}, allowed is {allowed}");
             Err(BadField::new(format!("spec.geometry.{field}"), description))
         }
@@ -93,10 +84,9 @@ fn shape(shape: i32) -> Result<(), BadField> {
     let field = "spec.shape";
     match v1::Shape::try_from(shape) {
         Ok(v1::Shape::Unspecified | v1::Shape::Spsc) => Ok(()),
-        Ok(v1::Shape::Broadcast) => Err(BadField::unimplemented(
-            field,
-            "SHAPE_BROADCAST does not exist in this version",
-        )),
+        Ok(v1::Shape::Broadcast) => {
+            Err(BadField::unimplemented(field, "SHAPE_BROADCAST does not exist in this version"))
+        }
         Err(_) => Err(unknown(field, shape)),
     }
 }
@@ -167,9 +157,7 @@ fn cpu_list(field: &str, text: &str) -> Result<CpuSet, BadField> {
         let description = format!("has {} characters, at most 1024 are allowed", text.len());
         return Err(BadField::new(field, description));
     }
-    let parsed = text
-        .parse::<CpuSet>()
-        .map_err(|error| BadField::new(field, error.to_string()))?;
+    let parsed = text.parse::<CpuSet>().map_err(|error| BadField::new(field, error.to_string()))?;
     if parsed.is_empty() {
         return Err(BadField::new(field, "names no cpu"));
     }
@@ -201,16 +189,8 @@ pub(super) fn role(role: i32) -> Result<Role, BadField> {
 #[must_use]
 pub fn lane_to_proto(view: &LaneView) -> v1::Lane {
     let record = &view.record;
-    let producer = view
-        .producer
-        .as_ref()
-        .map(|view| view.counters())
-        .unwrap_or_default();
-    let consumer = view
-        .consumer
-        .as_ref()
-        .map(|view| view.counters())
-        .unwrap_or_default();
+    let producer = view.producer.as_ref().map(|view| view.counters()).unwrap_or_default();
+    let consumer = view.consumer.as_ref().map(|view| view.counters()).unwrap_or_default();
     let ends = [
         (Role::Producer, &record.placement.producer, producer),
         (Role::Consumer, &record.placement.consumer, consumer),
@@ -224,9 +204,7 @@ pub fn lane_to_proto(view: &LaneView) -> v1::Lane {
         producer: Some(producer_status),
         consumer: Some(consumer_status),
         generation: record.generation,
-        lag_slots: producer
-            .position
-            .saturating_sub(consumer.position.max(record.released)),
+        lag_slots: producer.position.saturating_sub(consumer.position.max(record.released)),
         open_generations: u32::try_from(record.generations.len()).unwrap_or(u32::MAX),
         revision: record.revision,
         create_time: Some(timestamp(record.created_ms)),
@@ -244,11 +222,7 @@ fn spec_to_proto(spec: &LaneSpec) -> v1::LaneSpec {
         CacheRelationRule::SameL3 => v1::CacheRelation::SameL3,
         CacheRelationRule::SameNode => v1::CacheRelation::SameNode,
     };
-    let wait = if spec.park {
-        v1::WaitMode::Park
-    } else {
-        v1::WaitMode::Spin
-    };
+    let wait = if spec.park { v1::WaitMode::Park } else { v1::WaitMode::Spin };
     v1::LaneSpec {
         name: spec.name.to_string(),
         tenant: spec.tenant.to_string(),
@@ -274,15 +248,8 @@ fn end_spec_to_proto(spec: &EndSpec) -> v1::EndSpec {
         pinning: pinning_to_proto(spec.pinning).into(),
         exclusive: spec.exclusive,
         cpu: spec.cpu,
-        allowed_cpus: spec
-            .allowed
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default(),
-        min_grade: spec
-            .min_grade
-            .map_or(v1::Grade::Unspecified, grade_to_proto)
-            .into(),
+        allowed_cpus: spec.allowed.as_ref().map(ToString::to_string).unwrap_or_default(),
+        min_grade: spec.min_grade.map_or(v1::Grade::Unspecified, grade_to_proto).into(),
         uids: spec.uids.clone(),
         gids: spec.gids.clone(),
     }
@@ -312,14 +279,11 @@ fn placement_to_proto(view: &LaneView) -> v1::Placement {
         page_size_bytes: step.page_size.bytes(),
         reason: step.to_string(),
     });
-    let refused = record.refused_pages.iter().map(|(size, why)| v1::StepDown {
-        page_size_bytes: size.bytes(),
-        reason: why.clone(),
-    });
-    let segment_bytes = record
-        .generations
-        .last()
-        .map_or(0, |segment| segment.size_bytes);
+    let refused = record
+        .refused_pages
+        .iter()
+        .map(|(size, why)| v1::StepDown { page_size_bytes: size.bytes(), reason: why.clone() });
+    let segment_bytes = record.generations.last().map_or(0, |segment| segment.size_bytes);
     v1::Placement {
         numa_node: placed.node,
         page_size_bytes: placed.page_size.bytes(),
@@ -328,10 +292,7 @@ fn placement_to_proto(view: &LaneView) -> v1::Placement {
         steps_down: refused.chain(considered).collect(),
         bound: record.bound,
         actual_numa_node: view.producer.as_ref().and_then(|view| view.numa_node()),
-        relation: placed
-            .relation
-            .map(|relation| relation.to_string())
-            .unwrap_or_default(),
+        relation: placed.relation.map(|relation| relation.to_string()).unwrap_or_default(),
         score: placed.score.clone(),
         proof: format!("{:?}", placed.proof).to_lowercase(),
     }
@@ -355,9 +316,7 @@ fn end_to_proto(
         Some(segment) if segment.number > 1 => State::Gone,
         _ => State::Absent,
     };
-    let peer = segment
-        .filter(|s| SegmentRecord::is_held(s))
-        .and_then(|s| s.peer);
+    let peer = segment.filter(|s| SegmentRecord::is_held(s)).and_then(|s| s.peer);
     let incarnation = match role {
         Role::Producer => record.generation,
         Role::Consumer => record.incarnation,

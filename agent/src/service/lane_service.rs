@@ -42,11 +42,7 @@ fn identified<M: Message>(id: &str, method: &str, content: &M) -> Result<Request
     let mut hasher = Sha256::new();
     hasher.update(method.as_bytes());
     hasher.update(content.encode_to_vec());
-    let hash = hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hash = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(RequestId { id, hash })
 }
 
@@ -62,16 +58,9 @@ impl LaneService for Lanes {
         let spec = Box::new(convert::spec(message.spec, &self.default_tenant)?);
         let view = self
             .controller
-            .ask(|reply| Command::Create {
-                request,
-                validate_only,
-                spec,
-                reply,
-            })
+            .ask(|reply| Command::Create { request, validate_only, spec, reply })
             .await?;
-        Ok(Response::new(v1::CreateLaneResponse {
-            lane: Some(lane_to_proto(&view)),
-        }))
+        Ok(Response::new(v1::CreateLaneResponse { lane: Some(lane_to_proto(&view)) }))
     }
 
     async fn get_lane(
@@ -81,9 +70,7 @@ impl LaneService for Lanes {
         let name = request.into_inner().lane;
         let snapshot = self.registry.snapshot();
         let lane = snapshot.find(&name).ok_or_else(|| not_found(&name))?;
-        Ok(Response::new(v1::GetLaneResponse {
-            lane: Some(lane_to_proto(lane)),
-        }))
+        Ok(Response::new(v1::GetLaneResponse { lane: Some(lane_to_proto(lane)) }))
     }
 
     async fn list_lanes(
@@ -101,9 +88,9 @@ impl LaneService for Lanes {
         };
         let parse = |field: &str, text: &str| match text {
             "" => Ok(None),
-            text => Name::parse(text)
-                .map(Some)
-                .map_err(|error| BadField::new(field, error.to_string())),
+            text => {
+                Name::parse(text).map(Some).map_err(|error| BadField::new(field, error.to_string()))
+            }
         };
         let after = parse("page_token", &message.page_token)?;
         let tenant = parse("tenant", &message.tenant)?;
@@ -112,28 +99,14 @@ impl LaneService for Lanes {
             .lanes
             .iter()
             .filter(|(name, _)| after.as_ref().is_none_or(|after| *name > after))
-            .filter(|(_, lane)| {
-                tenant
-                    .as_ref()
-                    .is_none_or(|t| lane.record.spec.tenant == *t)
-            })
+            .filter(|(_, lane)| tenant.as_ref().is_none_or(|t| lane.record.spec.tenant == *t))
             .map(|(_, lane)| lane);
-        let page: Vec<v1::Lane> = lanes
-            .by_ref()
-            .take(page_size as usize)
-            .map(|lane| lane_to_proto(lane))
-            .collect();
-        let last = page
-            .last()
-            .and_then(|lane| lane.spec.as_ref())
-            .map(|spec| spec.name.clone());
+        let page: Vec<v1::Lane> =
+            lanes.by_ref().take(page_size as usize).map(|lane| lane_to_proto(lane)).collect();
+        let last = page.last().and_then(|lane| lane.spec.as_ref()).map(|spec| spec.name.clone());
         let next_page_token = lanes.next().and(last).unwrap_or_default();
         let revision = snapshot.revision;
-        Ok(Response::new(v1::ListLanesResponse {
-            lanes: page,
-            next_page_token,
-            revision,
-        }))
+        Ok(Response::new(v1::ListLanesResponse { lanes: page, next_page_token, revision }))
     }
 
     async fn delete_lane(
@@ -142,23 +115,12 @@ impl LaneService for Lanes {
     ) -> Result<Response<v1::DeleteLaneResponse>, Status> {
         let message = request.into_inner();
         let request = identified(&message.request_id, "DeleteLane", &message)?;
-        let v1::DeleteLaneRequest {
-            validate_only,
-            lane,
-            ..
-        } = message;
+        let v1::DeleteLaneRequest { validate_only, lane, .. } = message;
         let view = self
             .controller
-            .ask(|reply| Command::Delete {
-                request,
-                validate_only,
-                lane,
-                reply,
-            })
+            .ask(|reply| Command::Delete { request, validate_only, lane, reply })
             .await?;
-        Ok(Response::new(v1::DeleteLaneResponse {
-            lane: Some(lane_to_proto(&view)),
-        }))
+        Ok(Response::new(v1::DeleteLaneResponse { lane: Some(lane_to_proto(&view)) }))
     }
 
     type WatchLanesStream =
@@ -195,13 +157,7 @@ impl LaneService for Lanes {
         let (lane, ttl_ms) = (message.lane, u64::from(ttl_ms));
         let ticket = self
             .controller
-            .ask(|reply| Command::IssueTicket {
-                request,
-                lane,
-                role,
-                ttl_ms,
-                reply,
-            })
+            .ask(|reply| Command::IssueTicket { request, lane, role, ttl_ms, reply })
             .await?;
         Ok(Response::new(v1::IssueTicketResponse {
             ticket: ticket.text,

@@ -70,12 +70,7 @@ impl Control {
             None => None,
         };
         let connections = Arc::new(Semaphore::new(config.limits.control_connections as usize));
-        Ok(Self {
-            unix,
-            tcp,
-            path,
-            connections,
-        })
+        Ok(Self { unix, tcp, path, connections })
     }
 
     /// Serves until `stop` turns true.
@@ -119,9 +114,7 @@ impl Control {
             // A sender that is gone means the same as one that says stop.
             let _ = stop.wait_for(|stop| *stop).await;
         };
-        router
-            .serve_with_incoming_shutdown(ReceiverStream::new(connections), stopped)
-            .await?;
+        router.serve_with_incoming_shutdown(ReceiverStream::new(connections), stopped).await?;
         let _ = fs::remove_file(&self.path);
         Ok(())
     }
@@ -134,13 +127,7 @@ async fn pass_on(
     to: &tokio::sync::mpsc::Sender<io::Result<Counted>>,
 ) -> bool {
     match accepted {
-        Ok(stream) => to
-            .send(Ok(Counted {
-                stream,
-                _permit: permit,
-            }))
-            .await
-            .is_ok(),
+        Ok(stream) => to.send(Ok(Counted { stream, _permit: permit })).await.is_ok(),
         // Out of descriptors, most likely: the connection still waits, the agent goes on.
         Err(error) => {
             warn!(%error, "control connection not accepted");
@@ -154,12 +141,7 @@ async fn router(
     config: &Config,
     services: Services,
 ) -> Result<Router, Box<dyn std::error::Error + Send + Sync>> {
-    let default_tenant = config
-        .tenants
-        .names
-        .first()
-        .cloned()
-        .ok_or("no tenant configured")?;
+    let default_tenant = config.tenants.names.first().cloned().ok_or("no tenant configured")?;
     let lanes = Lanes {
         controller: services.controller,
         registry: Arc::clone(&services.registry),

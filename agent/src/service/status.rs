@@ -23,18 +23,11 @@ pub(super) struct BadField {
 
 impl BadField {
     pub(super) fn new(field: impl Into<String>, description: impl Into<String>) -> Self {
-        Self {
-            field: field.into(),
-            description: description.into(),
-            unimplemented: false,
-        }
+        Self { field: field.into(), description: description.into(), unimplemented: false }
     }
 
     pub(super) fn unimplemented(field: impl Into<String>, description: impl Into<String>) -> Self {
-        Self {
-            unimplemented: true,
-            ..Self::new(field, description)
-        }
+        Self { unimplemented: true, ..Self::new(field, description) }
     }
 }
 
@@ -60,10 +53,7 @@ impl From<BadField> for Status {
 impl From<ControlError> for Status {
     fn from(error: ControlError) -> Self {
         let reason = error.reason();
-        let facts = error
-            .metadata()
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), value));
+        let facts = error.metadata().into_iter().map(|(key, value)| (key.to_owned(), value));
         let mut details =
             ErrorDetails::with_error_info(reason, DOMAIN, facts.collect::<HashMap<_, _>>());
         if matches!(reason, "AGENT_RECOVERING" | "AGENT_STOPPING") {

@@ -14,34 +14,13 @@ use crate::model::capacity::CpuSet;
 
 /// Every machine there is: its name and its text.
 pub const ALL: &[(&str, &str)] = &[
-    (
-        "this-machine",
-        include_str!("../../fixtures/topology/this-machine.tree"),
-    ),
-    (
-        "two-socket",
-        include_str!("../../fixtures/topology/two-socket.tree"),
-    ),
-    (
-        "epyc-nps1-ccx",
-        include_str!("../../fixtures/topology/epyc-nps1-ccx.tree"),
-    ),
-    (
-        "epyc-nps4",
-        include_str!("../../fixtures/topology/epyc-nps4.tree"),
-    ),
-    (
-        "offline-cpu",
-        include_str!("../../fixtures/topology/offline-cpu.tree"),
-    ),
-    (
-        "cpuless-node",
-        include_str!("../../fixtures/topology/cpuless-node.tree"),
-    ),
-    (
-        "no-cache-info",
-        include_str!("../../fixtures/topology/no-cache-info.tree"),
-    ),
+    ("this-machine", include_str!("../../fixtures/topology/this-machine.tree")),
+    ("two-socket", include_str!("../../fixtures/topology/two-socket.tree")),
+    ("epyc-nps1-ccx", include_str!("../../fixtures/topology/epyc-nps1-ccx.tree")),
+    ("epyc-nps4", include_str!("../../fixtures/topology/epyc-nps4.tree")),
+    ("offline-cpu", include_str!("../../fixtures/topology/offline-cpu.tree")),
+    ("cpuless-node", include_str!("../../fixtures/topology/cpuless-node.tree")),
+    ("no-cache-info", include_str!("../../fixtures/topology/no-cache-info.tree")),
 ];
 
 /// Writes the files of a machine below the directory `into`.
@@ -54,10 +33,7 @@ pub fn unpack(tree: &str, into: &Path) -> io::Result<()> {
         let (pattern, content) = line.split_once('=').ok_or_else(|| invalid(line))?;
         let content = content.trim().replace("\\n", "\n") + "\n";
         for path in expand(pattern.trim()).ok_or_else(|| invalid(line))? {
-            if !Path::new(&path)
-                .components()
-                .all(|part| matches!(part, Component::Normal(_)))
-            {
+            if !Path::new(&path).components().all(|part| matches!(part, Component::Normal(_))) {
                 return Err(invalid(line));
             }
             let target = into.join(path);
@@ -79,10 +55,7 @@ fn expand(pattern: &str) -> Option<Vec<String>> {
 }
 
 fn invalid(line: &str) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        format!("not a line of a machine: {line:?}"),
-    )
+    io::Error::new(io::ErrorKind::InvalidData, format!("not a line of a machine: {line:?}"))
 }
 
 /// A directory that holds the machine of this name and goes away with the value.
@@ -111,23 +84,14 @@ mod tests {
     fn a_bracket_stands_for_several_files() {
         let root = tempfile::tempdir().unwrap();
         unpack("# COMPOSED\nsys/cpu[0,2]/id = a\\nb\n", root.path()).unwrap();
-        assert_eq!(
-            fs::read_to_string(root.path().join("sys/cpu2/id")).unwrap(),
-            "a\nb\n"
-        );
+        assert_eq!(fs::read_to_string(root.path().join("sys/cpu2/id")).unwrap(), "a\nb\n");
         assert!(!root.path().join("sys/cpu1").exists());
     }
 
     #[test]
     fn a_line_that_leaves_the_directory_is_refused() {
         let root = tempfile::tempdir().unwrap();
-        for tree in [
-            "../a = b",
-            "/a = b",
-            "no equals sign",
-            "a[0-] = b",
-            "a[0 = b",
-        ] {
+        for tree in ["../a = b", "/a = b", "no equals sign", "a[0-] = b", "a[0 = b"] {
             assert!(unpack(tree, root.path()).is_err(), "{tree}");
         }
     }
@@ -136,9 +100,7 @@ mod tests {
     fn every_machine_says_where_it_comes_from() {
         for (name, tree) in ALL {
             let first = tree.lines().next().unwrap();
-            let known = ["# RECORDED", "# COMPOSED"]
-                .iter()
-                .any(|kind| first.starts_with(kind));
+            let known = ["# RECORDED", "# COMPOSED"].iter().any(|kind| first.starts_with(kind));
             assert!(known, "{name}: {first}");
         }
     }
