@@ -6,11 +6,11 @@
 //! [`workers`] → [`plan`] → [`rounds`] → [`summary`] → [`report`], [`table`], [`plot`].
 
 mod agent;
-mod cells;
 mod child;
 mod class;
 mod cli;
 mod copying;
+mod ends;
 mod error;
 mod experiment;
 mod interrupt;

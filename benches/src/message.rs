@@ -21,6 +21,36 @@ pub(crate) const NUMBER_BYTES: usize = 8;
 /// Polls between two looks at the clock.
 const POLLS: u32 = 1 << 16;
 
+/// A wait that gives up at some time, without a clock in its fast path.
+#[derive(Debug, Default)]
+pub(crate) struct Idle {
+    polls: u32,
+    since: Option<Instant>,
+}
+
+impl Idle {
+    /// Called after each look that found nothing.
+    #[inline]
+    pub(crate) fn spin(&mut self) -> Result<(), BenchError> {
+        std::hint::spin_loop();
+        self.polls = self.polls.wrapping_add(1);
+        if self.polls.is_multiple_of(POLLS) {
+            self.look()
+        } else {
+            Ok(())
+        }
+    }
+
+    #[cold]
+    fn look(&mut self) -> Result<(), BenchError> {
+        if self.since.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+            Err(BenchError::Peer(PATIENCE))
+        } else {
+            Ok(())
+        }
+    }
+}
+
 /// What a reader found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
@@ -100,16 +130,11 @@ pub(crate) trait Shape {
         if let Some(seen) = self.poll(lane, expected)? {
             return Ok(seen);
         }
-        let start = Instant::now();
-        let mut polls = 0u32;
+        let mut idle = Idle::default();
         loop {
+            idle.spin()?;
             if let Some(seen) = self.poll(lane, expected)? {
                 return Ok(seen);
-            }
-            std::hint::spin_loop();
-            polls = polls.wrapping_add(1);
-            if polls.is_multiple_of(POLLS) && start.elapsed() > PATIENCE {
-                return Err(BenchError::Peer(PATIENCE));
             }
         }
     }

@@ -6,7 +6,7 @@ use laneway_shm::{Consumer, Producer, ReserveError};
 use serde::{Deserialize, Serialize};
 
 use crate::error::BenchError;
-use crate::message::{Inlet, PATIENCE, STOP, Seen, Shape};
+use crate::message::{Idle, Inlet, STOP, Seen, Shape};
 
 /// Messages of a batch.
 pub(crate) const BATCH: u64 = 32;
@@ -85,7 +85,7 @@ pub(crate) fn produce(
 ) -> Result<(), BenchError> {
     let meter = Meter::new(time, bytes);
     let mut number = 0;
-    while !meter.over(number) || number == 0 {
+    while !meter.over(number) {
         number += 1;
         shape.send(lane, number)?;
     }
@@ -120,7 +120,7 @@ pub(crate) fn produce_batches(
 ) -> Result<(), BenchError> {
     let meter = Meter::new(time, bytes);
     let mut number = 0;
-    while number == 0 || meter.start.elapsed() < time {
+    while meter.start.elapsed() < time {
         // Several batches for one look at the clock.
         for _ in 0..8 {
             let mut batch = lane.batch();
@@ -141,9 +141,10 @@ fn push(
     batch: &mut laneway_shm::WriteBatch<'_>,
     number: u64,
 ) -> Result<(), BenchError> {
+    let mut idle = Idle::default();
     loop {
         match shape.push(batch, number) {
-            Err(ReserveError::Full { .. }) => std::hint::spin_loop(),
+            Err(ReserveError::Full { .. }) => idle.spin()?,
             result => return Ok(result?),
         }
     }
@@ -157,11 +158,11 @@ pub(crate) fn consume_batches(
     bytes: usize,
 ) -> Result<Option<Throughput>, BenchError> {
     let mut meter = None;
-    let mut count = 0;
-    let mut last = Instant::now();
+    let (mut count, mut idle) = (0, Idle::default());
+    let limit = usize::try_from(BATCH).unwrap_or(1);
     loop {
         let before = count;
-        let mut batch = lane.poll_many(usize::try_from(BATCH).unwrap_or(1))?;
+        let mut batch = lane.poll_many(limit)?;
         while let Some(view) = batch.next()? {
             if shape.judge(&view, count + 1)? == Seen::Stop {
                 drop(batch);
@@ -174,12 +175,9 @@ pub(crate) fn consume_batches(
         }
         drop(batch);
         if count == before {
-            std::hint::spin_loop();
-            if last.elapsed() > PATIENCE {
-                return Err(BenchError::Peer(PATIENCE));
-            }
+            idle.spin()?;
         } else {
-            last = Instant::now();
+            idle = Idle::default();
         }
     }
 }

@@ -4,14 +4,16 @@
 //! nothing of who granted the core.
 
 use std::io;
+use std::thread::{self, ThreadId};
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
-use nix::unistd::{Pid, gettid};
+use nix::unistd::Pid;
 
 /// A pinned thread. Dropping it on that thread restores the affinity from before.
 #[derive(Debug)]
 pub struct Pinned {
-    thread: Pid,
+    /// Known without a system call, unlike the kernel's number.
+    thread: ThreadId,
     cpu: u32,
     original: CpuSet,
     drifts: u64,
@@ -25,7 +27,7 @@ impl Pinned {
     pub fn new(cpu: u32) -> io::Result<Self> {
         let original = sched_getaffinity(current())?;
         set(cpu)?;
-        Ok(Self { thread: gettid(), cpu, original, drifts: 0 })
+        Ok(Self { thread: thread::current().id(), cpu, original, drifts: 0 })
     }
 
     /// The granted cpu.
@@ -38,7 +40,7 @@ impl Pinned {
     ///
     /// A cpuset that shrank under the thread moves it silently; nothing else tells us.
     pub fn check(&mut self) -> Option<u64> {
-        if gettid() != self.thread || running_on() == Some(self.cpu) {
+        if thread::current().id() != self.thread || running_on() == Some(self.cpu) {
             return None;
         }
         self.drifts += 1;
@@ -50,7 +52,7 @@ impl Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        if gettid() == self.thread {
+        if thread::current().id() == self.thread {
             // The old mask may have left the cpuset meanwhile; the kernel then keeps ours.
             let _ = sched_setaffinity(current(), &self.original);
         }

@@ -1,1 +1,22 @@
+//! What the multi-process tests share: a real agent in its own directory, clients, pools.
+//!
+//! Everything here cleans up after itself, also when a test panics.
 
+pub mod agent;
+pub mod hugepages;
+pub mod process;
+
+/// A test that truly cannot run here says so. In CI nothing may be skipped.
+///
+/// # Panics
+/// When the environment variable `CI` is set.
+pub fn skipped(test: &str, why: &str) {
+    println!("SKIPPED {test}: {why}");
+    assert!(std::env::var_os("CI").is_none(), "{test} may not be skipped in CI: {why}");
+}
+
+/// Whether this process may do what only root may.
+#[must_use]
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}

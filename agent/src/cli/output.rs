@@ -1,6 +1,6 @@
 //! Answers as tables for people and as JSON for programs.
 
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use laneway_proto::v1;
 use laneway_proto::v1::end_status::State;
@@ -12,7 +12,7 @@ use crate::doctor::Finding;
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY);
+    table.load_style(NOTHING);
     table.set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(header);
     table

@@ -108,7 +108,7 @@ struct Witness(Option<File>);
 
 impl Witness {
     fn open(path: Option<&PathBuf>) -> std::io::Result<Self> {
-        Ok(Self(path.map(|path| File::create(path)).transpose()?))
+        Ok(Self(path.map(File::create).transpose()?))
     }
 
     fn note(&self, sequence: u64) -> std::io::Result<()> {

@@ -38,7 +38,7 @@ pub enum NameError {
         length: usize,
     },
     /// A character outside the alphabet.
-    #[error("character {position} is {}, allowed are a-z, 0-9 and '-'", found.escape_unicode())]
+    #[error("character {position} is {}, allowed are a-z, 0-9 and '-'", shown(*found))]
     Character {
         /// Which, counted from 1.
         position: usize,
@@ -48,6 +48,11 @@ pub enum NameError {
     /// A hyphen at an end.
     #[error("it starts or ends with '-'")]
     Hyphen,
+}
+
+/// A character as an error may print it: nothing from a caller reaches a terminal unescaped.
+fn shown(found: char) -> String {
+    if found.is_ascii_graphic() { format!("'{found}'") } else { found.escape_unicode().to_string() }
 }
 
 impl Name {

@@ -1,0 +1,211 @@
+//! A real agent in a directory of its own, and the lanes that it grants.
+//!
+//! Started before the first measurement and idle during all of them. Dropping it ends it and
+//! removes the directory, whatever happened in between.
+
+use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use laneway_shm::geometry::Geometry;
+use serde::Deserialize;
+use tempfile::TempDir;
+
+use crate::child;
+use crate::cli::PageSize;
+use crate::error::BenchError;
+use crate::interrupt::Interrupt;
+use crate::plan::{self, Depths};
+
+/// How long the agent may take to listen: it may have to grow a hugepage pool.
+const START_MAX: Duration = Duration::from_secs(30);
+/// Lines of its log that an error shows.
+const LOG_LINES: usize = 8;
+
+/// A running agent.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    child: Child,
+    directory: TempDir,
+    created: u32,
+}
+
+/// The lanes of one message size.
+#[derive(Clone, Debug)]
+pub(crate) struct Lanes {
+    pub(crate) bytes: usize,
+    pub(crate) ping: Lane,
+    pub(crate) pong: Lane,
+    pub(crate) stream: Lane,
+}
+
+/// One lane: a ticket for each end, and the pages that it got.
+#[derive(Clone, Debug)]
+pub(crate) struct Lane {
+    pub(crate) producer: String,
+    pub(crate) consumer: String,
+    pub(crate) page_bytes: u64,
+}
+
+/// The part of `lane create --output json` that is needed here.
+#[derive(Debug, Deserialize)]
+struct Created {
+    lane: CreatedLane,
+    tickets: CreatedTickets,
+}
+
+#[derive(Debug, Deserialize)]
+struct CreatedLane {
+    placement: CreatedPlacement,
+}
+
+#[derive(Debug, Deserialize)]
+struct CreatedPlacement {
+    page_size_bytes: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct CreatedTickets {
+    producer: String,
+    consumer: String,
+}
+
+impl Agent {
+    /// Starts an agent that can grant lanes for messages of these sizes.
+    pub(crate) fn start(
+        sizes: &[usize],
+        pages: PageSize,
+        interrupt: &Interrupt,
+    ) -> Result<Self, BenchError> {
+        let directory = tempfile::Builder::new()
+            .prefix("laneway-bench-")
+            .tempdir()
+            .map_err(BenchError::io("cannot make a temporary directory"))?;
+        let log = File::create(directory.path().join("agent.log"))
+            .map_err(BenchError::io("cannot make the agent's log"))?;
+        let mut command = child::command("laneway")?;
+        command.args(["--", "agent", "--run-dir"]);
+        command.arg(directory.path().join("run"));
+        command.arg("--state-dir").arg(directory.path().join("state"));
+        if let Some(reserve) = reserve(sizes, pages)? {
+            command.args(["--reserve", &reserve]);
+        }
+        let output = log
+            .try_clone()
+            .map_err(BenchError::io("cannot share the agent's log"))?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(log)
+            .spawn()
+            .map_err(BenchError::io("cannot start the agent"))?;
+        let mut agent = Self {
+            child,
+            directory,
+            created: 0,
+        };
+        agent.await_socket(interrupt)?;
+        Ok(agent)
+    }
+
+    fn await_socket(&mut self, interrupt: &Interrupt) -> Result<(), BenchError> {
+        let start = Instant::now();
+        // A socket file may be there before anybody listens on it.
+        while UnixStream::connect(self.control_socket()).is_err() {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Err(self.failed(format!("ended at once, {status}")));
+            }
+            if start.elapsed() > START_MAX {
+                return Err(self.failed(format!("did not listen within {START_MAX:?}")));
+            }
+            interrupt.sleep(Duration::from_millis(10))?;
+        }
+        Ok(())
+    }
+
+    fn failed(&self, what: String) -> BenchError {
+        let log = fs::read_to_string(self.directory.path().join("agent.log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let tail = lines.len().saturating_sub(LOG_LINES);
+        let log = lines.get(tail..).unwrap_or_default().join("\n");
+        BenchError::Agent { what, log }
+    }
+
+    fn control_socket(&self) -> PathBuf {
+        self.directory.path().join("run/control@laneway.sock")
+    }
+
+    /// Where workers attach.
+    pub(crate) fn attach_socket(&self) -> PathBuf {
+        self.directory.path().join("run/attach/attach.sock")
+    }
+
+    /// Makes the lanes for messages of `bytes` bytes.
+    pub(crate) fn lanes(&mut self, bytes: usize, pages: PageSize) -> Result<Lanes, BenchError> {
+        let depths = Depths::of(bytes)?;
+        Ok(Lanes {
+            bytes,
+            ping: self.create(bytes, depths.latency, pages)?,
+            pong: self.create(bytes, depths.latency, pages)?,
+            stream: self.create(bytes, depths.stream, pages)?,
+        })
+    }
+
+    fn create(&mut self, bytes: usize, slots: u32, pages: PageSize) -> Result<Lane, BenchError> {
+        self.created += 1;
+        let name = format!("bench-{}", self.created);
+        let (bytes, slots) = (bytes.to_string(), slots.to_string());
+        let mut words = vec!["lane", "create", &name, "--slot-size", &bytes, "--slots", &slots];
+        words.extend(["--pinning", "none", "--output", "json"]);
+        if let Some(size) = pages.as_flag() {
+            words.extend(["--page-size", size]);
+        }
+        let output = child::command("laneway")?
+            .args(["--", "--socket"])
+            .arg(self.control_socket())
+            .args(&words)
+            .stdin(Stdio::null())
+            .output()
+            .map_err(BenchError::io("cannot run the agent's client"))?;
+        if !output.status.success() {
+            let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            let command = words.join(" ");
+            return Err(BenchError::Refused { command, message });
+        }
+        let created: Created = serde_json::from_slice(&output.stdout)
+            .map_err(BenchError::json("the answer to `lane create`"))?;
+        Ok(Lane {
+            producer: created.tickets.producer,
+            consumer: created.tickets.consumer,
+            page_bytes: created.lane.placement.page_size_bytes,
+        })
+    }
+
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // Also gives back the hugepages that it added.
+        child::end(&mut self.child);
+    }
+}
+
+/// Pages that the lanes need, as the agent's `--reserve` wants them.
+fn reserve(sizes: &[usize], pages: PageSize) -> Result<Option<String>, BenchError> {
+    let (page, name) = match pages {
+        PageSize::Base4K => return Ok(None),
+        PageSize::Auto | PageSize::Huge2M => (2u64 << 20, "2MiB"),
+        PageSize::Huge1G => (1 << 30, "1GiB"),
+    };
+    let mut count = 0;
+    for &bytes in sizes {
+        let depths = Depths::of(bytes)?;
+        for slots in [depths.latency, depths.latency, depths.stream] {
+            let geometry = Geometry::try_new(plan::payload(bytes), slots)?;
+            count += geometry.segment_bytes().div_ceil(page);
+        }
+    }
+    Ok(Some(format!("{name}={count}")))
+}

@@ -1,0 +1,179 @@
+//! A worker's lane ends of one message size, and the measurements that they take part in.
+
+use std::time::Duration;
+
+use laneway_shm::{Attach, Consumer, Producer};
+
+use crate::error::BenchError;
+use crate::latency;
+use crate::message::{Header, Large, Small};
+use crate::stream;
+use crate::task::{Answer, Mode, Setup, Side, Task, Tickets, Work};
+use crate::trusted::trust;
+
+/// Runs `$body` with the `$shape` for the task: the sizes that people look at are compiled in.
+macro_rules! shaped {
+    ($task:expr, $shape:ident => $body:expr) => {
+        shaped!($task, $shape => $body, 8, 56, 64, 256, 1024)
+    };
+    ($task:expr, $shape:ident => $body:expr, $($size:literal),*) => {
+        match ($task.mode, $task.bytes) {
+            (Mode::Header, len) => {
+                let $shape = &mut Header { len };
+                $body
+            }
+            $((Mode::All, $size) => {
+                let $shape = &mut Small::<$size>::new();
+                $body
+            })*
+            (Mode::All, len) => {
+                let $shape = &mut Large::new(len);
+                $body
+            }
+        }
+    };
+}
+
+/// Runs `$body` with the strict consumer or the trusting one as `$inlet`, and puts it back.
+macro_rules! reading {
+    ($task:expr, $place:expr, $inlet:ident => $body:expr) => {
+        match ($place.take(), $task.trusted) {
+            (None, _) => Err(BenchError::Peer(Duration::ZERO)),
+            (Some(mut strict), false) => {
+                let $inlet = &mut strict;
+                let answer = $body;
+                *$place = Some(strict);
+                answer
+            }
+            (Some(strict), true) => {
+                let mut trusting = trust(strict);
+                let $inlet = &mut trusting;
+                let answer = $body;
+                *$place = Some(trusting.into_strict());
+                answer
+            }
+        }
+    };
+}
+
+/// The ends of one message size.
+#[derive(Debug)]
+pub(crate) enum Ends {
+    /// Starts round trips, produces streams.
+    Initiator {
+        ping: Producer,
+        pong: Option<Consumer>,
+        stream: Producer,
+    },
+    /// Answers round trips, consumes streams.
+    Responder {
+        ping: Option<Consumer>,
+        pong: Producer,
+        stream: Option<Consumer>,
+    },
+}
+
+impl Ends {
+    /// Attaches the three ends that this side has of one message size.
+    pub(crate) fn attach(setup: &Setup, tickets: &Tickets) -> Result<Self, BenchError> {
+        // The worker is pinned already, to the cpu that the caller of the benchmark chose.
+        let attach = |ticket: &str| -> Result<Attach, BenchError> {
+            Ok(Attach::with_ticket(&setup.socket, ticket)?.pin(false))
+        };
+        Ok(match setup.side {
+            Side::Initiator => Self::Initiator {
+                ping: attach(&tickets.ping)?.producer()?,
+                pong: Some(attach(&tickets.pong)?.consumer()?),
+                stream: attach(&tickets.stream)?.producer()?,
+            },
+            Side::Responder => Self::Responder {
+                ping: Some(attach(&tickets.ping)?.consumer()?),
+                pong: attach(&tickets.pong)?.producer()?,
+                stream: Some(attach(&tickets.stream)?.consumer()?),
+            },
+        })
+    }
+
+    /// One message over each lane: whatever the ends must learn of each other, they learn now.
+    pub(crate) fn greet(&mut self) -> Result<(), BenchError> {
+        let patience = crate::message::PATIENCE;
+        match self {
+            Self::Initiator { ping, pong, stream } => {
+                for lane in [ping, stream] {
+                    lane.send(b"hello", patience)?;
+                    lane.maintain()?;
+                }
+                if let Some(lane) = pong {
+                    lane.recv(patience)?.release();
+                }
+            }
+            Self::Responder { ping, pong, stream } => {
+                for lane in [ping, stream].into_iter().flatten() {
+                    lane.recv(patience)?.release();
+                }
+                pong.send(b"hello", patience)?;
+                pong.maintain()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes this side's part in a measurement.
+    pub(crate) fn run(&mut self, task: &Task) -> Result<Answer, BenchError> {
+        match (self, task.work) {
+            (Self::Initiator { ping, pong, .. }, Work::Latency) => initiate(task, ping, pong),
+            (Self::Responder { ping, pong, .. }, Work::Latency) => respond(task, ping, pong),
+            (Self::Initiator { stream, .. }, _) => produce(task, stream),
+            (Self::Responder { stream, .. }, Work::Batch) => consume_batches(task, stream),
+            (Self::Responder { stream, .. }, _) => consume(task, stream),
+        }
+    }
+}
+
+fn initiate(
+    task: &Task,
+    ping: &mut Producer,
+    pong: &mut Option<Consumer>,
+) -> Result<Answer, BenchError> {
+    let time = Duration::from_millis(task.millis);
+    let latency = reading!(task, pong, pong => shaped!(
+        task, shape => latency::initiate(shape, ping, pong, time)));
+    latency.map(Answer::Latency)
+}
+
+fn respond(
+    task: &Task,
+    ping: &mut Option<Consumer>,
+    pong: &mut Producer,
+) -> Result<Answer, BenchError> {
+    let answered = reading!(task, ping, ping => shaped!(
+        task, shape => latency::respond(shape, ping, pong)));
+    answered.map(|()| Answer::Done)
+}
+
+fn produce(task: &Task, lane: &mut Producer) -> Result<Answer, BenchError> {
+    let (time, bytes) = (Duration::from_millis(task.millis), task.bytes);
+    if task.work == Work::Batch {
+        shaped!(task, shape => stream::produce_batches(shape, lane, time, bytes))?;
+    } else {
+        shaped!(task, shape => stream::produce(shape, lane, time, bytes))?;
+    }
+    Ok(Answer::Done)
+}
+
+fn consume(task: &Task, lane: &mut Option<Consumer>) -> Result<Answer, BenchError> {
+    let (time, bytes) = (Duration::from_millis(task.millis), task.bytes);
+    let throughput = reading!(task, lane, lane => shaped!(
+        task, shape => stream::consume(shape, lane, time, bytes)));
+    throughput.map(Answer::Throughput)
+}
+
+/// Batches are received by the strict consumer only.
+fn consume_batches(task: &Task, lane: &mut Option<Consumer>) -> Result<Answer, BenchError> {
+    let (time, bytes) = (Duration::from_millis(task.millis), task.bytes);
+    let Some(lane) = lane else {
+        return Err(BenchError::Peer(Duration::ZERO));
+    };
+    let throughput = shaped!(task, shape => stream::consume_batches(shape, lane, time, bytes));
+    throughput.map(Answer::Throughput)
+}

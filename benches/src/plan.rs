@@ -1,0 +1,150 @@
+//! Which measurements a round consists of, and how deep the rings are. Pure.
+
+use laneway_shm::geometry::Geometry;
+use serde::{Deserialize, Serialize};
+
+use crate::error::BenchError;
+use crate::task::{Mode, Work};
+
+/// Sizes that are measured unless told otherwise, in bytes.
+pub(crate) const SIZES: [usize; 8] = [8, 56, 64, 256, 1024, 4096, 65536, 1 << 20];
+/// The same for a first look.
+pub(crate) const QUICK_SIZES: [usize; 3] = [56, 64, 4096];
+/// Slots of a latency lane: lines that stay hot.
+const LATENCY_SLOTS: u32 = 4;
+/// A stream's ring, in bytes: deeper than a private L2, within a shared L3.
+const STREAM_BYTES: usize = 4 << 20;
+/// Depths of rtrb, in elements, of which the better one counts.
+pub(crate) const RTRB_DEPTHS: [u32; 2] = [1024, 65536];
+/// Sizes that rtrb moves by value, in bytes.
+pub(crate) const RTRB_SIZES: [usize; 5] = [8, 56, 64, 256, 1024];
+/// Largest ring given to rtrb, in bytes: above, its own rate falls.
+const RTRB_RING_MAX: usize = 32 << 20;
+/// Largest message that is also sent in batches, in bytes.
+const BATCH_MAX: usize = 256;
+
+/// Slots of the lanes for one message size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Depths {
+    pub(crate) latency: u32,
+    pub(crate) stream: u32,
+}
+
+impl Depths {
+    /// For messages of `bytes` bytes in one slot each.
+    pub(crate) fn of(bytes: usize) -> Result<Self, BenchError> {
+        let stride = Geometry::try_new(payload(bytes), 2)?.stride();
+        let slots = (STREAM_BYTES / stride).next_power_of_two().max(4);
+        Ok(Self {
+            latency: LATENCY_SLOTS,
+            stream: u32::try_from(slots).unwrap_or(LATENCY_SLOTS),
+        })
+    }
+}
+
+/// A message size as a slot's payload; too large ones are refused by the geometry.
+pub(crate) fn payload(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+/// Who is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Who {
+    /// A lane with its strict consumer.
+    Laneway,
+    /// A lane with the consumer that reads in place.
+    Trusted,
+    /// rtrb between two threads of one process.
+    Rtrb,
+    /// One core's copy of private memory.
+    Memcpy,
+}
+
+impl Who {
+    /// As tables show it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Laneway => "laneway",
+            Self::Trusted => "laneway, trusted",
+            Self::Rtrb => "rtrb, in process",
+            Self::Memcpy => "memcpy, one core",
+        }
+    }
+}
+
+/// One measurement of each round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Cell {
+    pub(crate) work: Work,
+    pub(crate) bytes: usize,
+    pub(crate) mode: Mode,
+    pub(crate) who: Who,
+    /// Slots or elements of the ring; 0 where there is none.
+    pub(crate) depth: u32,
+}
+
+/// All measurements of a round, rivals next to each other.
+pub(crate) fn cells(sizes: &[usize], trusted: bool) -> Result<Vec<Cell>, BenchError> {
+    let mut cells = Vec::new();
+    for &bytes in sizes {
+        let depths = Depths::of(bytes)?;
+        let mut add = |work, mode, who, depth| {
+            cells.push(Cell {
+                work,
+                bytes,
+                mode,
+                who,
+                depth,
+            });
+        };
+        let lanes = if trusted {
+            &[Who::Laneway, Who::Trusted][..]
+        } else {
+            &[Who::Laneway]
+        };
+        for mode in [Mode::All, Mode::Header] {
+            for &who in lanes {
+                add(Work::Latency, mode, who, depths.latency);
+                add(Work::Stream, mode, who, depths.stream);
+            }
+            if mode == Mode::All && RTRB_SIZES.contains(&bytes) {
+                for depth in RTRB_DEPTHS {
+                    if depth as usize * bytes <= RTRB_RING_MAX {
+                        add(Work::Stream, mode, Who::Rtrb, depth);
+                    }
+                }
+                add(Work::Latency, mode, Who::Rtrb, RTRB_DEPTHS[0]);
+            }
+        }
+        if bytes <= BATCH_MAX {
+            add(Work::Batch, Mode::All, Who::Laneway, depths.stream);
+        }
+        add(Work::Copy, Mode::All, Who::Memcpy, 0);
+    }
+    Ok(cells)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_are_about_four_mebibytes_deep() {
+        for bytes in SIZES {
+            let depths = Depths::of(bytes).unwrap();
+            let geometry = Geometry::try_new(payload(bytes), depths.stream).unwrap();
+            let size = geometry.segment_bytes();
+            assert!((2 << 20..=9 << 20).contains(&size), "{bytes}: {size}");
+        }
+    }
+
+    #[test]
+    fn a_round_measures_nothing_twice() {
+        let mut cells = cells(&SIZES, true).unwrap();
+        let all = cells.len();
+        cells.sort();
+        cells.dedup();
+        assert_eq!(cells.len(), all);
+    }
+}

@@ -1,0 +1,102 @@
+//! What the benchmark and its workers say to each other: one JSON value a line.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::recorder::Latency;
+use crate::stream::Throughput;
+
+/// Which worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Side {
+    /// Starts round trips, produces streams.
+    Initiator,
+    /// Answers round trips, consumes streams.
+    Responder,
+}
+
+impl Side {
+    /// The side's name in messages.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Initiator => "initiator",
+            Self::Responder => "responder",
+        }
+    }
+}
+
+/// First line: who the worker is. Tickets travel here and not in arguments, which all can read.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Setup {
+    pub(crate) side: Side,
+    pub(crate) cpu: u32,
+    pub(crate) socket: PathBuf,
+    pub(crate) lanes: Vec<Tickets>,
+}
+
+/// This worker's tickets for the lanes of one message size.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Tickets {
+    pub(crate) bytes: usize,
+    pub(crate) ping: String,
+    pub(crate) pong: String,
+    pub(crate) stream: String,
+}
+
+/// Later lines.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Order {
+    /// One message over each lane, so that both ends know each other.
+    Greet,
+    /// Measure.
+    Run(Task),
+}
+
+/// Which bytes of a message are touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Mode {
+    /// Every byte is written and read.
+    All,
+    /// Eight bytes of each message.
+    Header,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Work {
+    /// Half a round trip, one message in flight.
+    Latency,
+    /// One publish for each message.
+    Stream,
+    /// One publish for 32 messages.
+    Batch,
+    /// One core copying.
+    Copy,
+}
+
+/// One measurement.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Task {
+    pub(crate) work: Work,
+    pub(crate) mode: Mode,
+    pub(crate) bytes: usize,
+    pub(crate) trusted: bool,
+    pub(crate) millis: u64,
+}
+
+/// What a worker answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Answer {
+    /// Done; the figures are the other worker's.
+    Done,
+    /// A latency; none if the time was too short.
+    Latency(Option<Latency>),
+    /// A throughput; none if the time was too short.
+    Throughput(Option<Throughput>),
+    /// It cannot go on.
+    Failed(String),
+}

@@ -1,0 +1,168 @@
+//! The two worker processes as the benchmark sees them: orders in, answers out.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::time::Duration;
+
+use crate::agent::Lanes;
+use crate::child;
+use crate::error::BenchError;
+use crate::interrupt::Interrupt;
+use crate::task::{Answer, Order, Setup, Side, Task, Tickets};
+
+/// How long a worker may take beyond the time of its task.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Both workers, attached and acquainted.
+#[derive(Debug)]
+pub(crate) struct Workers {
+    initiator: Worker,
+    responder: Worker,
+}
+
+#[derive(Debug)]
+struct Worker {
+    side: Side,
+    child: Child,
+    orders: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Workers {
+    /// Starts both, each pinned to its cpu, and attaches them to `lanes`.
+    pub(crate) fn start(
+        cpus: (u32, u32),
+        socket: &Path,
+        lanes: &[Lanes],
+        interrupt: &Interrupt,
+    ) -> Result<Self, BenchError> {
+        let tickets = |side| lanes.iter().map(|lanes| lanes.tickets(side)).collect();
+        let start = |side, cpu| {
+            Worker::start(&Setup {
+                side,
+                cpu,
+                socket: socket.to_path_buf(),
+                lanes: tickets(side),
+            })
+        };
+        let mut workers = Self {
+            initiator: start(Side::Initiator, cpus.0)?,
+            responder: start(Side::Responder, cpus.1)?,
+        };
+        workers.answers(Duration::ZERO, interrupt)?;
+        workers.tell(&Order::Greet)?;
+        workers.answers(Duration::ZERO, interrupt)?;
+        Ok(workers)
+    }
+
+    /// Measures; the answer with the figures.
+    pub(crate) fn run(&mut self, task: Task, interrupt: &Interrupt) -> Result<Answer, BenchError> {
+        self.tell(&Order::Run(task))?;
+        let time = Duration::from_millis(task.millis);
+        let (initiator, responder) = self.answers(time, interrupt)?;
+        Ok(match initiator {
+            Answer::Done => responder,
+            figures => figures,
+        })
+    }
+
+    fn tell(&mut self, order: &Order) -> Result<(), BenchError> {
+        // The one that waits first: the other one's first message then meets it awake.
+        self.responder.tell(order)?;
+        self.initiator.tell(order)
+    }
+
+    fn answers(
+        &mut self,
+        time: Duration,
+        interrupt: &Interrupt,
+    ) -> Result<(Answer, Answer), BenchError> {
+        let initiator = self.initiator.answer(time, interrupt)?;
+        let responder = self.responder.answer(time, interrupt)?;
+        Ok((initiator, responder))
+    }
+}
+
+impl Worker {
+    fn start(setup: &Setup) -> Result<Self, BenchError> {
+        let spawned = child::command("worker")?
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn();
+        let mut child = spawned.map_err(BenchError::io("cannot start a worker"))?;
+        let (orders, answers) = (child.stdin.take(), child.stdout.take());
+        let Some(answers) = answers.map(BufReader::new) else {
+            unreachable!("standard output was asked to be a pipe");
+        };
+        let mut worker = Self {
+            side: setup.side,
+            child,
+            orders,
+            answers,
+        };
+        worker.tell(setup)?;
+        Ok(worker)
+    }
+
+    fn tell(&mut self, value: &impl serde::Serialize) -> Result<(), BenchError> {
+        let mut line = serde_json::to_string(value).map_err(BenchError::json("an order"))?;
+        line.push('\n');
+        let Some(orders) = &mut self.orders else {
+            return Ok(());
+        };
+        orders
+            .write_all(line.as_bytes())
+            .map_err(BenchError::io(format!(
+                "cannot reach the {} worker",
+                self.side.as_str()
+            )))
+    }
+
+    fn answer(&mut self, time: Duration, interrupt: &Interrupt) -> Result<Answer, BenchError> {
+        let side = self.side.as_str();
+        let waited = time + PATIENCE;
+        if !interrupt.readable(self.answers.get_ref().as_fd(), waited)? {
+            return Err(BenchError::Silent { side, waited });
+        }
+        let mut line = String::new();
+        self.answers
+            .read_line(&mut line)
+            .map_err(BenchError::io("cannot hear a worker"))?;
+        if line.is_empty() {
+            let message = match self.child.wait() {
+                Ok(status) => format!("it ended, {status}"),
+                Err(error) => error.to_string(),
+            };
+            return Err(BenchError::Worker { side, message });
+        }
+        match serde_json::from_str(&line).map_err(BenchError::json("an answer"))? {
+            Answer::Failed(message) => Err(BenchError::Worker { side, message }),
+            answer => Ok(answer),
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // End of input ends an idle worker; the signal ends one that spins.
+        drop(self.orders.take());
+        child::end(&mut self.child);
+    }
+}
+
+impl Lanes {
+    fn tickets(&self, side: Side) -> Tickets {
+        let (ping, pong, stream) = match side {
+            Side::Initiator => (&self.ping.producer, &self.pong.consumer, &self.stream.producer),
+            Side::Responder => (&self.ping.consumer, &self.pong.producer, &self.stream.consumer),
+        };
+        Tickets {
+            bytes: self.bytes,
+            ping: ping.clone(),
+            pong: pong.clone(),
+            stream: stream.clone(),
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Hugepages for a test: reserved when it starts, given back when it ends.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// One test of a process at a time may change the pools.
+static POOLS: Mutex<()> = Mutex::new(());
+
+/// Pages that this test added.
+#[derive(Debug)]
+pub struct Reserved {
+    file: PathBuf,
+    before: u64,
+    /// Holds off the other tests of this process.
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Reserved {
+    /// Adds `pages` of `page_bytes` to the pool. `None` where the kernel or the user may not.
+    #[must_use]
+    pub fn add(page_bytes: u64, pages: u64) -> Option<Self> {
+        let turn = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
+        let folder = format!("/sys/kernel/mm/hugepages/hugepages-{}kB", page_bytes / 1024);
+        let file = PathBuf::from(folder).join("nr_hugepages");
+        let before = read(&file)?;
+        fs::write(&file, (before + pages).to_string()).ok()?;
+        let reserved = Self { file, before, _turn: turn };
+        (read(&reserved.file)? >= before + pages).then_some(reserved)
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        // A pool that cannot shrink keeps pages that somebody else took meanwhile.
+        let _ = fs::write(&self.file, self.before.to_string());
+    }
+}
+
+fn read(file: &PathBuf) -> Option<u64> {
+    fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
+/// Free pages of a size now.
+#[must_use]
+pub fn free(page_bytes: u64) -> u64 {
+    let folder = format!("/sys/kernel/mm/hugepages/hugepages-{}kB", page_bytes / 1024);
+    read(&PathBuf::from(folder).join("free_hugepages")).unwrap_or(0)
+}
+
+/// All pages of a size now.
+#[must_use]
+pub fn total(page_bytes: u64) -> u64 {
+    let folder = format!("/sys/kernel/mm/hugepages/hugepages-{}kB", page_bytes / 1024);
+    read(&PathBuf::from(folder).join("nr_hugepages")).unwrap_or(0)
+}
