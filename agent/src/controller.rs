@@ -373,8 +373,12 @@ impl Controller {
         };
         LaneView {
             connected: [connected(Role::Producer), connected(Role::Consumer)],
-            producer: key(Role::Producer).and_then(|key| self.world.producer_view(key)),
-            consumer: key(Role::Consumer).and_then(|key| self.world.consumer_view(key)),
+            producer: key(Role::Producer)
+                .map(|key| self.world.producer_view(key))
+                .unwrap_or_default(),
+            consumer: key(Role::Consumer)
+                .map(|key| self.world.consumer_view(key))
+                .unwrap_or_default(),
             record: record.clone(),
         }
     }
@@ -442,8 +446,6 @@ impl Controller {
         for key in held {
             self.attempt(&Step::DropSegment { key });
         }
-        // Readers' snapshots hold mappings; an empty one lets go of them.
-        self.registry.publish(Snapshot::default(), None);
         crate::provision::pools::shrink(&self.sys_root, &mut self.topology, &mut self.added);
         if let Err(error) = self.journal.set_fact("hugepages_added", &self.added) {
             error!(%error, "what is left of the added hugepages could not be journalled");

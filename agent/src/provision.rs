@@ -10,7 +10,7 @@ pub mod memory;
 pub mod pools;
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::Weak;
 
 use laneway_shm::layout::Header;
 use laneway_shm::memfd::FileId;
@@ -91,10 +91,10 @@ pub trait Provisioner: Send {
     fn adopt(&mut self, key: SegmentKey, header: Header, fd: OwnedFd) -> Result<(), StepError>;
 
     /// A producer's segment from outside, once sealed.
-    fn producer_view(&self, key: SegmentKey) -> Option<Arc<ProducerView>>;
+    fn producer_view(&self, key: SegmentKey) -> Weak<ProducerView>;
 
     /// A consumer's segment from outside, once sealed.
-    fn consumer_view(&self, key: SegmentKey) -> Option<Arc<ConsumerView>>;
+    fn consumer_view(&self, key: SegmentKey) -> Weak<ConsumerView>;
 }
 
 /// Whether a failure to create means that another page size should be tried.

@@ -4,7 +4,7 @@
 //! the next one, never something between.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use laneway_shm::observer::{ConsumerView, ProducerView};
 use tokio::sync::{broadcast, watch};
@@ -25,10 +25,11 @@ pub struct LaneView {
     pub record: LaneRecord,
     /// Whether the producer's and the consumer's connection is open.
     pub connected: [bool; 2],
-    /// The current producer's counters.
-    pub producer: Option<Arc<ProducerView>>,
+    /// The current producer's counters. Weak: a reader or the history must not keep the pages of
+    /// a lane that is gone.
+    pub producer: Weak<ProducerView>,
     /// The consumer's counters.
-    pub consumer: Option<Arc<ConsumerView>>,
+    pub consumer: Weak<ConsumerView>,
 }
 
 /// Everything that readers see, at one revision.

@@ -92,20 +92,14 @@ impl Agent {
         if let Some(reserve) = reserve(sizes, pages)? {
             command.args(["--reserve", &reserve]);
         }
-        let output = log
-            .try_clone()
-            .map_err(BenchError::io("cannot share the agent's log"))?;
+        let output = log.try_clone().map_err(BenchError::io("cannot share the agent's log"))?;
         let child = command
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(log)
             .spawn()
             .map_err(BenchError::io("cannot start the agent"))?;
-        let mut agent = Self {
-            child,
-            directory,
-            created: 0,
-        };
+        let mut agent = Self { child, directory, created: 0 };
         agent.await_socket(interrupt)?;
         Ok(agent)
     }
@@ -182,7 +176,6 @@ impl Agent {
             page_bytes: created.lane.placement.page_size_bytes,
         })
     }
-
 }
 
 impl Drop for Agent {

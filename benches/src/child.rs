@@ -29,17 +29,11 @@ pub(crate) fn command(role: &str) -> Result<Command, BenchError> {
 /// What a hidden role does first: end when the parent does, and hear signals again.
 pub(crate) fn adopt(parent: Option<i32>) -> Result<(), BenchError> {
     // The parent blocks signals to read them from a descriptor; children inherit the mask.
-    SigSet::empty()
-        .thread_set_mask()
-        .map_err(BenchError::io("pthread_sigmask"))?;
+    SigSet::empty().thread_set_mask().map_err(BenchError::io("pthread_sigmask"))?;
     let Some(parent) = parent else { return Ok(()) };
     set_pdeathsig(Signal::SIGTERM).map_err(BenchError::io("prctl(PR_SET_PDEATHSIG)"))?;
     // It may have died before the call above; then nobody sends the signal any more.
-    if getppid() == Pid::from_raw(parent) {
-        Ok(())
-    } else {
-        Err(BenchError::Orphan)
-    }
+    if getppid() == Pid::from_raw(parent) { Ok(()) } else { Err(BenchError::Orphan) }
 }
 
 /// Asks a child to end, waits, and insists after a while.

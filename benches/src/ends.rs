@@ -60,17 +60,9 @@ macro_rules! reading {
 #[derive(Debug)]
 pub(crate) enum Ends {
     /// Starts round trips, produces streams.
-    Initiator {
-        ping: Producer,
-        pong: Option<Consumer>,
-        stream: Producer,
-    },
+    Initiator { ping: Producer, pong: Option<Consumer>, stream: Producer },
     /// Answers round trips, consumes streams.
-    Responder {
-        ping: Option<Consumer>,
-        pong: Producer,
-        stream: Option<Consumer>,
-    },
+    Responder { ping: Option<Consumer>, pong: Producer, stream: Option<Consumer> },
 }
 
 impl Ends {
@@ -136,8 +128,8 @@ fn initiate(
     pong: &mut Option<Consumer>,
 ) -> Result<Answer, BenchError> {
     let time = Duration::from_millis(task.millis);
-    let latency = reading!(task, pong, pong => shaped!(
-        task, shape => latency::initiate(shape, ping, pong, time)));
+    let latency = reading!(task, pong, inlet => shaped!(
+        task, shape => latency::initiate(shape, ping, inlet, time)));
     latency.map(Answer::Latency)
 }
 
@@ -146,8 +138,8 @@ fn respond(
     ping: &mut Option<Consumer>,
     pong: &mut Producer,
 ) -> Result<Answer, BenchError> {
-    let answered = reading!(task, ping, ping => shaped!(
-        task, shape => latency::respond(shape, ping, pong)));
+    let answered = reading!(task, ping, inlet => shaped!(
+        task, shape => latency::respond(shape, inlet, pong)));
     answered.map(|()| Answer::Done)
 }
 
@@ -163,8 +155,8 @@ fn produce(task: &Task, lane: &mut Producer) -> Result<Answer, BenchError> {
 
 fn consume(task: &Task, lane: &mut Option<Consumer>) -> Result<Answer, BenchError> {
     let (time, bytes) = (Duration::from_millis(task.millis), task.bytes);
-    let throughput = reading!(task, lane, lane => shaped!(
-        task, shape => stream::consume(shape, lane, time, bytes)));
+    let throughput = reading!(task, lane, inlet => shaped!(
+        task, shape => stream::consume(shape, inlet, time, bytes)));
     throughput.map(Answer::Throughput)
 }
 

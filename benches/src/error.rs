@@ -121,10 +121,7 @@ impl BenchError {
     /// For `map_err`: the kernel's error with what was tried.
     pub(crate) fn io<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Self {
         let what = what.into();
-        move |source| Self::Io {
-            what,
-            source: source.into(),
-        }
+        move |source| Self::Io { what, source: source.into() }
     }
 
     /// For `map_err`: a text that is no such value.

@@ -22,8 +22,7 @@ impl Interrupt {
         for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
             set.add(signal);
         }
-        set.thread_block()
-            .map_err(BenchError::io("pthread_sigmask"))?;
+        set.thread_block().map_err(BenchError::io("pthread_sigmask"))?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals = SignalFd::with_flags(&set, flags).map_err(BenchError::io("signalfd"))?;
         Ok(Self { signals })

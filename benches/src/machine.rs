@@ -46,11 +46,7 @@ impl Machine {
             siblings: siblings(cpus.0).contains(&cpus.1),
             virtual_machine: info.contains(" hypervisor"),
             caches: caches(cpus.0),
-            load: load
-                .split(' ')
-                .next()
-                .and_then(|load| load.parse().ok())
-                .unwrap_or(0.0),
+            load: load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0),
         })
     }
 }
@@ -64,29 +60,21 @@ fn choose(
     if let Some((first, second)) = wanted {
         return match [first, second].into_iter().find(|cpu| !allowed.contains(cpu)) {
             None => Ok((first, second)),
-            Some(cpu) => Err(BenchError::Cpu {
-                cpu,
-                allowed: allowed.to_vec(),
-            }),
+            Some(cpu) => Err(BenchError::Cpu { cpu, allowed: allowed.to_vec() }),
         };
     }
     let [first, rest @ ..] = allowed else {
-        return Err(BenchError::Cpus {
-            allowed: Vec::new(),
-        });
+        return Err(BenchError::Cpus { allowed: Vec::new() });
     };
     let near = siblings(*first);
-    match rest.iter().find(|cpu| !near.contains(cpu)).or(rest.first()) {
+    match rest.iter().find(|cpu| !near.contains(cpu)).or_else(|| rest.first()) {
         Some(second) => Ok((*first, *second)),
-        None => Err(BenchError::Cpus {
-            allowed: allowed.to_vec(),
-        }),
+        None => Err(BenchError::Cpus { allowed: allowed.to_vec() }),
     }
 }
 
 fn allowed() -> Result<Vec<u32>, BenchError> {
-    let mask =
-        sched_getaffinity(Pid::from_raw(0)).map_err(BenchError::io("sched_getaffinity"))?;
+    let mask = sched_getaffinity(Pid::from_raw(0)).map_err(BenchError::io("sched_getaffinity"))?;
     let cpus = 0..CpuSet::count();
     Ok(cpus
         .filter(|&cpu| mask.is_set(cpu).unwrap_or(false))

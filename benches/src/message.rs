@@ -34,11 +34,7 @@ impl Idle {
     pub(crate) fn spin(&mut self) -> Result<(), BenchError> {
         std::hint::spin_loop();
         self.polls = self.polls.wrapping_add(1);
-        if self.polls.is_multiple_of(POLLS) {
-            self.look()
-        } else {
-            Ok(())
-        }
+        if self.polls.is_multiple_of(POLLS) { self.look() } else { Ok(()) }
     }
 
     #[cold]
@@ -115,11 +111,7 @@ pub(crate) trait Shape {
     fn push(&mut self, batch: &mut WriteBatch<'_>, number: u64) -> Result<(), ReserveError>;
 
     /// Takes the next message if there is one, which must be `expected` or the end.
-    fn poll(
-        &mut self,
-        lane: &mut impl Inlet,
-        expected: u64,
-    ) -> Result<Option<Seen>, BenchError>;
+    fn poll(&mut self, lane: &mut impl Inlet, expected: u64) -> Result<Option<Seen>, BenchError>;
 
     /// Judges a message of a batch.
     fn judge(&mut self, view: &View<'_>, expected: u64) -> Result<Seen, BenchError>;
@@ -177,8 +169,7 @@ impl<const N: usize> Shape for Small<N> {
 
     #[inline]
     fn poll(&mut self, lane: &mut impl Inlet, expected: u64) -> Result<Option<Seen>, BenchError> {
-        lane.poll_all(&mut self.buffer, |bytes| judge(bytes, N, expected))?
-            .transpose()
+        lane.poll_all(&mut self.buffer, |bytes| judge(bytes, N, expected))?.transpose()
     }
 
     #[inline]
@@ -200,9 +191,7 @@ pub(crate) struct Large {
 impl Large {
     /// Messages of `len` bytes, at least eight.
     pub(crate) fn new(len: usize) -> Self {
-        Self {
-            buffer: vec![0; len],
-        }
+        Self { buffer: vec![0; len] }
     }
 }
 
@@ -233,17 +222,12 @@ impl Shape for Large {
     #[inline]
     fn poll(&mut self, lane: &mut impl Inlet, expected: u64) -> Result<Option<Seen>, BenchError> {
         let len = self.buffer.len();
-        lane.poll_all(&mut self.buffer, |bytes| judge(bytes, len, expected))?
-            .transpose()
+        lane.poll_all(&mut self.buffer, |bytes| judge(bytes, len, expected))?.transpose()
     }
 
     fn judge(&mut self, view: &View<'_>, expected: u64) -> Result<Seen, BenchError> {
         let copied = view.copy_to(&mut self.buffer);
-        judge(
-            self.buffer.get(..copied).unwrap_or_default(),
-            self.buffer.len(),
-            expected,
-        )
+        judge(self.buffer.get(..copied).unwrap_or_default(), self.buffer.len(), expected)
     }
 }
 
@@ -285,9 +269,7 @@ impl Shape for Header {
 /// Judges a whole message: its number, then every other byte by their sum.
 #[inline]
 pub(crate) fn judge(bytes: &[u8], len: usize, expected: u64) -> Result<Seen, BenchError> {
-    let found = bytes
-        .first_chunk()
-        .map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    let found = bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
     let seen = number(found, bytes.len(), len, expected)?;
     let [low, ..] = found.to_le_bytes();
     let rest = bytes.get(NUMBER_BYTES..).unwrap_or_default();
@@ -310,31 +292,22 @@ fn number(found: u64, len: usize, wanted: usize, expected: u64) -> Result<Seen, 
 
 #[cold]
 fn wrong(expected: u64, found: u64, len: usize) -> Result<Seen, BenchError> {
-    Err(BenchError::Message {
-        expected,
-        found,
-        len,
-    })
+    Err(BenchError::Message { expected, found, len })
 }
 
 /// Sum of all words and of the bytes after them: reads every byte, eight at a time or more.
 #[inline]
 fn sum(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<8>();
-    let words = words
-        .iter()
-        .fold(0u64, |sum, word| sum.wrapping_add(u64::from_le_bytes(*word)));
-    rest.iter()
-        .fold(words, |sum, byte| sum.wrapping_add(u64::from(*byte)))
+    let words = words.iter().fold(0u64, |sum, word| sum.wrapping_add(u64::from_le_bytes(*word)));
+    rest.iter().fold(words, |sum, byte| sum.wrapping_add(u64::from(*byte)))
 }
 
 /// [`sum`] of `len` bytes that are all one.
 #[inline]
 fn weight(len: usize) -> u64 {
     const ONES: u64 = u64::from_le_bytes([1; 8]);
-    ((len / 8) as u64)
-        .wrapping_mul(ONES)
-        .wrapping_add((len % 8) as u64)
+    ((len / 8) as u64).wrapping_mul(ONES).wrapping_add((len % 8) as u64)
 }
 
 #[cfg(test)]

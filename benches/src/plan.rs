@@ -35,10 +35,7 @@ impl Depths {
     pub(crate) fn of(bytes: usize) -> Result<Self, BenchError> {
         let stride = Geometry::try_new(payload(bytes), 2)?.stride();
         let slots = (STREAM_BYTES / stride).next_power_of_two().max(4);
-        Ok(Self {
-            latency: LATENCY_SLOTS,
-            stream: u32::try_from(slots).unwrap_or(LATENCY_SLOTS),
-        })
+        Ok(Self { latency: LATENCY_SLOTS, stream: u32::try_from(slots).unwrap_or(LATENCY_SLOTS) })
     }
 }
 
@@ -90,19 +87,9 @@ pub(crate) fn cells(sizes: &[usize], trusted: bool) -> Result<Vec<Cell>, BenchEr
     for &bytes in sizes {
         let depths = Depths::of(bytes)?;
         let mut add = |work, mode, who, depth| {
-            cells.push(Cell {
-                work,
-                bytes,
-                mode,
-                who,
-                depth,
-            });
+            cells.push(Cell { work, bytes, mode, who, depth });
         };
-        let lanes = if trusted {
-            &[Who::Laneway, Who::Trusted][..]
-        } else {
-            &[Who::Laneway]
-        };
+        let lanes = if trusted { &[Who::Laneway, Who::Trusted][..] } else { &[Who::Laneway] };
         for mode in [Mode::All, Mode::Header] {
             for &who in lanes {
                 add(Work::Latency, mode, who, depths.latency);

@@ -14,34 +14,23 @@ const RIGHT: f64 = 150.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 50.0;
 /// Colours that are told apart also by the colour-blind (Okabe and Ito, 2008).
-const COLOURS: [&str; 8] = [
-    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999",
-];
+const COLOURS: [&str; 8] =
+    ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999"];
 /// Where the axis has a mark: quantile and label.
-const MARKS: [(f64, &str); 5] = [
-    (0.0, "0"),
-    (0.5, "50 %"),
-    (0.9, "90 %"),
-    (0.99, "99 %"),
-    (0.999, "99.9 %"),
-];
+const MARKS: [(f64, &str); 5] =
+    [(0.0, "0"), (0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"), (0.999, "99.9 %")];
 /// Last quantile shown; beyond it is the maximum, which is the host's and not the ring's.
 const LAST: f64 = 0.9999;
 
 /// The curves of all sizes in the class with the most rounds.
 pub(crate) fn svg(report: &Report) -> String {
     let curve = |row: &&Row| {
-        row.cell.work == Work::Latency
-            && row.cell.who == Who::Laneway
-            && row.cell.mode == Mode::All
+        row.cell.work == Work::Latency && row.cell.who == Who::Laneway && row.cell.mode == Mode::All
     };
     let curves: Vec<&Row> = report.rows.iter().filter(curve).collect();
     let most = curves.iter().max_by_key(|row| row.rounds);
     let class = most.map(|row| row.class);
-    let curves: Vec<&Row> = curves
-        .into_iter()
-        .filter(|row| Some(row.class) == class)
-        .collect();
+    let curves: Vec<&Row> = curves.into_iter().filter(|row| Some(row.class) == class).collect();
     let scale = Scale::of(&curves);
     let mut svg = String::new();
     // Writing to a string cannot fail.
@@ -91,10 +80,7 @@ impl Scale {
             .map(|point| point.1);
         let low = points.clone().fold(f64::MAX, f64::min).clamp(1.0, 1e6);
         let high = points.fold(low, f64::max);
-        Self {
-            low: low.log10().floor(),
-            high: high.log10().floor() + 1.0,
-        }
+        Self { low: low.log10().floor(), high: high.log10().floor() + 1.0 }
     }
 
     fn x(quantile: f64) -> f64 {

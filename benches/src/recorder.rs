@@ -15,9 +15,8 @@ const WINDOW: u32 = 32;
 /// Longest trip that is told apart from longer ones, in ns.
 const TRIP_MAX_NS: u64 = 60_000_000_000;
 /// Quantiles of the curve in plots and JSON.
-const CURVE: [f64; 14] = [
-    0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999, 1.0,
-];
+const CURVE: [f64; 14] =
+    [0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9999, 1.0];
 
 /// One-way latencies of one run: half of the round trips, in ns.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -72,8 +71,7 @@ impl Recorder {
     pub(crate) fn stamp(&mut self) -> bool {
         let now = Instant::now();
         if self.counting {
-            self.trips
-                .saturating_record(nanos(now.duration_since(self.last)));
+            self.trips.saturating_record(nanos(now.duration_since(self.last)));
             self.window_trips += 1;
             if self.window_trips == WINDOW {
                 self.end_window(now);
@@ -82,8 +80,7 @@ impl Recorder {
             self.warm_up(now);
         }
         self.last = now;
-        self.start
-            .is_some_and(|start| now.duration_since(start) < self.time)
+        self.start.is_some_and(|start| now.duration_since(start) < self.time)
     }
 
     #[cold]
@@ -96,8 +93,7 @@ impl Recorder {
     #[inline]
     fn end_window(&mut self, now: Instant) {
         let trips = f64::from(2 * WINDOW);
-        self.windows
-            .push(now.duration_since(self.window).as_secs_f64() * 1e9 / trips);
+        self.windows.push(now.duration_since(self.window).as_secs_f64() * 1e9 / trips);
         self.window = now;
         self.window_trips = 0;
     }

@@ -44,11 +44,7 @@ mod tests {
 
     #[test]
     fn the_json_form_keeps_its_names_and_reads_back() {
-        let probe = Probe {
-            typical_ns: 30.5,
-            p50_ns: 30.0,
-            p99_ns: 40.0,
-        };
+        let probe = Probe { typical_ns: 30.5, p50_ns: 30.0, p99_ns: 40.0 };
         let samples = vec![Sample {
             round: 0,
             cell: Cell {

@@ -30,11 +30,7 @@ pub(crate) struct Probe {
 
 impl From<Latency> for Probe {
     fn from(latency: Latency) -> Self {
-        Self {
-            typical_ns: latency.typical_ns,
-            p50_ns: latency.p50_ns,
-            p99_ns: latency.p99_ns,
-        }
+        Self { typical_ns: latency.typical_ns, p50_ns: latency.p50_ns, p99_ns: latency.p99_ns }
     }
 }
 
@@ -65,7 +61,11 @@ pub(crate) struct Bench<'a> {
 
 impl Bench<'_> {
     /// Measures every cell once in each round.
-    pub(crate) fn rounds(&mut self, cells: &[Cell], rounds: u32) -> Result<Vec<Sample>, BenchError> {
+    pub(crate) fn rounds(
+        &mut self,
+        cells: &[Cell],
+        rounds: u32,
+    ) -> Result<Vec<Sample>, BenchError> {
         let progress = progress(cells.len() as u64 * u64::from(rounds));
         let mut samples = Vec::new();
         let mut before = self.probe()?;

@@ -169,9 +169,7 @@ pub(crate) fn consume_batches(
                 return Ok(meter.and_then(|meter: Meter| meter.finish(count)));
             }
             count += 1;
-            meter
-                .get_or_insert_with(|| Meter::new(time, bytes))
-                .arrived(count);
+            meter.get_or_insert_with(|| Meter::new(time, bytes)).arrived(count);
         }
         drop(batch);
         if count == before {

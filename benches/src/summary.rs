@@ -153,10 +153,7 @@ fn latency(group: &[&Sample]) -> Option<LatencyRow> {
 
 fn throughput(group: &[&Sample], bytes: usize) -> Option<ThroughputRow> {
     let messages_per_s = middle(group, |sample| Some(sample.throughput.as_ref()?.rate()))?;
-    Some(ThroughputRow {
-        messages_per_s,
-        bytes_per_s: messages_per_s * bytes as f64,
-    })
+    Some(ThroughputRow { messages_per_s, bytes_per_s: messages_per_s * bytes as f64 })
 }
 
 /// How many times better than rtrb's best in the same round and class.
@@ -194,18 +191,8 @@ mod tests {
     use crate::stream::Throughput;
 
     fn sample(round: u32, who: Who, rate: u64, probes: (f64, f64)) -> Sample {
-        let probe = |typical_ns| Probe {
-            typical_ns,
-            p50_ns: typical_ns,
-            p99_ns: typical_ns,
-        };
-        let cell = Cell {
-            work: Work::Stream,
-            bytes: 56,
-            mode: Mode::All,
-            who,
-            depth: 1024,
-        };
+        let probe = |typical_ns| Probe { typical_ns, p50_ns: typical_ns, p99_ns: typical_ns };
+        let cell = Cell { work: Work::Stream, bytes: 56, mode: Mode::All, who, depth: 1024 };
         Sample {
             round,
             cell,
@@ -213,10 +200,7 @@ mod tests {
             before: probe(probes.0),
             after: probe(probes.1),
             latency: None,
-            throughput: Some(Throughput {
-                messages: rate,
-                seconds: 1.0,
-            }),
+            throughput: Some(Throughput { messages: rate, seconds: 1.0 }),
         }
     }
 

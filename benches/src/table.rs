@@ -21,14 +21,9 @@ pub(crate) fn text(report: &Report) -> String {
         // Writing to a string cannot fail.
         let _ = write!(
             text,
-            "\nClass {class}: latency, one way, ns ({})\n{}\n",
-            "half a round trip, one message in flight",
-            latencies(&rows)
-        );
-        let _ = write!(
-            text,
-            "\nClass {class}: throughput ({})\n{}\n",
-            "as many as go through, counted where they arrive",
+            "\nClass {class}: one-way latency in ns, half a round trip with one message in flight\n\
+             {}\n\nClass {class}: throughput, counted where it arrives\n{}\n",
+            latencies(&rows),
             throughputs(&rows)
         );
     }
@@ -39,11 +34,7 @@ pub(crate) fn text(report: &Report) -> String {
 fn heading(report: &Report) -> String {
     let (machine, method) = (&report.machine, &report.method);
     let pages: Vec<String> = method.page_bytes.iter().map(|&bytes| size(bytes)).collect();
-    let kind = if machine.virtual_machine {
-        ", virtual: cpus may move"
-    } else {
-        ""
-    };
+    let kind = if machine.virtual_machine { ", virtual: cpus may move" } else { "" };
     let near = if machine.siblings { ", siblings" } else { "" };
     let mut text = format!(
         "machine  {}, Linux {}{kind}\n         {}; load {} at start\n\
@@ -71,8 +62,18 @@ fn heading(report: &Report) -> String {
 
 fn latencies(rows: &[&Row]) -> Table {
     let header = [
-        "bytes", "mode", "who", "slots", "rounds", "p50", "p90", "p99", "p99.9", "max",
-        "hand-overs", "x rtrb",
+        "bytes",
+        "mode",
+        "who",
+        "slots",
+        "rounds",
+        "p50",
+        "p90",
+        "p99",
+        "p99.9",
+        "max",
+        "hand-overs",
+        "x rtrb",
     ];
     let mut table = table(&header);
     if let Some(line) = hand_over(rows) {
@@ -82,14 +83,8 @@ fn latencies(rows: &[&Row]) -> Table {
         let Some(latency) = &row.latency else { continue };
         let mut line = identity(row);
         line.extend(
-            [
-                latency.p50_ns,
-                latency.p90_ns,
-                latency.p99_ns,
-                latency.p999_ns,
-                latency.max_ns,
-            ]
-            .map(|nanos| format!("{nanos:.0}")),
+            [latency.p50_ns, latency.p90_ns, latency.p99_ns, latency.p999_ns, latency.max_ns]
+                .map(|nanos| format!("{nanos:.0}")),
         );
         line.push(format!("{:.2}", latency.times_hand_over));
         line.push(times(row.times_rtrb));
@@ -109,9 +104,8 @@ fn hand_over(rows: &[&Row]) -> Option<Vec<String>> {
 }
 
 fn throughputs(rows: &[&Row]) -> Table {
-    let header = [
-        "bytes", "mode", "who", "slots", "rounds", "publish", "M msg/s", "GB/s", "x rtrb",
-    ];
+    let header =
+        ["bytes", "mode", "who", "slots", "rounds", "publish", "M msg/s", "GB/s", "x rtrb"];
     let mut table = table(&header);
     for row in rows.iter().filter(|row| row.cell.work != Work::Latency) {
         let Some(throughput) = &row.throughput else {
@@ -181,11 +175,7 @@ fn table(header: &[&str]) -> Table {
 /// Numbers to the right, the names in columns two and three to the left.
 fn right(line: Vec<String>) -> Vec<Cell> {
     let align = |(column, text): (usize, String)| {
-        let side = if matches!(column, 1 | 2) {
-            CellAlignment::Left
-        } else {
-            CellAlignment::Right
-        };
+        let side = if matches!(column, 1 | 2) { CellAlignment::Left } else { CellAlignment::Right };
         Cell::new(text).set_alignment(side)
     };
     line.into_iter().enumerate().map(align).collect()

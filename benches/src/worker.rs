@@ -68,9 +68,7 @@ fn next<T: serde::de::DeserializeOwned>(
     what: &'static str,
 ) -> Result<Option<T>, BenchError> {
     match lines.next().transpose().map_err(BenchError::io(what))? {
-        Some(line) => serde_json::from_str(&line)
-            .map(Some)
-            .map_err(BenchError::json(what)),
+        Some(line) => serde_json::from_str(&line).map(Some).map_err(BenchError::json(what)),
         None => Ok(None),
     }
 }

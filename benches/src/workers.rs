@@ -40,12 +40,7 @@ impl Workers {
     ) -> Result<Self, BenchError> {
         let tickets = |side| lanes.iter().map(|lanes| lanes.tickets(side)).collect();
         let start = |side, cpu| {
-            Worker::start(&Setup {
-                side,
-                cpu,
-                socket: socket.to_path_buf(),
-                lanes: tickets(side),
-            })
+            Worker::start(&Setup { side, cpu, socket: socket.to_path_buf(), lanes: tickets(side) })
         };
         let mut workers = Self {
             initiator: start(Side::Initiator, cpus.0)?,
@@ -87,21 +82,14 @@ impl Workers {
 
 impl Worker {
     fn start(setup: &Setup) -> Result<Self, BenchError> {
-        let spawned = child::command("worker")?
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn();
+        let spawned =
+            child::command("worker")?.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut child = spawned.map_err(BenchError::io("cannot start a worker"))?;
         let (orders, answers) = (child.stdin.take(), child.stdout.take());
         let Some(answers) = answers.map(BufReader::new) else {
             unreachable!("standard output was asked to be a pipe");
         };
-        let mut worker = Self {
-            side: setup.side,
-            child,
-            orders,
-            answers,
-        };
+        let mut worker = Self { side: setup.side, child, orders, answers };
         worker.tell(setup)?;
         Ok(worker)
     }
@@ -114,10 +102,7 @@ impl Worker {
         };
         orders
             .write_all(line.as_bytes())
-            .map_err(BenchError::io(format!(
-                "cannot reach the {} worker",
-                self.side.as_str()
-            )))
+            .map_err(BenchError::io(format!("cannot reach the {} worker", self.side.as_str())))
     }
 
     fn answer(&mut self, time: Duration, interrupt: &Interrupt) -> Result<Answer, BenchError> {
@@ -127,9 +112,7 @@ impl Worker {
             return Err(BenchError::Silent { side, waited });
         }
         let mut line = String::new();
-        self.answers
-            .read_line(&mut line)
-            .map_err(BenchError::io("cannot hear a worker"))?;
+        self.answers.read_line(&mut line).map_err(BenchError::io("cannot hear a worker"))?;
         if line.is_empty() {
             let message = match self.child.wait() {
                 Ok(status) => format!("it ended, {status}"),

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::process::{Finished, PATIENCE, Running, as_user, laneway};
+use crate::process::{Finished, PATIENCE, Running, laneway, laneway_as};
 
 /// An agent.
 #[derive(Debug)]
@@ -85,13 +85,13 @@ impl Agent {
     pub fn spawn(&mut self) {
         let log = self.dir.path().join("agent.log");
         let log = fs::File::options().create(true).append(true).open(log).expect("log");
-        let mut command = laneway();
+        let mut command = match self.uid {
+            Some(uid) => laneway_as(uid, self.dir.path()),
+            None => laneway(),
+        };
         command.arg("agent").arg("--run-dir").arg(self.run_dir());
         command.arg("--state-dir").arg(self.dir.path().join("state"));
         command.args(&self.args).stdout(Stdio::null()).stderr(log);
-        if let Some(uid) = self.uid {
-            as_user(&mut command, uid);
-        }
         self.process = Some(Running::start(command));
     }
 
@@ -125,6 +125,12 @@ impl Agent {
     #[must_use]
     pub fn run_dir(&self) -> PathBuf {
         self.dir.path().join("run")
+    }
+
+    /// The agent's temporary directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// A file in the agent's temporary directory.
@@ -279,9 +285,7 @@ impl Agent {
 /// A specification on 4 KiB pages, without cores: works for every user on every machine.
 #[must_use]
 pub fn plain(name: &str, slot_payload_bytes: u32, slot_count: u32) -> v1::LaneSpec {
-    let end = || {
-        Some(v1::EndSpec { pinning: v1::Pinning::None.into(), ..v1::EndSpec::default() })
-    };
+    let end = || Some(v1::EndSpec { pinning: v1::Pinning::None.into(), ..v1::EndSpec::default() });
     v1::LaneSpec {
         name: name.to_owned(),
         geometry: Some(v1::Geometry { slot_payload_bytes, slot_count }),

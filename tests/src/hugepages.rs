@@ -2,30 +2,23 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// One test of a process at a time may change the pools.
-static POOLS: Mutex<()> = Mutex::new(());
-
-/// Pages that this test added.
+/// Pages that this test added. Tests that use it take their [`turn`](crate::turn).
 #[derive(Debug)]
 pub struct Reserved {
     file: PathBuf,
     before: u64,
-    /// Holds off the other tests of this process.
-    _turn: MutexGuard<'static, ()>,
 }
 
 impl Reserved {
     /// Adds `pages` of `page_bytes` to the pool. `None` where the kernel or the user may not.
     #[must_use]
     pub fn add(page_bytes: u64, pages: u64) -> Option<Self> {
-        let turn = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = format!("/sys/kernel/mm/hugepages/hugepages-{}kB", page_bytes / 1024);
         let file = PathBuf::from(folder).join("nr_hugepages");
         let before = read(&file)?;
         fs::write(&file, (before + pages).to_string()).ok()?;
-        let reserved = Self { file, before, _turn: turn };
+        let reserved = Self { file, before };
         (read(&reserved.file)? >= before + pages).then_some(reserved)
     }
 }

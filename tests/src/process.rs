@@ -1,9 +1,11 @@
 //! Child processes that never outlive their test.
 
 use std::ffi::OsStr;
+use std::fs::Permissions;
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -18,6 +20,25 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub fn laneway() -> Command {
     let mut command = Command::new(binary());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// The product's command line as another user, from a copy in `dir`: the build folder may be
+/// closed to everybody else.
+///
+/// # Panics
+/// When the copy cannot be made.
+#[must_use]
+pub fn laneway_as(uid: u32, dir: &Path) -> Command {
+    let copy = dir.join("laneway");
+    if !copy.exists() {
+        std::fs::copy(binary(), &copy).expect("copy");
+        std::fs::set_permissions(&copy, Permissions::from_mode(0o755)).expect("mode");
+        std::fs::set_permissions(dir, Permissions::from_mode(0o755)).expect("mode");
+    }
+    let mut command = Command::new(copy);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.uid(uid).gid(uid);
     command
 }
 
@@ -157,9 +178,4 @@ impl Finished {
         assert!(self.status.success(), "{}: {}{}", self.status, self.stderr, self.stdout);
         serde_json::from_str(&self.stdout).expect("JSON")
     }
-}
-
-/// The command as another user, without any privilege.
-pub fn as_user(command: &mut Command, uid: u32) {
-    command.uid(uid).gid(uid);
 }

@@ -356,7 +356,7 @@ impl Controller {
         let end = self.lanes.get(&key.lane).and_then(|record| {
             let start = record.segment(key.role, key.number)?.start;
             let from = start.max(self.released(record));
-            Some(self.world.producer_view(key)?.committed_end(from))
+            Some(self.world.producer_view(key).upgrade()?.committed_end(from))
         });
         let Some(record) = self.lanes.get_mut(&key.lane) else {
             return;
@@ -397,7 +397,7 @@ impl Controller {
     pub(super) fn released(&self, record: &LaneRecord) -> u64 {
         let view = record.consumer.as_ref().and_then(|segment| {
             let (role, number) = (Role::Consumer, segment.number);
-            self.world.consumer_view(SegmentKey { lane: record.id, role, number })
+            self.world.consumer_view(SegmentKey { lane: record.id, role, number }).upgrade()
         });
         let Some(view) = view else {
             return record.released;
@@ -408,7 +408,7 @@ impl Controller {
             return claimed;
         }
         let (role, number) = (Role::Producer, current.number);
-        match self.world.producer_view(SegmentKey { lane: record.id, role, number }) {
+        match self.world.producer_view(SegmentKey { lane: record.id, role, number }).upgrade() {
             Some(view) if !view.has_committed(claimed) => {
                 let shown = view.counters().position;
                 warn!(lane = %record.id, claimed, shown, "consumer released what was not committed");

@@ -1,5 +1,7 @@
 //! Making a lane: admission, placement, intent, effects, outcome; and tickets for its ends.
 
+use std::sync::Weak;
+
 use sha2::{Digest, Sha256};
 
 use super::{ControlError, Controller, RequestId, Ticket, now_ms, random};
@@ -58,8 +60,8 @@ impl Controller {
             Some(record) if record.hash == request.hash => Ok(Some(LaneView {
                 record: record.lane,
                 connected: [false; 2],
-                producer: None,
-                consumer: None,
+                producer: Weak::new(),
+                consumer: Weak::new(),
             })),
             Some(_) => Err(ControlError::RequestIdReused { id: request.id.clone() }),
         }

@@ -71,12 +71,12 @@ impl Controller {
     pub(super) fn wake_peer_of(&self, key: SegmentKey) {
         match key.role {
             Role::Producer => {
-                if let Some(view) = self.world.producer_view(key) {
+                if let Some(view) = self.world.producer_view(key).upgrade() {
                     view.wake_consumer();
                 }
             }
             Role::Consumer => {
-                if let Some(view) = self.world.consumer_view(key) {
+                if let Some(view) = self.world.consumer_view(key).upgrade() {
                     view.wake_producer();
                 }
             }

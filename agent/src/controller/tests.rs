@@ -1,2 +1,238 @@
+//! The actor against a scripted world: every failure leaves nothing behind.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::*;
+use crate::model::capacity::PageSize;
+use crate::model::lane::{EndSpec, Pinning};
+use crate::placement::CacheRelationRule;
+use crate::provision::fake::FakeWorld;
+use crate::sysfs;
+
+/// A controller on a fake world, with its journal in `dir` and a recorded machine as `/sys`.
+fn controller(dir: &Path, world: &FakeWorld) -> Controller {
+    let journal = Journal::open(&dir.join("journal.redb")).unwrap();
+    let sys_root = dir.join("root");
+    if !sys_root.exists() {
+        std::fs::create_dir(&sys_root).unwrap();
+        let tree = sysfs::fixture::ALL.iter().find(|(name, _)| *name == "two-socket").unwrap().1;
+        sysfs::fixture::unpack(tree, &sys_root).unwrap();
+    }
+    let setup = Setup {
+        world: Box::new(world.clone()),
+        journal,
+        registry: Arc::default(),
+        topology: sysfs::read(&sys_root).unwrap(),
+        sys_root,
+        rules: Rules {
+            lanes_max: 3,
+            tenants: vec![Name::parse("dx").unwrap()],
+            enforce_missing: Some("no CAP_SYS_NICE".to_owned()),
+        },
+        generations_max: 2,
+        boot_id: "boot".to_owned(),
+        added: Added::new(),
+    };
+    Controller::recovered(setup).unwrap().0
+}
+
+fn spec(name: &str, page_size: Option<PageSize>) -> LaneSpec {
+    let end = || EndSpec {
+        pinning: Pinning::Own,
+        exclusive: true,
+        cpu: None,
+        allowed: None,
+        min_grade: None,
+        uids: Vec::new(),
+        gids: Vec::new(),
+    };
+    LaneSpec {
+        name: Name::parse(name).unwrap(),
+        tenant: Name::parse("dx").unwrap(),
+        slot_payload_bytes: 56,
+        slot_count: 16,
+        page_size,
+        page_required: false,
+        park: false,
+        producer: end(),
+        consumer: end(),
+        numa_node: None,
+        relation: CacheRelationRule::Any,
+    }
+}
+
+fn request(id: &str) -> RequestId {
+    RequestId { id: id.to_owned(), hash: format!("hash of {id}") }
+}
+
 #[test]
-fn x() {}
+fn a_failure_at_any_step_of_a_creation_leaves_no_residue() {
+    for step in 0.. {
+        let dir = tempfile::tempdir().unwrap();
+        let world = FakeWorld::default();
+        let mut controller = controller(dir.path(), &world);
+        world.with(|script| script.fail_at = Some(step));
+        let small = Some(PageSize::BASE_4K);
+        let created = controller.create(&request("r"), false, spec("orders", small));
+        if world.with(|script| script.steps) <= step {
+            created.unwrap();
+            assert!(step > 0, "no step was ever run");
+            break;
+        }
+        assert_eq!(created.unwrap_err().reason(), "INSUFFICIENT_HUGEPAGES");
+        assert!(world.with(|script| script.segments.is_empty()), "step {step} left a segment");
+        assert!(controller.journal.lanes().unwrap().is_empty(), "step {step} left a record");
+        assert!(controller.ledger.keys().next().is_none(), "step {step} left a holding");
+        controller.ledger.audit().unwrap();
+        world.with(|script| script.fail_at = None);
+        controller.create(&request("r"), false, spec("orders", small)).unwrap();
+    }
+}
+
+#[test]
+fn a_page_size_that_the_kernel_refuses_is_stepped_down_and_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = FakeWorld::default();
+    let mut controller = controller(dir.path(), &world);
+    world.with(|script| script.fail_at = Some(0));
+    let huge = Some(PageSize::HUGE_2M);
+    let view = controller.create(&request("r"), false, spec("orders", huge)).unwrap();
+    assert_eq!(view.record.placement.page_size, PageSize::BASE_4K);
+    assert_eq!(view.record.refused_pages[0].0, PageSize::HUGE_2M);
+    controller.ledger.audit().unwrap();
+}
+
+#[test]
+fn a_required_page_size_is_never_stepped_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = FakeWorld::default();
+    let mut controller = controller(dir.path(), &world);
+    world.with(|script| script.fail_at = Some(0));
+    let required = LaneSpec { page_required: true, ..spec("orders", Some(PageSize::HUGE_2M)) };
+    let refused = controller.create(&request("r"), false, required).unwrap_err();
+    assert!(matches!(refused, ControlError::OutOfPages { .. }), "{refused}");
+    assert!(controller.journal.lanes().unwrap().is_empty());
+}
+
+#[test]
+fn a_deleted_lane_gives_everything_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = FakeWorld::default();
+    let mut controller = controller(dir.path(), &world);
+    controller.create(&request("a"), false, spec("orders", None)).unwrap();
+    let deleted = controller.delete(&request("b"), false, "orders").unwrap();
+    assert_eq!(deleted.record.spec.name.as_str(), "orders");
+    assert!(world.with(|script| script.segments.is_empty()));
+    assert!(controller.ledger.keys().next().is_none());
+    assert!(controller.journal.lanes().unwrap().is_empty());
+    let again = controller.delete(&request("b"), false, "orders").unwrap();
+    assert_eq!(again.record.id, deleted.record.id, "the same request gets the same answer");
+    let other = controller.delete(&request("c"), false, "orders").unwrap_err();
+    assert_eq!(other.reason(), "LANE_NOT_FOUND");
+}
+
+#[test]
+fn a_request_id_is_good_for_one_content() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = FakeWorld::default();
+    let mut controller = controller(dir.path(), &world);
+    let first = controller.create(&request("r"), false, spec("orders", None)).unwrap();
+    let again = controller.create(&request("r"), false, spec("orders", None)).unwrap();
+    assert_eq!(first.record.id, again.record.id);
+    let other = RequestId { id: "r".to_owned(), hash: "other".to_owned() };
+    let refused = controller.create(&other, false, spec("ticks", None)).unwrap_err();
+    assert_eq!(refused.reason(), "REQUEST_ID_REUSED");
+}
+
+#[test]
+fn policy_refuses_with_its_own_reasons() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = FakeWorld::default();
+    let mut controller = controller(dir.path(), &world);
+    let none = RequestId::default();
+    controller.create(&none, false, spec("one", None)).unwrap();
+    let taken = controller.create(&none, false, spec("one", None)).unwrap_err();
+    assert_eq!(taken.reason(), "NAME_TAKEN");
+    let tenant = LaneSpec { tenant: Name::parse("zz").unwrap(), ..spec("two", None) };
+    let unknown = controller.create(&none, false, tenant).unwrap_err();
+    assert_eq!(unknown.reason(), "TENANT_UNKNOWN");
+    let mut enforced = spec("two", None);
+    enforced.consumer.pinning = Pinning::Enforce;
+    let cannot = controller.create(&none, false, enforced).unwrap_err();
+    assert_eq!(cannot.reason(), "PINNING_UNAVAILABLE");
+    controller.create(&none, false, spec("two", None)).unwrap();
+    controller.create(&none, false, spec("three", None)).unwrap();
+    let full = controller.create(&none, false, spec("four", None)).unwrap_err();
+    assert_eq!(full.reason(), "QUOTA_LANES");
+}
+
+#[test]
+fn recovery_of_an_unattached_lane_makes_it_again_and_twice_is_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = FakeWorld::default();
+    let created = {
+        let mut controller = controller(dir.path(), &world);
+        controller.create(&request("r"), false, spec("orders", None)).unwrap()
+    };
+    for _ in 0..2 {
+        let fresh = FakeWorld::default();
+        let controller = controller(dir.path(), &fresh);
+        let lanes = controller.journal.lanes().unwrap();
+        assert_eq!(lanes.len(), 1);
+        assert_eq!(lanes[0].id, created.record.id);
+        assert_eq!(lanes[0].generations.len(), 1);
+        assert!(fresh.with(|script| script.segments.contains(&("producer".to_owned(), 1))));
+        controller.ledger.audit().unwrap();
+        assert!(controller.registry.snapshot().find("orders").is_some());
+    }
+}
+
+#[test]
+fn an_unfinished_creation_is_reclaimed() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = FakeWorld::default();
+    {
+        let mut controller = controller(dir.path(), &world);
+        controller.create(&request("r"), false, spec("orders", None)).unwrap();
+        let mut record = controller.journal.lanes().unwrap().remove(0);
+        record.stage = crate::model::lane::Stage::Provisioning;
+        controller.journal.put_lane(&record, None).unwrap();
+    }
+    let controller = controller(dir.path(), &FakeWorld::default());
+    assert!(controller.journal.lanes().unwrap().is_empty());
+    assert!(controller.ledger.keys().next().is_none());
+}
+
+#[test]
+fn lanes_of_another_boot_are_reclaimed() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = FakeWorld::default();
+    {
+        let mut controller = controller(dir.path(), &world);
+        controller.create(&request("r"), false, spec("orders", None)).unwrap();
+        let mut record = controller.journal.lanes().unwrap().remove(0);
+        record.boot_id = "an earlier boot".to_owned();
+        controller.journal.put_lane(&record, None).unwrap();
+    }
+    let controller = controller(dir.path(), &FakeWorld::default());
+    assert!(controller.journal.lanes().unwrap().is_empty());
+}
+
+#[test]
+fn every_refusal_has_a_documented_reason() {
+    let samples = [
+        ControlError::TicketInvalid,
+        ControlError::Recovering,
+        ControlError::Fenced,
+        ControlError::Stopping,
+        ControlError::NotFound { lane: "x".to_owned() },
+        ControlError::RequestIdReused { id: "x".to_owned() },
+        ControlError::GenerationsExhausted { open: 1, limit: 1 },
+        ControlError::NotAllowed { uid: 1, gid: 1, role: Role::Producer },
+        ControlError::OutOfPages { size_bytes: 1, tried: String::new() },
+    ];
+    for error in samples {
+        assert!(REASONS.contains(&error.reason()), "{error}: {}", error.reason());
+    }
+}

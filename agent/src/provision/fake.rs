@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use laneway_shm::SegmentError;
 use laneway_shm::layout::Header;
@@ -78,11 +78,11 @@ impl Provisioner for FakeWorld {
         Err(StepError::Unknown { key })
     }
 
-    fn producer_view(&self, _: SegmentKey) -> Option<Arc<ProducerView>> {
-        None
+    fn producer_view(&self, _: SegmentKey) -> Weak<ProducerView> {
+        Weak::new()
     }
 
-    fn consumer_view(&self, _: SegmentKey) -> Option<Arc<ConsumerView>> {
-        None
+    fn consumer_view(&self, _: SegmentKey) -> Weak<ConsumerView> {
+        Weak::new()
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use laneway_shm::SegmentError;
 use laneway_shm::geometry::Geometry;
@@ -110,17 +110,17 @@ impl Provisioner for World {
         Ok(())
     }
 
-    fn producer_view(&self, key: SegmentKey) -> Option<Arc<ProducerView>> {
-        match &self.sealed.get(&key)?.view {
-            View::Producer(view) => Some(Arc::clone(view)),
-            View::Consumer(_) => None,
+    fn producer_view(&self, key: SegmentKey) -> Weak<ProducerView> {
+        match self.sealed.get(&key).map(|sealed| &sealed.view) {
+            Some(View::Producer(view)) => Arc::downgrade(view),
+            _ => Weak::new(),
         }
     }
 
-    fn consumer_view(&self, key: SegmentKey) -> Option<Arc<ConsumerView>> {
-        match &self.sealed.get(&key)?.view {
-            View::Consumer(view) => Some(Arc::clone(view)),
-            View::Producer(_) => None,
+    fn consumer_view(&self, key: SegmentKey) -> Weak<ConsumerView> {
+        match self.sealed.get(&key).map(|sealed| &sealed.view) {
+            Some(View::Consumer(view)) => Arc::downgrade(view),
+            _ => Weak::new(),
         }
     }
 }

@@ -189,8 +189,8 @@ pub(super) fn role(role: i32) -> Result<Role, BadField> {
 #[must_use]
 pub fn lane_to_proto(view: &LaneView) -> v1::Lane {
     let record = &view.record;
-    let producer = view.producer.as_ref().map(|view| view.counters()).unwrap_or_default();
-    let consumer = view.consumer.as_ref().map(|view| view.counters()).unwrap_or_default();
+    let producer = view.producer.upgrade().map(|view| view.counters()).unwrap_or_default();
+    let consumer = view.consumer.upgrade().map(|view| view.counters()).unwrap_or_default();
     let ends = [
         (Role::Producer, &record.placement.producer, producer),
         (Role::Consumer, &record.placement.consumer, consumer),
@@ -291,7 +291,7 @@ fn placement_to_proto(view: &LaneView) -> v1::Placement {
         segment_bytes,
         steps_down: refused.chain(considered).collect(),
         bound: record.bound,
-        actual_numa_node: view.producer.as_ref().and_then(|view| view.numa_node()),
+        actual_numa_node: view.producer.upgrade().and_then(|view| view.numa_node()),
         relation: placed.relation.map(|relation| relation.to_string()).unwrap_or_default(),
         score: placed.score.clone(),
         proof: format!("{:?}", placed.proof).to_lowercase(),
