@@ -20,6 +20,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 # The oldest version that the manifests are meant for, and the newest ones that can be checked.
 KUBERNETES = ("1.26", "1.36", "1.37")
 RUN_DIR, STATE_DIR = "/run/laneway", "/var/lib/laneway"
+# All that a workload may see of the run directory: never the control socket.
+ATTACH_DIR = RUN_DIR + "/attach"
 PAGE_SIZES = {"hugepages-2Mi": 2 << 20, "hugepages-1Gi": 1 << 30}
 CONFIG_KEYS = {
     "version": None,
@@ -155,7 +157,7 @@ def host_namespaces(bundle):
 
 @rule
 def host_paths(bundle):
-    allowed = {RUN_DIR, STATE_DIR} if bundle.agent else {RUN_DIR}
+    allowed = {RUN_DIR, STATE_DIR} if bundle.agent else {ATTACH_DIR}
     for name, pod in bundle.pods():
         for volume in pod["spec"].get("volumes", []):
             path = volume.get("hostPath")

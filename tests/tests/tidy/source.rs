@@ -23,9 +23,10 @@ pub(crate) fn tree(root: &Path, extensions: &[&str]) -> Vec<Source> {
             if path.is_symlink() || built || name.contains("venv") {
                 continue;
             }
+            let extension = path.extension().unwrap_or_default().to_string_lossy().into_owned();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|e| extensions.contains(&&*e.to_string_lossy())) {
+            } else if extensions.contains(&extension.as_str()) {
                 let text = fs::read_to_string(&path).expect("text");
                 let below = path.strip_prefix(root).expect("below the root");
                 let path = below.to_string_lossy().into_owned();
