@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,12 +18,16 @@ use crate::config::Config;
 use crate::controller::{Command, ControlError, Controller, Handle, Setup, Watched};
 use crate::doctor;
 use crate::journal::{Journal, JournalError};
+use crate::model::lane::Pinning;
 use crate::privilege;
 use crate::provision::memory::World;
 use crate::provision::pools;
 use crate::registry::Registry;
 use crate::service::server::{Control, Services};
 use crate::sysfs::{self, SysfsError};
+
+/// A thread whose affinity the agent enforces is looked at this often.
+const REPAIR_EVERY: Duration = Duration::from_secs(1);
 
 /// Why the agent did not start or did not end well.
 #[derive(Debug, Error)]
@@ -92,6 +97,7 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
     let attach = Listener::bind(config).map_err(listen("the attach socket"))?;
     let control = Control::bind(config).await.map_err(listen("the control socket"))?;
     privilege::drop_what_is_not_needed();
+    tokio::spawn(watch_threads(Arc::clone(&registry), controller.clone()));
     for process in watched {
         tokio::spawn(watch_process(process, controller.clone()));
     }
@@ -112,7 +118,7 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
         // The server may be gone already; then there is nobody to tell.
         let _ = stop.send(true);
         // A watcher's stream would keep its connection open for ever.
-        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
     };
     let served = tokio::select! {
         served = serving => served.map_err(AgentError::Server),
@@ -183,6 +189,24 @@ fn raise_open_files() {
 
 fn stop_signal(kind: SignalKind) -> Result<tokio::signal::unix::Signal, AgentError> {
     signal(kind).map_err(|source| AgentError::Os { call: "sigaction", source })
+}
+
+/// Looks after enforced threads every second, while there are any: an agent without them sleeps.
+async fn watch_threads(registry: Arc<Registry>, controller: Handle) {
+    let mut state = registry.follow();
+    loop {
+        let enforced = state.borrow_and_update().lanes.values().any(|lane| {
+            let spec = &lane.record.spec;
+            let live = [(&spec.producer, lane.connected[0]), (&spec.consumer, lane.connected[1])];
+            live.iter().any(|(end, live)| *live && end.pinning == Pinning::Enforce)
+        });
+        if enforced {
+            tokio::time::sleep(REPAIR_EVERY).await;
+            controller.tell(Command::RepairThreads).await;
+        } else if state.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Tells the controller when a process of the time before this agent ends.

@@ -76,6 +76,8 @@ pub enum Command {
     Drained { key: SegmentKey, generation: u64 },
     /// A pinned thread was found elsewhere.
     Drifted { key: SegmentKey, count: u64 },
+    /// Look after the threads whose affinity the agent enforces.
+    RepairThreads,
     /// A peer is gone: its process ended or it hung up.
     Gone { key: SegmentKey },
     /// End the actor; unused hugepages go back.
@@ -311,6 +313,7 @@ impl Controller {
                 Command::Present { key, role, number, fd } => self.present(key, role, number, fd),
                 Command::Drained { key, generation } => self.drained(key, generation),
                 Command::Drifted { key, count } => self.drifted(key, count),
+                Command::RepairThreads => self.repair_threads(),
                 Command::Gone { key } => self.gone(key),
                 Command::Stop { reply } => {
                     self.stop();

@@ -90,6 +90,9 @@ pub trait Provisioner: Send {
     /// The descriptor is not that segment.
     fn adopt(&mut self, key: SegmentKey, header: Header, fd: OwnedFd) -> Result<(), StepError>;
 
+    /// Puts enforced threads back that somebody moved, and names their segments.
+    fn repair_threads(&mut self) -> Vec<SegmentKey>;
+
     /// A producer's segment from outside, once sealed.
     fn producer_view(&self, key: SegmentKey) -> Weak<ProducerView>;
 

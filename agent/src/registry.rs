@@ -126,6 +126,12 @@ impl Registry {
         }
     }
 
+    /// Wakes its holder whenever the state was replaced.
+    #[must_use]
+    pub fn follow(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshot.subscribe()
+    }
+
     /// Changes from now on. Subscribe first, read the snapshot second: nothing falls between.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Change>> {

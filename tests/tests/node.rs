@@ -215,7 +215,18 @@ fn the_agent_enforces_affinity_and_restores_it_on_detach() {
     let attach = Attach::with_ticket(agent.attach_socket(), &ticket).unwrap();
     // The library would not pin in this mode; only the agent can have done it.
     let producer = attach.pin(false).producer().unwrap();
-    assert_eq!(affinity(0), BTreeSet::from([producer.grant().cpu as usize]));
+    let granted = BTreeSet::from([producer.grant().cpu as usize]);
+    assert_eq!(affinity(0), granted);
+    // Somebody widens it: the agent notices, puts it back and counts.
+    let mut wide = CpuSet::new();
+    for cpu in &before {
+        wide.set(*cpu).unwrap();
+    }
+    sched_setaffinity(Pid::from_raw(0), &wide).unwrap();
+    agent.wait_for("enforced", "the drift is counted", |lane| {
+        lane.producer.as_ref().is_some_and(|end| end.drifts == 1)
+    });
+    assert_eq!(affinity(0), granted);
     drop(producer);
     agent.wait_for("enforced", "detached", |lane| {
         lane.producer.as_ref().is_some_and(|end| end.state() == State::Gone)

@@ -481,6 +481,14 @@ impl Controller {
         self.save_or_log(key.lane);
     }
 
+    pub(super) fn repair_threads(&mut self) {
+        for key in self.world.repair_threads() {
+            let index = usize::from(key.role == Role::Consumer);
+            let count = self.lanes.get(&key.lane).map_or(0, |record| record.drifts[index]);
+            self.drifted(key, count + 1);
+        }
+    }
+
     /// A peer of an agent before this one comes back with its segment.
     pub(super) fn resume(
         &mut self,

@@ -16,7 +16,14 @@ use crate::plan::SegmentKey;
 /// Threads that were pinned, with their affinity from before.
 #[derive(Debug, Default)]
 pub struct Threads {
-    pinned: HashMap<SegmentKey, (Pid, CpuSet)>,
+    pinned: HashMap<SegmentKey, PinnedThread>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct PinnedThread {
+    tid: Pid,
+    original: CpuSet,
+    only: CpuSet,
 }
 
 impl Threads {
@@ -31,15 +38,28 @@ impl Threads {
         let mut only = CpuSet::new();
         only.set(cpu as usize)?;
         sched_setaffinity(tid, &only)?;
-        self.pinned.entry(key).or_insert((tid, original));
+        self.pinned.insert(key, PinnedThread { tid, original, only });
         Ok(())
     }
 
     /// Gives a thread its old affinity back. A thread that is gone needs nothing.
     pub fn unpin(&mut self, key: SegmentKey) {
-        if let Some((tid, original)) = self.pinned.remove(&key) {
+        if let Some(PinnedThread { tid, original, .. }) = self.pinned.remove(&key) {
             let _ = sched_setaffinity(tid, &original);
         }
+    }
+
+    /// Puts threads back that somebody moved, and names them. A thread that is gone is not moved.
+    pub fn repair(&mut self) -> Vec<SegmentKey> {
+        let moved = self.pinned.iter().filter(|(_, thread)| {
+            sched_getaffinity(thread.tid).is_ok_and(|found| found != thread.only)
+        });
+        let moved: Vec<SegmentKey> = moved.map(|(key, _)| *key).collect();
+        for thread in moved.iter().filter_map(|key| self.pinned.get(key)) {
+            // A cpuset without the core leaves the thread where it is: it is counted all the same.
+            let _ = sched_setaffinity(thread.tid, &thread.only);
+        }
+        moved
     }
 }
 

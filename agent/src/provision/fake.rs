@@ -78,6 +78,10 @@ impl Provisioner for FakeWorld {
         Err(StepError::Unknown { key })
     }
 
+    fn repair_threads(&mut self) -> Vec<SegmentKey> {
+        Vec::new()
+    }
+
     fn producer_view(&self, _: SegmentKey) -> Weak<ProducerView> {
         Weak::new()
     }

@@ -110,6 +110,10 @@ impl Provisioner for World {
         Ok(())
     }
 
+    fn repair_threads(&mut self) -> Vec<SegmentKey> {
+        self.threads.repair()
+    }
+
     fn producer_view(&self, key: SegmentKey) -> Weak<ProducerView> {
         match self.sealed.get(&key).map(|sealed| &sealed.view) {
             Some(View::Producer(view)) => Arc::downgrade(view),
