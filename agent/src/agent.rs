@@ -89,14 +89,15 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
     let journal = Journal::open(&config.agent.state_dir.join("journal.redb"))?;
     let registry = Arc::new(Registry::default());
     let (setup, findings) = setup(config, journal, Arc::clone(&registry))?;
-    let (controller, watched) = Controller::start(setup)?;
     let listen = |what: &str| {
         let what = what.to_owned();
         move |source| AgentError::Listen { what, source }
     };
     let attach = Listener::bind(config).map_err(listen("the attach socket"))?;
     let control = Control::bind(config).await.map_err(listen("the control socket"))?;
+    // Before the controller's thread starts: capabilities belong to threads.
     privilege::drop_what_is_not_needed();
+    let (controller, watched) = Controller::start(setup)?;
     tokio::spawn(watch_threads(Arc::clone(&registry), controller.clone()));
     for process in watched {
         tokio::spawn(watch_process(process, controller.clone()));
@@ -170,9 +171,13 @@ fn setup(
     Ok((setup, findings))
 }
 
-/// Makes a directory that only this user may write.
+/// Makes a directory that only this user may write. One that is there keeps its mode: it may be
+/// somebody else's business.
 fn prepare(path: &Path, mode: u32) -> Result<(), AgentError> {
     let directory = |source| AgentError::Directory { path: path.display().to_string(), source };
+    if path.is_dir() {
+        return Ok(());
+    }
     fs::create_dir_all(path).map_err(directory)?;
     fs::set_permissions(path, Permissions::from_mode(mode)).map_err(directory)
 }

@@ -163,7 +163,7 @@ impl Default for LimitsConfig {
         Self {
             lanes: 1000,
             generations: 8,
-            attach_connections: 2200,
+            attach_connections: 4400,
             attach_connections_per_uid: 2200,
             control_connections: 128,
         }

@@ -219,6 +219,7 @@ pub struct Controller {
     /// Open connections of attached peers.
     sessions: HashMap<SegmentKey, Session>,
     revision: u64,
+    changes_since_prune: u32,
 }
 
 /// A peer's open connection.

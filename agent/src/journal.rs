@@ -19,7 +19,7 @@ pub const SCHEMA: u64 = 1;
 /// Answered requests are kept this long at least, in milliseconds.
 pub const REQUEST_KEEP_MS: u64 = 10 * 60 * 1000;
 /// Answered requests kept at most, whatever their age: a caller must not fill the disk.
-const REQUESTS_MAX: u64 = 20_000;
+const REQUESTS_MAX: usize = 20_000;
 
 const LANES: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("lanes");
 const REQUESTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("requests");
@@ -52,6 +52,10 @@ pub struct TicketRecord {
     pub role: Role,
     /// Until when, in milliseconds since 1970.
     pub expires_ms: u64,
+    /// Whether somebody attached with it. Kept, so that a repeated request does not revive it.
+    pub used: bool,
+    /// SHA-256 of the request that asked for it.
+    pub request_hash: String,
 }
 
 /// Why the store failed.
@@ -176,16 +180,11 @@ impl Journal {
         let write = self.db.begin_write()?;
         {
             let mut requests = write.open_table(REQUESTS)?;
-            let mut kept = 0;
-            requests.retain(|_, bytes| {
-                let young = serde_json::from_slice::<RequestRecord>(bytes)
-                    .is_ok_and(|record| record.at_ms + REQUEST_KEEP_MS > now_ms);
-                kept += u64::from(young);
-                young && kept <= REQUESTS_MAX
-            })?;
+            let oldest = oldest_kept(&requests, now_ms)?;
+            requests.retain(|_, bytes| at_ms(bytes).is_some_and(|at| at >= oldest))?;
             write.open_table(TICKETS)?.retain(|_, bytes| {
                 serde_json::from_slice::<TicketRecord>(bytes)
-                    .is_ok_and(|ticket| ticket.expires_ms > now_ms)
+                    .is_ok_and(|ticket| ticket.expires_ms + REQUEST_KEEP_MS > now_ms)
             })?;
         }
         Ok(write.commit()?)
@@ -216,7 +215,14 @@ impl Journal {
     /// The store said no.
     pub fn burn_ticket(&self, hash: &[u8]) -> Result<(), JournalError> {
         let write = self.db.begin_write()?;
-        write.open_table(TICKETS)?.remove(hash)?;
+        {
+            let mut tickets = write.open_table(TICKETS)?;
+            let found = tickets.get(hash)?.map(|bytes| decode("tickets", bytes.value()));
+            if let Some(ticket) = found.transpose()? {
+                let used = TicketRecord { used: true, ..ticket };
+                tickets.insert(hash, encode(&used).as_slice())?;
+            }
+        }
         Ok(write.commit()?)
     }
 
@@ -238,6 +244,25 @@ impl Journal {
         write.open_table(FACTS)?.insert(name, encode(value).as_slice())?;
         Ok(write.commit()?)
     }
+}
+
+/// When an answer was given.
+fn at_ms(bytes: &[u8]) -> Option<u64> {
+    serde_json::from_slice::<RequestRecord>(bytes).ok().map(|record| record.at_ms)
+}
+
+/// The age at which answers are forgotten: ten minutes, or less if there are too many.
+fn oldest_kept(
+    requests: &impl ReadableTable<&'static str, &'static [u8]>,
+    now_ms: u64,
+) -> Result<u64, JournalError> {
+    let mut times = Vec::new();
+    for entry in requests.iter()? {
+        times.extend(at_ms(entry?.1.value()));
+    }
+    times.sort_unstable_by(|a, b| b.cmp(a));
+    let crowded = times.get(REQUESTS_MAX).map_or(0, |time| time + 1);
+    Ok(now_ms.saturating_sub(REQUEST_KEEP_MS).max(crowded))
 }
 
 /// Our own records have no map keys that are not text and no failing serializers.

@@ -13,8 +13,8 @@ const KEPT: [Capability; 1] = [Capability::CAP_SYS_NICE];
 
 /// Drops every capability but those of [`KEPT`], forbids new ones, and logs what is left.
 ///
-/// Called when sockets are bound, pools are grown and the journal is open. `keep_pools` keeps
-/// root's right to write the pool files at exit, which root has by owning them.
+/// Called when sockets are bound, pools are grown and the journal is open, and before any other
+/// thread exists. Pool files can still be written at exit: uid 0 owns them.
 pub fn drop_what_is_not_needed() {
     let held = caps::read(None, CapSet::Permitted).unwrap_or_default();
     let kept: CapsHashSet =

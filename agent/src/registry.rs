@@ -51,10 +51,10 @@ impl Snapshot {
     /// A lane by name or id.
     #[must_use]
     pub fn find(&self, name_or_id: &str) -> Option<&Arc<LaneView>> {
-        if let Some(id) = parse_hex(name_or_id) {
-            return self.lanes.values().find(|lane| lane.record.id == LaneId(id));
-        }
-        self.lanes.get(&Name::parse(name_or_id).ok()?)
+        let by_id = parse_hex(name_or_id)
+            .and_then(|id| self.lanes.values().find(|lane| lane.record.id == LaneId(id)));
+        // A name may look like an id.
+        by_id.or_else(|| self.lanes.get(&Name::parse(name_or_id).ok()?))
     }
 }
 

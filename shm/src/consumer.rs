@@ -41,8 +41,8 @@ pub struct Consumer {
     wait: WaitMode,
     grant: Grant,
     generation: u64,
-    /// Where the current generation ends, once its producer is gone.
-    end: Option<u64>,
+    /// Where the current generation ends, once its producer is gone; `u64::MAX` before.
+    end: u64,
     pending: VecDeque<Pending>,
     closed: bool,
     refused: Option<SegmentError>,
@@ -65,7 +65,7 @@ impl Consumer {
             wait,
             grant,
             generation: 0,
-            end: None,
+            end: u64::MAX,
             pending: VecDeque::new(),
             closed: false,
             refused: None,
@@ -142,18 +142,19 @@ impl Consumer {
     #[inline]
     pub(crate) fn next_span(&mut self) -> Result<Option<Span>, RecvError> {
         match self.ring.poll() {
-            Ok(Some(Found::Message(span))) => {
+            // What a producer that was given up writes after its end is nobody's message.
+            Ok(Some(Found::Message(span))) if span.position < self.end => {
                 if self.link.pulse.steady_due() {
                     self.maintain()?;
                 }
                 Ok(Some(span))
             }
-            Ok(None) => self.found_nothing(),
-            Ok(Some(Found::End)) => {
+            Ok(Some(Found::End)) if self.ring.position() < self.end => {
                 self.ring.release_end();
                 self.closed = true;
                 Err(self.closed_error())
             }
+            Ok(_) => self.found_nothing(),
             Err(corruption) => Err(corruption.into()),
         }
     }
@@ -168,7 +169,7 @@ impl Consumer {
         if self.link.pulse.idle_due(self.ring.position()) {
             self.maintain()?;
         }
-        if self.ring.peer().is_none() || self.end.is_some() || self.closed {
+        if self.ring.peer().is_none() || self.end != u64::MAX || self.closed {
             return self.at_the_end();
         }
         Ok(None)
@@ -197,13 +198,17 @@ impl Consumer {
     fn advance(&mut self) -> Result<bool, RecvError> {
         let position = self.ring.position();
         if self.ring.peer().is_some() {
-            match self.end {
-                None => return Ok(false),
-                // The producer committed it, the agent counted it, and now it is not there.
-                Some(end) if position < end => {
-                    return Err(Corruption::Truncated { position, end }.into());
+            let end = self.end;
+            if end == u64::MAX {
+                return Ok(false);
+            }
+            if position < end {
+                // The end may have arrived after the last look at the slot.
+                if self.ring.poll()?.is_some() {
+                    return Ok(true);
                 }
-                Some(_) => {}
+                // The producer committed it, the agent counted it, and now it is not there.
+                return Err(Corruption::Truncated { position, end }.into());
             }
         }
         let Some(next) = self.pending.pop_front() else {
@@ -216,7 +221,8 @@ impl Consumer {
             self.link.tell(&Frame::Drained { generation: self.generation });
         }
         self.link.forget_below(next.generation);
-        (self.generation, self.end, self.closed) = (next.generation, next.end, false);
+        let end = next.end.unwrap_or(u64::MAX);
+        (self.generation, self.end, self.closed) = (next.generation, end, false);
         self.ring.join(next.region);
         let alive = next.end.is_none();
         self.link.peer = if alive { PeerState::Live } else { PeerState::Gone };
@@ -256,7 +262,7 @@ impl Consumer {
 
     fn ended(&mut self, generation: u64, end: u64) {
         if generation == self.generation {
-            self.end = Some(end);
+            self.end = end;
             self.link.peer = PeerState::Gone;
         }
         for pending in &mut self.pending {
@@ -321,6 +327,13 @@ impl Consumer {
                 spin_hint();
             }
         }
+    }
+}
+
+impl Drop for Consumer {
+    /// Shows the whole cursor, so that a successor repeats nothing after an orderly end.
+    fn drop(&mut self) {
+        self.ring.publish();
     }
 }
 
@@ -455,7 +468,7 @@ impl ReadBatch<'_> {
     /// Not an [`Iterator`]: each view borrows the batch, so that none outlives the release.
     ///
     /// # Errors
-    /// As [`Consumer::poll`].
+    /// None now: what is wrong beyond this batch is told by the next poll.
     #[expect(clippy::should_implement_trait, reason = "a lending iterator, see above")]
     pub fn next(&mut self) -> Result<Option<View<'_>>, RecvError> {
         let Some(span) = self.next.take().filter(|_| self.left > 0) else {
@@ -466,7 +479,10 @@ impl ReadBatch<'_> {
         self.bytes += span.len as u64;
         self.end = span.position + span.slots;
         if self.left > 0 {
-            self.next = self.consumer.ring.poll_after(&span)?;
+            // A lie beyond this message is remembered by the ring and told by the next poll.
+            self.next = self.consumer.ring.poll_after(&span).unwrap_or(None);
+            let end = self.consumer.end;
+            self.next = self.next.filter(|next| next.position < end);
         }
         Ok(Some(View { consumer: self.consumer, span, start: 0, len: span.len }))
     }
@@ -477,5 +493,27 @@ impl Drop for ReadBatch<'_> {
         if self.messages > 0 {
             self.consumer.ring.release_through(self.end, self.messages, self.bytes);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::{PairOptions, pair};
+
+    #[test]
+    fn what_a_producer_writes_after_its_announced_end_is_not_read() {
+        let (mut producer, mut consumer) = pair(PairOptions::default()).unwrap();
+        for number in 0..5u64 {
+            producer.send(&number.to_le_bytes(), Duration::ZERO).unwrap();
+        }
+        consumer.ended(1, 2);
+        assert_eq!(consumer.poll().unwrap().unwrap().view().u64_at(0), Some(0));
+        let mut rest = consumer.poll_many(10).unwrap();
+        assert_eq!(rest.next().unwrap().unwrap().u64_at(0), Some(1));
+        assert!(rest.next().unwrap().is_none());
+        drop(rest);
+        assert!(consumer.poll().unwrap().is_none());
     }
 }

@@ -21,8 +21,13 @@ const IDLE_LOOK: Duration = Duration::from_millis(20);
 const STEADY_LOOK: Duration = Duration::from_secs(1);
 /// Empty polls between two readings of the clock.
 const IDLE_POLLS: u32 = 64;
-/// Messages between two readings of the clock.
-const STEADY_MESSAGES: u32 = 4096;
+/// Messages between two readings of the clock, at most. Fewer for a slow stream: the number
+/// follows the rate, so that a message every second is looked at every second.
+const STEADY_MESSAGES_MAX: u32 = 4096;
+/// The clock is read about this often while messages flow.
+const STEADY_CLOCK: Duration = Duration::from_millis(100);
+/// An end that leaves gives a restarted agent this long to take its segments back.
+const SETTLE_WITHIN: Duration = Duration::from_millis(500);
 /// First and longest pause between two attempts to reach a restarted agent.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
@@ -31,6 +36,8 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 pub(crate) struct Pulse {
     idle_left: u32,
     steady_left: u32,
+    steady_messages: u32,
+    steady_read: Instant,
     idle_position: u64,
     idle_since: Instant,
     looked_at: Instant,
@@ -41,7 +48,9 @@ impl Pulse {
         let now = Instant::now();
         Self {
             idle_left: IDLE_POLLS,
-            steady_left: STEADY_MESSAGES,
+            steady_left: 1,
+            steady_messages: 1,
+            steady_read: now,
             idle_position: u64::MAX,
             idle_since: now,
             looked_at: now,
@@ -57,8 +66,15 @@ impl Pulse {
 
     #[cold]
     fn steady_clock(&mut self) -> bool {
-        self.steady_left = STEADY_MESSAGES;
         let now = Instant::now();
+        let since = now.duration_since(self.steady_read);
+        self.steady_read = now;
+        self.steady_messages = if since > STEADY_CLOCK {
+            (self.steady_messages / 2).max(1)
+        } else {
+            (self.steady_messages * 2).min(STEADY_MESSAGES_MAX)
+        };
+        self.steady_left = self.steady_messages;
         let due = now.duration_since(self.looked_at) >= STEADY_LOOK;
         if due {
             self.looked_at = now;
@@ -111,6 +127,8 @@ pub(crate) struct Control {
     retry_at: Instant,
     retry_pause: Duration,
     given_up: bool,
+    /// Whether the agent has taken this end: false between a disconnection and the next LIVE.
+    live: bool,
 }
 
 /// What both ends keep beside their ring: the connection, the pulse, the core, the peer's state.
@@ -138,7 +156,12 @@ impl Link {
             match frame {
                 Frame::Revoked => self.revoked = true,
                 Frame::Live => {}
-                Frame::Refused { reason, .. } if reason == "LANE_NOT_FOUND" => self.revoked = true,
+                // Gone, or judged dead and replaced: nobody reads or writes this end any more.
+                Frame::Refused { reason, .. }
+                    if matches!(reason.as_str(), "LANE_NOT_FOUND" | "FENCED") =>
+                {
+                    self.revoked = true;
+                }
                 Frame::Refused { .. } => {}
                 event => return Some((event, descriptor)),
             }
@@ -156,6 +179,21 @@ impl Link {
     pub(crate) fn forget_below(&mut self, number: u64) {
         if let Some(control) = &mut self.control {
             control.held.retain(|(_, held, _)| *held >= number);
+        }
+    }
+
+    /// Before leaving: lets an agent that was restarted take this end's segments back, so that
+    /// what was committed can still be read.
+    pub(crate) fn settle(&mut self) {
+        let deadline = Instant::now() + SETTLE_WITHIN;
+        loop {
+            // Events are of no interest any more; looking is what reconnects.
+            while self.next_event().is_some() {}
+            let settled = self.control.as_ref().is_none_or(|c| c.live || c.given_up);
+            if settled || Instant::now() >= deadline {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
@@ -178,6 +216,7 @@ impl Control {
             retry_at: Instant::now(),
             retry_pause: RETRY.0,
             given_up: false,
+            live: true,
         }
     }
 
@@ -202,6 +241,7 @@ impl Control {
         match &frame {
             Frame::Live => {
                 self.retry_pause = RETRY.0;
+                self.live = true;
                 self.present();
             }
             // Only a recovering agent is worth another try.
@@ -226,6 +266,7 @@ impl Control {
 
     fn disconnected(&mut self) {
         self.socket = None;
+        self.live = false;
         self.retry_at = Instant::now() + self.retry_pause;
         self.retry_pause = (self.retry_pause * 2).min(RETRY.1);
     }

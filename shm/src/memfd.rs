@@ -120,6 +120,18 @@ impl Draft {
         Segment::verify(self.fd, self.header)
     }
 
+    /// Takes the memory back from whoever may hold the descriptor: a client that was granted the
+    /// segment and never said that it mapped it.
+    ///
+    /// # Errors
+    /// The kernel's refusal; the pages are then free when the last holder is gone.
+    pub fn abandon(self) -> Result<(), SegmentError> {
+        ftruncate(&self.fd, 0).map_err(SegmentError::os("ftruncate"))?;
+        let seals = SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        fcntl(&self.fd, FcntlArg::F_ADD_SEALS(seals)).map_err(SegmentError::os("F_ADD_SEALS"))?;
+        Ok(())
+    }
+
     /// Tells a shortage of pages from every other failure.
     fn shortage(&self, error: SegmentError) -> SegmentError {
         match error {

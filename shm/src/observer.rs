@@ -2,7 +2,7 @@
 //!
 //! Reads what hostile processes may be writing, so every number is bounded before it is used.
 
-use crate::cursor::{CommitWord, SlotState, read_slot};
+use crate::cursor::CommitWord;
 use crate::error::SegmentError;
 use crate::geometry::Geometry;
 use crate::layout::{
@@ -53,32 +53,34 @@ impl ProducerView {
         }
     }
 
-    /// Position after the last committed slot, looking from `from` on.
+    /// Position after the last committed slot of a generation that started at `start`.
     ///
-    /// Exact for a dead producer, whose segment is frozen. Looks at one ring's worth of slots at
-    /// most, whatever a hostile producer left there.
+    /// Exact for a dead honest producer: its segment is frozen, its counters are less than 64
+    /// slots old, and from there every committed slot carries its own turn or, where the ring has
+    /// come round since, the next one. A hostile producer's counters lead to a position where
+    /// nothing was committed, which its consumer notices. The walk is bounded either way.
     #[must_use]
-    pub fn committed_end(&self, from: u64) -> u64 {
-        let mut position = from;
-        for _ in 0..self.geometry.count() {
-            let word = self.region.load_acquire(self.geometry.slot_offset(position));
-            match read_slot(&self.geometry, position, CommitWord(word)) {
-                Ok(SlotState::Committed(..)) => position += 1,
-                _ => break,
+    pub fn committed_end(&self, start: u64) -> u64 {
+        let mut position = start.max(self.counters().position);
+        for _ in 0..2 * self.geometry.count() + 64 {
+            if !self.is_committed(position) {
+                break;
             }
+            position += 1;
         }
         position
     }
 
-    /// Whether the slot before `position` was committed, in its lap or, after its release, in the
-    /// next: whether a consumer can really have come as far as `position`.
+    /// Whether a consumer can really have come as far as `position`.
     #[must_use]
     pub fn has_committed(&self, position: u64) -> bool {
-        let Some(last) = position.checked_sub(1) else {
-            return true;
-        };
-        let word = CommitWord(self.region.load_acquire(self.geometry.slot_offset(last)));
-        let turn = self.geometry.turn(last);
+        position.checked_sub(1).is_none_or(|last| self.is_committed(last))
+    }
+
+    /// Whether the slot at `position` was committed, in its lap or since then in the next.
+    fn is_committed(&self, position: u64) -> bool {
+        let word = CommitWord(self.region.load_acquire(self.geometry.slot_offset(position)));
+        let turn = self.geometry.turn(position);
         word.0 != 0 && (word.turn() == turn || word.turn() == turn.wrapping_add(1))
     }
 

@@ -73,7 +73,7 @@ impl Producer {
     /// Slots that were committed and that the consumer has not released, as last seen.
     #[must_use]
     pub fn lag(&self) -> u64 {
-        self.ring.committed() - self.ring.released()
+        self.ring.committed().saturating_sub(self.ring.released())
     }
 
     /// Room for a message of `len` bytes, now.
@@ -132,6 +132,7 @@ impl Producer {
         while !self.ring.try_end()? {
             self.wait_for_room(0, timeout)?;
         }
+        self.link.settle();
         self.link.tell(&Frame::Bye);
         Ok(())
     }
@@ -157,7 +158,11 @@ impl Producer {
                 _ => {}
             }
         }
-        if self.link.revoked { Err(ReserveError::Revoked) } else { Ok(()) }
+        if self.link.revoked {
+            self.ring.shut();
+            return Err(ReserveError::Revoked);
+        }
+        Ok(())
     }
 
     pub(crate) fn join(&mut self, region: Region<Foreign>, incarnation: u64) {
@@ -192,9 +197,8 @@ impl Producer {
         if len > limit_bytes {
             return ReserveError::TooLarge { asked_bytes: len, limit_bytes };
         }
-        if self.link.pulse.idle_due(self.ring.released())
-            && let Err(revoked) = self.maintain()
-        {
+        let due = self.link.revoked || self.link.pulse.idle_due(self.ring.released());
+        if due && let Err(revoked) = self.maintain() {
             return revoked;
         }
         let geometry = self.ring.geometry();
@@ -235,9 +239,16 @@ impl Producer {
     #[inline]
     fn after_commit(&mut self) {
         if self.link.pulse.steady_due() {
-            // A revocation is reported by the next reserve that waits; the slot is gone already.
+            // A revocation leaves no room: the next reserve reports it. The slot is gone already.
             let _ = self.maintain();
         }
+    }
+}
+
+impl Drop for Producer {
+    /// Leaves the counters exact; the lane stays open for a successor.
+    fn drop(&mut self) {
+        self.ring.finish();
     }
 }
 

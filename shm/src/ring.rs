@@ -94,6 +94,8 @@ pub struct Writer<P, C> {
     parked: u32,
     bell: Bell,
     poison: Option<Corruption>,
+    /// The lane was taken away: there is no room any more.
+    closed: bool,
 }
 
 /// Messages written but not yet visible.
@@ -125,7 +127,14 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
             parked: 0,
             bell: Bell::default(),
             poison: None,
+            closed: false,
         }
+    }
+
+    /// Never finds room again.
+    pub fn shut(&mut self) {
+        self.closed = true;
+        self.gate = 0;
     }
 
     /// Starts to obey the cursor of the consumer's segment `peer`, its `incarnation`-th.
@@ -194,9 +203,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         if let Some(poison) = self.poison {
             return Err(poison);
         }
-        let Some(peer) = &self.peer else {
-            return Ok(());
-        };
+        let Some(peer) = self.peer.as_ref().filter(|_| !self.closed) else { return Ok(()) };
         // Pairs with the Release in Reader::publish [released]: what the consumer read from the
         // slots happened before we write them again.
         let found = peer.load_acquire(C_RELEASED);
@@ -339,6 +346,11 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         if committed >= self.counters_at {
             self.store_counters();
         }
+    }
+
+    /// Shows the counters of a writer that is about to go.
+    pub fn finish(&mut self) {
+        self.store_counters();
     }
 
     /// Shows the counters to observers. Lazy: nobody orders anything by them.

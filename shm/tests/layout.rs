@@ -25,7 +25,7 @@ impl Recorder {
     }
 
     fn array<const N: usize>(&self, offset: usize) -> [u8; N] {
-        self.0.borrow()[offset..offset + N].try_into().unwrap()
+        self.0.borrow()[offset..offset + N].try_into().expect("N bytes")
     }
 }
 
@@ -64,8 +64,8 @@ fn dump(bytes: &[u8]) -> String {
     let mut text = String::new();
     for (index, line) in bytes.chunks(16).enumerate() {
         if line.iter().any(|&byte| byte != 0) {
-            write!(text, "{:05x}:", index * 16).unwrap();
-            line.iter().for_each(|byte| write!(text, " {byte:02x}").unwrap());
+            write!(text, "{:05x}:", index * 16).expect("a string grows");
+            line.iter().for_each(|byte| write!(text, " {byte:02x}").expect("a string grows"));
             text.push('\n');
         }
     }
@@ -131,11 +131,8 @@ fn header_fields_stand_in_the_published_order() {
 
 #[test]
 fn a_known_header_has_the_published_bytes() {
-    let bytes: Vec<u8> = header(layout::KIND_PRODUCER)
-        .words()
-        .into_iter()
-        .flat_map(u64::to_le_bytes)
-        .collect();
+    let bytes: Vec<u8> =
+        header(layout::KIND_PRODUCER).words().into_iter().flat_map(u64::to_le_bytes).collect();
     let expected = "\
 00000: 4c 41 4e 45 57 41 59 31 00 00 00 00 01 00 00 00
 00010: 01 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00

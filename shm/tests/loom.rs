@@ -1,12 +1,13 @@
 //! The real ring under every interleaving, and every stale load, that loom can produce.
 //!
 //! The ring names no atomics, so the memory it runs on decides: here it is loom's. Payload bytes
-//! are relaxed words, so that a missing order shows as a stale or torn message, and each has a
-//! race detector beside it; a sleep has no time-out, so that a lost wake-up shows as a deadlock. `LANEWAY_FULL=1` lifts the bound on
-//! preemptions (build with `--release`). The planted faults prove that the models have teeth.
+//! are relaxed words, so that a missing order shows as a torn message, with a race detector beside
+//! each; a sleep has no time-out, so that a lost wake-up shows as a deadlock. `LANEWAY_FULL=1`
+//! lifts the bounds on preemptions (build with `--release`). Planted faults prove the teeth.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64 as Count, Ordering as Plain};
 use std::time::Duration;
@@ -53,9 +54,10 @@ fn pairing(offset: usize) -> Option<Pairing> {
     }
 }
 
-/// One segment on loom's atomics. Clones share it, as mappings do.
+/// One segment on loom's atomics. Clones share it, as mappings do; loom's threads are coroutines
+/// of one real thread, so that a plain reference count serves.
 #[derive(Clone)]
-struct Segment(Arc<Words>);
+struct Segment(Rc<Words>);
 
 struct Words {
     longs: BTreeMap<usize, AtomicU64>,
@@ -72,11 +74,8 @@ impl Segment {
     fn new(longs: Vec<usize>, shorts: [usize; 2], fault: Fault) -> Self {
         let long = |offset| (offset, AtomicU64::new(0));
         let short = |offset| (offset, AtomicU32::new(0));
-        Self(Arc::new(Words {
-            races: longs
-                .iter()
-                .map(|&offset| (offset, UnsafeCell::new(())))
-                .collect(),
+        Self(Rc::new(Words {
+            races: longs.iter().map(|&offset| (offset, UnsafeCell::new(()))).collect(),
             longs: longs.into_iter().map(long).collect(),
             shorts: shorts.into_iter().map(short).collect(),
             fault,
@@ -100,10 +99,7 @@ impl Segment {
     }
 
     fn long(&self, offset: usize) -> &AtomicU64 {
-        self.0
-            .longs
-            .get(&offset)
-            .expect("the ring loads only words that order something")
+        self.0.longs.get(&offset).expect("the ring loads only words that order something")
     }
 
     fn short(&self, offset: usize) -> &AtomicU32 {
@@ -153,9 +149,9 @@ impl Memory for Segment {
             return thread::yield_now();
         }
         // As in the kernel: the word is compared under the lock that a waker takes.
-        let guard = self.0.sleepers.lock().unwrap();
+        let guard = self.0.sleepers.lock().expect("loom's locks never poison");
         if self.short(offset).load(Ordering::Acquire) == expected {
-            drop(self.0.rung.wait(guard).unwrap());
+            drop(self.0.rung.wait(guard).expect("loom's locks never poison"));
         }
     }
 }
@@ -184,7 +180,7 @@ impl OwnedMemory for Segment {
     }
 
     fn wake(&self, _offset: usize) {
-        let _guard = self.0.sleepers.lock().unwrap();
+        let _guard = self.0.sleepers.lock().expect("loom's locks never poison");
         self.0.rung.notify_all();
     }
 }
@@ -209,15 +205,11 @@ const SPIN: Lane = Lane {
     producer: Fault::None,
     consumer: Fault::None,
 };
-const PARK: Lane = Lane {
-    payload: 8,
-    wait: WaitMode::Park,
-    ..SPIN
-};
+const PARK: Lane = Lane { payload: 8, wait: WaitMode::Park, ..SPIN };
 
 impl Lane {
     fn geometry(&self) -> Geometry {
-        Geometry::try_new(self.payload, self.slots).unwrap()
+        Geometry::try_new(self.payload, self.slots).expect("legal")
     }
 
     fn open(&self) -> (Sender, Receiver) {
@@ -250,9 +242,7 @@ fn room(lane: &Lane, writer: &mut Sender, len: usize) -> Span {
             Some(span) => return span,
             None if lane.wait == WaitMode::Park => {
                 let slots = writer.geometry().slots_for(len);
-                writer
-                    .park(slots, FOR_EVER)
-                    .expect("the consumer is honest");
+                writer.park(slots, FOR_EVER).expect("the consumer is honest");
             }
             None => thread::yield_now(),
         }
@@ -336,7 +326,7 @@ fn stream(lane: Lane, messages: u64) -> impl Fn() + Send + Sync + 'static {
         for number in 1..=messages {
             assert_eq!(receive(&lane, &mut reader), lane.message(number));
         }
-        producer.join().unwrap();
+        producer.join().expect("no panic");
         assert_eq!(reader.position(), messages);
     }
 }
@@ -369,10 +359,7 @@ fn a_batch_appears_at_once() {
             panic!("no end was sent");
         };
         assert_eq!(copy(&reader, &first), SPIN.message(2));
-        let second = reader
-            .poll_after(&first)
-            .unwrap()
-            .expect("the second came with the first");
+        let second = reader.poll_after(&first).unwrap().expect("the second came with the first");
         assert_eq!(copy(&reader, &second), SPIN.message(3));
         producer.join().unwrap();
     });
@@ -390,7 +377,7 @@ fn sleeper(lane: Lane) -> impl Fn() + Send + Sync + 'static {
         for number in 1..=2 {
             assert_eq!(receive(&lane, &mut reader), lane.message(number));
         }
-        producer.join().unwrap();
+        producer.join().expect("no panic");
     }
 }
 
@@ -411,17 +398,14 @@ fn waiter(lane: Lane) -> impl Fn() + Send + Sync + 'static {
         for number in 1..=2 {
             send(&lane, &mut writer, &lane.message(number));
         }
-        let spins = Lane {
-            wait: WaitMode::Spin,
-            ..lane
-        };
+        let spins = Lane { wait: WaitMode::Spin, ..lane };
         let consumer = thread::spawn(move || {
             for number in 1..=3 {
                 assert_eq!(receive(&spins, &mut reader), lane.message(number));
             }
         });
         send(&lane, &mut writer, &lane.message(3));
-        consumer.join().unwrap();
+        consumer.join().expect("no panic");
     }
 }
 
@@ -506,15 +490,15 @@ fn closing(lane: Lane) -> impl Fn() + Send + Sync + 'static {
         let producer = thread::spawn(move || {
             send(&lane, &mut writer, &lane.message(1));
             assert!(
-                writer.try_end().unwrap(),
+                writer.try_end().expect("an honest consumer"),
                 "two slots hold a message and the end"
             );
         });
         assert_eq!(receive(&lane, &mut reader), lane.message(1));
         assert_eq!(next(&lane, &mut reader), Found::End);
         reader.release_end();
-        producer.join().unwrap();
-        assert_eq!(reader.poll().unwrap(), None);
+        producer.join().expect("no panic");
+        assert_eq!(reader.poll().expect("an honest producer"), None);
     }
 }
 
@@ -527,11 +511,7 @@ fn the_end_of_the_stream_comes_last_and_wakes_a_sleeper() {
 #[test]
 fn a_message_over_two_slots_is_seen_whole_or_not_at_all() {
     explore("long message", SMALL, || {
-        let lane = Lane {
-            payload: 8,
-            slots: 4,
-            ..SPIN
-        };
+        let lane = Lane { payload: 8, slots: 4, ..SPIN };
         let (mut writer, mut reader) = lane.open();
         let message = |number: u64| number.to_le_bytes().repeat(3);
         let producer = thread::spawn(move || {
@@ -547,7 +527,7 @@ fn a_message_over_two_slots_is_seen_whole_or_not_at_all() {
 }
 
 /// What the agent tells the consumer: where the old generation ended, and the new segment.
-type Announced = Arc<Mutex<Option<(u64, Segment)>>>;
+type Announced = Rc<Mutex<Option<(u64, Segment)>>>;
 
 /// A producer that leaves after two messages, and its successor on fresh memory.
 fn two_generations(agent: &Announced, mut writer: Sender, consumer: Segment) {
@@ -560,7 +540,7 @@ fn two_generations(agent: &Announced, mut writer: Sender, consumer: Segment) {
     let second = Segment::producer(&geometry, Fault::None);
     let mut successor = Writer::new(second.clone(), geometry, SPIN.wait, end, released);
     successor.join(consumer, 1);
-    *agent.lock().unwrap() = Some((end, second));
+    *agent.lock().expect("never poisoned") = Some((end, second));
     send(&SPIN, &mut successor, &SPIN.message(3));
 }
 
@@ -574,18 +554,15 @@ fn a_new_generation_is_read_after_the_old_one_is_drained() {
         writer.join(consumer.clone(), 1);
         let mut reader = Reader::new(consumer.clone(), geometry, SPIN.wait, 0, 1);
         reader.join(first);
-        let agent: Announced = Arc::new(Mutex::new(None));
-        let told = Arc::clone(&agent);
+        let agent: Announced = Rc::new(Mutex::new(None));
+        let told = Rc::clone(&agent);
         let producer = thread::spawn(move || two_generations(&told, writer, consumer));
         for number in 1..=3 {
             let span = loop {
                 if let Some(Found::Message(span)) = reader.poll().unwrap() {
                     break span;
                 }
-                let drained = agent
-                    .lock()
-                    .unwrap()
-                    .take_if(|(end, _)| *end == reader.position());
+                let drained = agent.lock().unwrap().take_if(|(end, _)| *end == reader.position());
                 match drained {
                     Some((_, second)) => reader.join(second),
                     None => thread::yield_now(),
@@ -600,31 +577,13 @@ fn a_new_generation_is_read_after_the_old_one_is_drained() {
 
 #[test]
 fn every_left_out_order_of_the_data_path_is_caught() {
-    let producer = |fault| Lane {
-        producer: fault,
-        ..SPIN
-    };
-    let consumer = |fault| Lane {
-        consumer: fault,
-        ..SPIN
-    };
+    let producer = |fault| Lane { producer: fault, ..SPIN };
+    let consumer = |fault| Lane { consumer: fault, ..SPIN };
     for (name, lane) in [
-        (
-            "commit without release",
-            producer(Fault::Release(Pairing::Commit)),
-        ),
-        (
-            "commit without acquire",
-            producer(Fault::Acquire(Pairing::Commit)),
-        ),
-        (
-            "cursor without release",
-            consumer(Fault::Release(Pairing::Released)),
-        ),
-        (
-            "cursor without acquire",
-            consumer(Fault::Acquire(Pairing::Released)),
-        ),
+        ("commit without release", producer(Fault::Release(Pairing::Commit))),
+        ("commit without acquire", producer(Fault::Acquire(Pairing::Commit))),
+        ("cursor without release", consumer(Fault::Release(Pairing::Released))),
+        ("cursor without acquire", consumer(Fault::Acquire(Pairing::Released))),
     ] {
         assert_caught(name, stream(lane, 3));
     }
@@ -636,14 +595,7 @@ fn every_left_out_order_of_the_consumers_sleep_is_caught() {
         ("writer without fence", Fault::Fence, Fault::None),
         ("sleeping reader without fence", Fault::None, Fault::Fence),
     ] {
-        assert_caught(
-            name,
-            sleeper(Lane {
-                producer,
-                consumer,
-                ..PARK
-            }),
-        );
+        assert_caught(name, sleeper(Lane { producer, consumer, ..PARK }));
     }
 }
 
@@ -653,14 +605,7 @@ fn every_left_out_fence_of_the_producers_sleep_is_caught() {
         ("sleeping writer without fence", Fault::Fence, Fault::None),
         ("reader without fence", Fault::None, Fault::Fence),
     ] {
-        assert_caught(
-            name,
-            waiter(Lane {
-                producer,
-                consumer,
-                ..PARK
-            }),
-        );
+        assert_caught(name, waiter(Lane { producer, consumer, ..PARK }));
     }
 }
 

@@ -353,6 +353,23 @@ fn more_connections_than_allowed_do_not_stop_a_first_client() {
 }
 
 #[test]
+fn silent_connections_do_not_lock_others_out_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("laneway.toml");
+    fs::write(&config, "version = 1\n[limits]\ncontrol_connections = 4\n").unwrap();
+    let agent = Agent::with(&["--config", config.to_str().unwrap()]);
+    let crowd: Vec<_> = (0..8).map(|_| UnixStream::connect(agent.socket()).unwrap()).collect();
+    let list = async {
+        let mut client = LaneServiceClient::new(agent.channel().await.unwrap());
+        let answer = client.list_lanes(v1::ListLanesRequest::default()).await;
+        answer.map(|answer| answer.into_inner().lanes)
+    };
+    let served = agent.runtime.block_on(async { tokio::time::timeout(PATIENCE / 4, list).await });
+    assert_eq!(served.expect("a place becomes free").unwrap(), []);
+    drop(crowd);
+}
+
+#[test]
 fn the_agent_says_that_it_serves() {
     let agent = Agent::start();
     let socket = agent.socket().display().to_string();

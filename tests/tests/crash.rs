@@ -294,3 +294,131 @@ fn parked_ends_of_two_processes_survive_deaths_and_restarts() {
     producer.send(b"dead", SOON).unwrap();
     assert_eq!(consumer.recv(SOON).unwrap().to_vec(), b"dead");
 }
+
+/// Kills the agent, then one end, then starts the agent again and waits for the other end.
+fn die_together(agent: &mut Agent, end: Running, other: Role) {
+    agent.kill();
+    end.kill();
+    agent.start_again();
+    agent.wait_for("orders", "the living end is back", |lane| {
+        let end = if other == Role::Producer { &lane.producer } else { &lane.consumer };
+        state(end) == State::Live
+    });
+}
+
+/// Runs a worker until the agent knows enough to take it.
+fn persistent(agent: &Agent, command: impl Fn() -> Command) -> laneway_tests::process::Finished {
+    let deadline = std::time::Instant::now() + SOON;
+    loop {
+        let finished = Running::start(command()).finish();
+        if finished.status.success() || !finished.stderr.contains("AGENT_RECOVERING") {
+            return finished;
+        }
+        assert!(std::time::Instant::now() < deadline, "{}{}", finished.stderr, agent.log());
+    }
+}
+
+#[test]
+fn a_consumer_that_dies_while_the_agent_is_dead_leaves_a_usable_lane() {
+    let _turn = turn();
+    let mut agent = Agent::start();
+    agent.create(plain("orders", 40, 64)).unwrap();
+    let until = 1_000_000;
+    let command = worker(&agent, "consume", "orders", Role::Consumer, until, "consumer");
+    let consumer = Running::start(command);
+    let command = worker(&agent, "produce", "orders", Role::Producer, until, "producer");
+    let producer = Running::start(command);
+    agent.wait_for("orders", "messages", |lane| {
+        lane.consumer.as_ref().is_some_and(|end| end.counters.unwrap_or_default().messages > 1000)
+    });
+    die_together(&mut agent, consumer, Role::Producer);
+    let processed = noted(&agent, "consumer").unwrap() + 1;
+    let successor = persistent(&agent, || {
+        worker(&agent, "consume", "orders", Role::Consumer, until, "successor")
+    });
+    let report = clean(&successor);
+    let first = report["first"].as_u64().unwrap();
+    assert!(first <= processed && processed - first <= 64, "{first} after {processed}");
+    assert_eq!(report["tally"]["next"], until);
+    assert!(producer.finish().status.success());
+}
+
+#[test]
+fn a_producer_that_dies_while_the_agent_is_dead_loses_nothing_that_it_committed() {
+    let _turn = turn();
+    let mut agent = Agent::start();
+    agent.create(plain("orders", 40, 64)).unwrap();
+    let until = 500_000;
+    let command = worker(&agent, "consume", "orders", Role::Consumer, until, "consumer");
+    let consumer = Running::start(command);
+    let command = worker(&agent, "produce", "orders", Role::Producer, until, "producer");
+    let producer = Running::start(command);
+    agent.wait_for("orders", "messages", |lane| {
+        lane.consumer.as_ref().is_some_and(|end| end.counters.unwrap_or_default().messages > 1000)
+    });
+    die_together(&mut agent, producer, Role::Consumer);
+    let successor = persistent(&agent, || {
+        worker(&agent, "produce", "orders", Role::Producer, until, "successor")
+    });
+    let committed = noted(&agent, "producer").unwrap() + 1;
+    assert!(successor.json()["first"].as_u64().unwrap() >= committed);
+    assert_eq!(clean(&consumer.finish())["tally"]["next"], until);
+}
+
+#[test]
+fn what_a_slow_producer_committed_survives_its_end_after_an_agent_restart() {
+    let _turn = turn();
+    let mut agent = Agent::start();
+    agent.create(plain("slow", 8, 64)).unwrap();
+    let ticket = agent.ticket("slow", Role::Producer);
+    let attach = Attach::with_ticket(agent.attach_socket(), &ticket).unwrap();
+    let mut producer = attach.producer().unwrap();
+    let mut command = laneway();
+    command.args(["attach", "recv", "--attach-socket"]).arg(agent.attach_socket());
+    command.args(["--ticket", &agent.ticket("slow", Role::Consumer)]);
+    let consumer = Running::start(command);
+    producer.send(&0u64.to_le_bytes(), SOON).unwrap();
+    agent.wait_for("slow", "the first message is released", |lane| {
+        lane.consumer.as_ref().is_some_and(|end| end.counters.unwrap_or_default().position == 1)
+    });
+    agent.kill();
+    consumer.kill();
+    for number in 1..10u64 {
+        producer.send(&number.to_le_bytes(), SOON).unwrap();
+    }
+    agent.start_again();
+    producer.close(SOON).unwrap();
+    let ticket = agent.ticket("slow", Role::Consumer);
+    let deadline = std::time::Instant::now() + SOON;
+    let mut successor = loop {
+        let attach = Attach::with_ticket(agent.attach_socket(), &ticket).unwrap();
+        match attach.consumer() {
+            Ok(consumer) => break consumer,
+            Err(error) => assert!(std::time::Instant::now() < deadline, "{error}"),
+        }
+    };
+    for number in 1..10u64 {
+        assert_eq!(successor.recv(SOON).unwrap().view().u64_at(0), Some(number));
+    }
+    assert!(matches!(successor.recv(SOON), Err(RecvError::Closed { .. })));
+}
+
+#[test]
+fn a_consumer_that_leaves_in_order_repeats_nothing() {
+    let _turn = turn();
+    let agent = Agent::start();
+    agent.create(plain("orders", 8, 64)).unwrap();
+    let (mut producer, mut consumer) = both(&agent, "orders");
+    for number in 0..20u64 {
+        producer.send(&number.to_le_bytes(), SOON).unwrap();
+    }
+    for number in 0..5u64 {
+        assert_eq!(consumer.recv(SOON).unwrap().view().u64_at(0), Some(number));
+    }
+    drop(consumer);
+    agent.wait_for("orders", "the consumer is gone", |l| state(&l.consumer) == State::Gone);
+    let ticket = agent.ticket("orders", Role::Consumer);
+    let attach = Attach::with_ticket(agent.attach_socket(), &ticket).unwrap();
+    let mut successor = attach.consumer().unwrap();
+    assert_eq!(successor.recv(SOON).unwrap().view().u64_at(0), Some(5));
+}

@@ -134,6 +134,7 @@ impl Places {
         let all: u32 = taken.values().sum();
         let own = taken.entry(uid).or_insert(0);
         if all >= places.in_all || *own >= places.per_uid {
+            taken.retain(|_, own| *own > 0);
             return None;
         }
         *own += 1;

@@ -1,7 +1,7 @@
 //! One connection: HELLO, GRANT, MAPPED, LIVE, then events until the peer is gone.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, ErrorKind::ConnectionReset};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -149,6 +149,8 @@ async fn run(
                 let frame = packet.map_err(SessionError::from).and_then(checked);
                 match frame {
                     Ok((Frame::Bye, _)) | Err(SessionError::Closed) => return,
+                    // It left with events unread, as an ordinary exit does.
+                    Err(SessionError::Io(error)) if error.kind() == ConnectionReset => return,
                     Ok((frame, fd)) => heard(frame, fd, controller, key).await,
                     Err(error) => {
                         warn!(lane = %key.lane, role = %key.role, %error, "client cut off");

@@ -72,7 +72,14 @@ pub(crate) fn refused(status: Status) -> Box<dyn Error> {
     if reason.is_empty() {
         return format!("{}: {}", status.code(), status.message()).into();
     }
-    format!("{reason}: {}", status.message()).into()
+    let numbers = info.map(|info| info.metadata).unwrap_or_default();
+    let mut numbers: Vec<String> = numbers
+        .into_iter()
+        .filter(|(name, _)| name.starts_with("would_fit"))
+        .map(|(name, value)| format!("\n  {name}: {value}"))
+        .collect();
+    numbers.sort();
+    format!("{reason}: {}{}", status.message(), numbers.concat()).into()
 }
 
 /// Asks the health service.

@@ -78,7 +78,8 @@ impl Controller {
             Claim::Ticket(ticket) => {
                 let found = self.journal.ticket(&ticket_hash(&ticket_text(ticket)))?;
                 found
-                    .filter(|record| record.role == role && record.expires_ms > now_ms())
+                    .filter(|record| record.role == role && !record.used)
+                    .filter(|record| record.expires_ms > now_ms())
                     .map(|record| record.lane)
                     .ok_or(ControlError::TicketInvalid)
             }
@@ -133,6 +134,10 @@ impl Controller {
     fn next_incarnation(&mut self, id: LaneId) -> Result<SegmentKey, ControlError> {
         let mut record = self.lanes[&id].clone();
         let geometry = record.spec.geometry()?;
+        if record.consumer.as_ref().is_some_and(|old| old.peer.is_some() && old.end.is_none()) {
+            // How far it came stands in a segment that the producer has yet to show us.
+            return Err(ControlError::Recovering);
+        }
         if let Some(old) = &record.consumer {
             let key = SegmentKey { lane: id, role: Role::Consumer, number: old.number };
             self.attempt(&Step::DropSegment { key });
@@ -188,7 +193,7 @@ impl Controller {
             size_bytes: segment.size_bytes,
             page_bytes: segment.page_size.bytes(),
             base: segment.start,
-            released: self.released(record),
+            released: self.released(record).min(segment.start),
             park: record.spec.park,
             pinning: match record.spec.end(key.role).pinning {
                 Pinning::None => wire::Pinning::None,
@@ -355,8 +360,7 @@ impl Controller {
     fn producer_gone(&mut self, key: SegmentKey) {
         let end = self.lanes.get(&key.lane).and_then(|record| {
             let start = record.segment(key.role, key.number)?.start;
-            let from = start.max(self.released(record));
-            Some(self.world.producer_view(key).upgrade()?.committed_end(from))
+            Some(self.world.producer_view(key).upgrade()?.committed_end(start))
         });
         let Some(record) = self.lanes.get_mut(&key.lane) else {
             return;
@@ -373,17 +377,14 @@ impl Controller {
     }
 
     fn consumer_gone(&mut self, key: SegmentKey) {
-        let Some(record) = self.lanes.get(&key.lane) else {
-            return;
-        };
+        let Some(record) = self.lanes.get(&key.lane) else { return };
+        let seen = self.world.consumer_view(key).upgrade().is_some();
         let released = self.released(record);
         let producer = record.generations.last().map(|segment| segment.number);
-        let Some(record) = self.lanes.get_mut(&key.lane) else {
-            return;
-        };
+        let Some(record) = self.lanes.get_mut(&key.lane) else { return };
         record.released = released;
         if let Some(segment) = record.segment_mut(key.role, key.number) {
-            segment.gone = true;
+            (segment.gone, segment.end) = (true, seen.then_some(released));
         }
         if let Some(number) = producer {
             let to = SegmentKey { lane: key.lane, role: Role::Producer, number };
@@ -404,6 +405,10 @@ impl Controller {
         };
         let claimed = view.counters().position.max(record.released);
         let Some(current) = record.generations.last() else { return claimed };
+        if current.peer.is_none() {
+            // Its producer is yet to come: everything committed lies below its start.
+            return claimed.min(current.start);
+        }
         if claimed <= current.start {
             return claimed;
         }
@@ -445,9 +450,13 @@ impl Controller {
             .filter(|segment| segment.end.is_some_and(|end| end <= released))
             .map(|segment| segment.number)
             .collect();
+        if drained.is_empty() {
+            return;
+        }
         for number in drained {
             self.drop_generation(id, number);
         }
+        self.save_or_log(id);
     }
 
     fn drop_generation(&mut self, id: LaneId, number: u64) {
@@ -542,9 +551,11 @@ impl Controller {
         }
         let record = self.lanes.get(&key.lane);
         let segment = record.and_then(|record| record.segment(role, number));
-        let endless = segment.is_some_and(|segment| segment.gone && segment.end.is_none());
-        if role == Role::Producer && endless {
-            self.producer_gone(shown);
+        if segment.is_some_and(|segment| segment.gone && segment.end.is_none()) {
+            match role {
+                Role::Producer => self.producer_gone(shown),
+                Role::Consumer => self.consumer_gone(shown),
+            }
             self.save_or_log(key.lane);
         }
     }

@@ -16,6 +16,9 @@ use crate::plan::{SegmentKey, Step};
 use crate::provision::{Outcome, is_page_shortage};
 use crate::registry::{ChangeKind, LaneView};
 
+/// Changes between two scans for what can be forgotten.
+const CHANGES_BETWEEN_PRUNES: u32 = 256;
+
 impl Controller {
     pub(super) fn create(
         &mut self,
@@ -26,6 +29,7 @@ impl Controller {
         if let Some(answered) = self.answered(request)? {
             return Ok(answered);
         }
+        self.prune_sometimes(now_ms())?;
         let taken = self.names.contains_key(&spec.name);
         admit(&spec, &self.rules, self.lanes.len(), taken)?;
         self.refresh_pools();
@@ -193,21 +197,37 @@ impl Controller {
     ) -> Result<Ticket, ControlError> {
         let lane = self.find(lane)?;
         let now = now_ms();
-        self.journal.prune(now)?;
+        self.prune_sometimes(now)?;
         let text = self.ticket_text(request)?;
         let hash = ticket_hash(&text);
         let record = match self.journal.ticket(&hash)? {
-            Some(record) if record.lane == lane && record.role == role => record,
+            Some(record) if record.request_hash == request.hash => record,
             Some(_) => {
                 return Err(ControlError::RequestIdReused { id: request.id.clone() });
             }
             None => {
-                let record = TicketRecord { lane, role, expires_ms: now.saturating_add(ttl_ms) };
+                let record = TicketRecord {
+                    lane,
+                    role,
+                    expires_ms: now.saturating_add(ttl_ms),
+                    used: false,
+                    request_hash: request.hash.clone(),
+                };
                 self.journal.put_ticket(&hash, &record)?;
                 record
             }
         };
         Ok(Ticket { text, expires_ms: record.expires_ms })
+    }
+
+    /// Forgets old answers and tickets, after every so many changes: a scan is not for each.
+    pub(super) fn prune_sometimes(&mut self, now: u64) -> Result<(), ControlError> {
+        self.changes_since_prune += 1;
+        if self.changes_since_prune >= CHANGES_BETWEEN_PRUNES {
+            self.changes_since_prune = 0;
+            self.journal.prune(now)?;
+        }
+        Ok(())
     }
 
     /// A random ticket; for a request with an id, the one that belongs to it, so that the answer

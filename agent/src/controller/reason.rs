@@ -9,7 +9,7 @@ use crate::placement::Constraint;
 use crate::provision::StepError;
 
 /// Every reason that the agent gives, in the order of the documentation.
-pub const REASONS: [&str; 27] = [
+pub const REASONS: [&str; 29] = [
     "INVALID_FIELD",
     "UNIMPLEMENTED_FIELD",
     "REQUEST_ID_REUSED",
@@ -37,6 +37,9 @@ pub const REASONS: [&str; 27] = [
     "REVISION_COMPACTED",
     "WATCHER_SLOW",
     "AGENT_STOPPING",
+    // The attach socket's own, for a client that breaks its protocol.
+    "DEADLINE_EXCEEDED",
+    "FRAME_INVALID",
 ];
 
 impl ControlError {

@@ -48,6 +48,7 @@ impl Controller {
             names: HashMap::new(),
             sessions: HashMap::new(),
             revision: run * REVISIONS_PER_RUN,
+            changes_since_prune: 0,
         };
         let mut watched = Vec::new();
         for record in controller.journal.lanes()? {

@@ -170,7 +170,8 @@ pub struct SegmentRecord {
     pub token: Secret,
     /// Base or start position.
     pub start: u64,
-    /// Position after the last message, once its producer is gone.
+    /// Once its owner is gone: the position after the last message (a producer's), or the last
+    /// cursor (a consumer's). `None` while an agent that restarted has not seen the segment.
     pub end: Option<u64>,
     /// Size, in bytes.
     pub size_bytes: u64,

@@ -76,8 +76,11 @@ impl Provisioner for World {
             }
             Step::SealSegment { key } => self.seal(*key),
             Step::DropSegment { key } => {
-                self.drafts.remove(key);
                 self.sealed.remove(key);
+                // An unsealed one may be in the hands of a client that hung up.
+                if let Some(draft) = self.drafts.remove(key) {
+                    draft.abandon()?;
+                }
                 Ok(Outcome::Done)
             }
             Step::PinThread { key, pid, thread, cpu } => {
