@@ -10,8 +10,11 @@ use crate::task::{Mode, Work};
 pub(crate) const SIZES: [usize; 8] = [8, 56, 64, 256, 1024, 4096, 65536, 1 << 20];
 /// The same for a first look.
 pub(crate) const QUICK_SIZES: [usize; 3] = [56, 64, 4096];
-/// Slots of a latency lane: lines that stay hot.
-const LATENCY_SLOTS: u32 = 4;
+/// Slots of a latency lane: few enough to stay hot, enough that the producer asks for the
+/// consumer's cursor only once in 64 messages.
+const LATENCY_SLOTS: u32 = 64;
+/// Largest ring of a latency lane, in bytes: half of a small private L2, and still two slots.
+const LATENCY_BYTES: usize = 256 << 10;
 /// A stream's ring, in bytes: deeper than a private L2, within a shared L3.
 const STREAM_BYTES: usize = 4 << 20;
 /// Depths of rtrb, in elements, of which the better one counts.
@@ -35,7 +38,11 @@ impl Depths {
     pub(crate) fn of(bytes: usize) -> Result<Self, BenchError> {
         let stride = Geometry::try_new(payload(bytes), 2)?.stride();
         let slots = (STREAM_BYTES / stride).next_power_of_two().max(4);
-        Ok(Self { latency: LATENCY_SLOTS, stream: u32::try_from(slots).unwrap_or(LATENCY_SLOTS) })
+        let hot = 1usize << (LATENCY_BYTES / stride).max(2).ilog2();
+        Ok(Self {
+            latency: u32::try_from(hot).map_or(LATENCY_SLOTS, |hot| hot.min(LATENCY_SLOTS)),
+            stream: u32::try_from(slots).unwrap_or(LATENCY_SLOTS),
+        })
     }
 }
 
@@ -124,6 +131,12 @@ mod tests {
             let size = geometry.segment_bytes();
             assert!((2 << 20..=9 << 20).contains(&size), "{bytes}: {size}");
         }
+    }
+
+    #[test]
+    fn latency_rings_are_hot_powers_of_two() {
+        let slots = SIZES.map(|bytes| Depths::of(bytes).unwrap().latency);
+        assert_eq!(slots, [64, 64, 64, 64, 64, 32, 2, 2]);
     }
 
     #[test]

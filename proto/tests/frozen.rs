@@ -2,6 +2,8 @@
 //!
 //! `BLESS=1 cargo test -p laneway-proto` rewrites the text after a deliberate change.
 
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
 use std::fmt::Write;
 
 use prost::Message;

@@ -88,6 +88,8 @@ pub fn read_slot(
         1 => Kind::Data,
         2 => Kind::More,
         3 => Kind::End,
+        // Turn 0 comes once in 2^32 laps: a page that was never written is still empty then.
+        0 if word.0 == 0 => return Ok(SlotState::Empty),
         found => return Err(Corruption::Kind { position, found }),
     };
     let limit = geometry.payload();

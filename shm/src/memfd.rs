@@ -205,8 +205,10 @@ impl Segment {
     /// # Errors
     /// `Os` if `/proc` is not mounted or forbids the re-open.
     pub fn read_only_fd(&self) -> Result<OwnedFd, SegmentError> {
+        // Without blocking: a writer of our own uid could hold a lease on the file (fcntl(2)),
+        // and this thread would wait for it for 45 seconds.
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.fd));
-        open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty())
             .map_err(SegmentError::os("open(/proc/self/fd)"))
     }
 

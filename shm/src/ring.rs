@@ -54,6 +54,11 @@ struct Bell {
 }
 
 impl Bell {
+    /// Forgets the peer but not the word in memory: a ring must change it, or it rings nobody.
+    fn for_new_peer(&self) -> Self {
+        Self { value: self.value, ..Self::default() }
+    }
+
     /// Whether to ring, given the peer's parked word and its cursor.
     ///
     /// One wake for each sleep: `parked` is odd while the peer sleeps and has a new value each
@@ -140,7 +145,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
     /// Starts to obey the cursor of the consumer's segment `peer`, its `incarnation`-th.
     pub fn join(&mut self, peer: C, incarnation: u64) {
         self.peer = Some(peer);
-        self.bell = Bell::default();
+        self.bell = self.bell.for_new_peer();
         // Until the consumer reads its own number here, it does not rely on being woken.
         self.own.store_release(P_JOINED, incarnation);
         self.own.full_fence();
@@ -188,9 +193,10 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
     pub fn try_reserve(&mut self, len: usize) -> Result<Option<Span>, Corruption> {
         let slots = self.geometry.slots_for(len);
         let position = self.next();
-        if position + slots > self.gate {
+        // A subtraction, because a sum could overflow for a length that never fits.
+        if slots > self.gate.saturating_sub(position) {
             self.refresh()?;
-            if position + slots > self.gate {
+            if slots > self.gate.saturating_sub(position) {
                 return Ok(None);
             }
         }
@@ -245,6 +251,12 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
     /// Makes a message visible: one release store.
     #[inline]
     pub fn commit(&mut self, span: &Span) {
+        if self.batch.is_some() {
+            // A batch handle that was leaked: its messages go out before this one.
+            self.stage(span);
+            self.commit_batch();
+            return;
+        }
         let first = self.write_words(span, Kind::Data);
         self.publish(span.position, first);
         self.account(span.position + span.slots, 1, span.len as u64);
@@ -295,6 +307,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
     /// # Errors
     /// As [`Writer::try_reserve`].
     pub fn try_end(&mut self) -> Result<bool, Corruption> {
+        self.commit_batch();
         let Some(span) = self.try_reserve(0)? else {
             return Ok(false);
         };
@@ -384,19 +397,26 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
     pub fn park(&mut self, slots: u64, timeout: Duration) -> Result<(), Corruption> {
         self.stalls += 1;
         self.store_counters();
+        // Before the number of this sleep can be seen: see Reader::park.
+        let rung = self.peer.as_ref().map(|peer| peer.load_u32(C_BELL));
         self.parked = self.parked.wrapping_add(1) | 1;
         self.own.store_u32(P_PARKED, self.parked);
         // Pairs with the fence in Reader::wake_parked_producer [room]: either it sees us parked,
         // or we see its cursor now.
         self.own.full_fence();
-        let result = self.park_on_bell(slots, timeout);
+        let result = self.park_on_bell(rung, slots, timeout);
         self.parked = self.parked.wrapping_add(1);
         self.own.store_u32(P_PARKED, self.parked);
         result
     }
 
-    fn park_on_bell(&mut self, slots: u64, timeout: Duration) -> Result<(), Corruption> {
-        let Some(rung) = self.peer.as_ref().map(|peer| peer.load_u32(C_BELL)) else {
+    fn park_on_bell(
+        &mut self,
+        rung: Option<u32>,
+        slots: u64,
+        timeout: Duration,
+    ) -> Result<(), Corruption> {
+        let Some(rung) = rung else {
             // Nobody could wake us: the caller looks at its control socket in between.
             std::thread::sleep(timeout.min(UNJOINED_SLEEP));
             return Ok(());
@@ -481,7 +501,7 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
 
     /// Reads from the memory of the first or the next generation. The one before was drained.
     pub fn join(&mut self, peer: P) {
-        self.bell = Bell::default();
+        self.bell = self.bell.for_new_peer();
         self.peer = Some(peer);
     }
 
@@ -517,6 +537,9 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
     /// # Errors
     /// As [`Reader::poll`].
     pub fn poll_after(&mut self, span: &Span) -> Result<Option<Span>, Corruption> {
+        if let Some(poison) = self.poison {
+            return Err(poison);
+        }
         let here = std::mem::replace(&mut self.position, span.position + span.slots);
         // A consumer that holds a whole ring would meet its own first slot again.
         let wrapped = self.position - here >= self.geometry.count();
@@ -595,9 +618,12 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
         let Some(peer) = &self.peer else { return 0 };
         let wanted = target.len().min(span.len.saturating_sub(offset));
         let payload = self.geometry.payload() as usize;
+        if wanted == 0 {
+            return 0;
+        }
         if span.slots == 1 {
             let at = self.geometry.slot_offset(span.position) + WORD_BYTES + offset;
-            if let Some(target) = target.get_mut(..wanted).filter(|target| !target.is_empty()) {
+            if let Some(target) = target.get_mut(..wanted) {
                 peer.copy_out(at, target);
             }
             return wanted;
@@ -669,6 +695,9 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
         if self.published != self.position {
             self.publish();
         }
+        // Before the number of this sleep can be seen: a ring for it then changes the word that
+        // we wait on, even if the commit that it was for was seen long before.
+        let rung = self.peer.as_ref().map_or(0, |peer| peer.load_u32(P_BELL));
         self.parked = self.parked.wrapping_add(1) | 1;
         self.own.store_u32(C_PARKED, self.parked);
         // Pairs with the fence in Writer::wake_parked_consumer [sleep]: either it sees us parked,
@@ -678,7 +707,6 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
             // Nobody could wake us: the caller looks at its control socket in between.
             None => std::thread::sleep(timeout.min(UNJOINED_SLEEP)),
             Some(peer) => {
-                let rung = peer.load_u32(P_BELL);
                 // Until the producer reads this incarnation's parked word it cannot wake us.
                 let joined = peer.load_acquire(P_JOINED) == self.incarnation;
                 let limit = if joined { timeout } else { timeout.min(UNJOINED_SLEEP) };

@@ -113,6 +113,19 @@ fn a_dropped_batch_leaves_no_trace_for_later_messages() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "to forget a batch is what is tested")]
+fn a_forgotten_batch_goes_out_before_the_next_message() {
+    let (mut producer, mut consumer) = pair(options(8, 8)).unwrap();
+    let mut batch = producer.batch();
+    batch.push(b"first").unwrap();
+    std::mem::forget(batch);
+    producer.send(b"second", Duration::ZERO).unwrap();
+    for expected in [&b"first"[..], b"second"] {
+        assert_eq!(consumer.poll().unwrap().unwrap().to_vec(), expected);
+    }
+}
+
+#[test]
 fn a_batch_is_bounded_by_the_ring_and_keeps_what_fitted() {
     let (mut producer, mut consumer) = pair(options(8, 4)).unwrap();
     let mut batch = producer.batch();

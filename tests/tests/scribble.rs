@@ -363,6 +363,8 @@ fn write_round<M: Memory>(
 struct Child {
     pid: Pid,
     speaks: OwnedFd,
+    /// Already waited for: its number may belong to another process by now.
+    buried: bool,
 }
 
 impl Child {
@@ -372,7 +374,7 @@ impl Child {
         // SAFETY: the child uses nothing that another thread could hold at the fork except the
         // allocator, which libc makes usable again; it never returns from this function.
         match unsafe { fork() }.expect("fork") {
-            ForkResult::Parent { child } => Self { pid: child, speaks },
+            ForkResult::Parent { child } => Self { pid: child, speaks, buried: false },
             ForkResult::Child => {
                 drop(speaks);
                 let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
@@ -404,23 +406,25 @@ impl Child {
     }
 
     /// What the child did, after it ended as a healthy process ends.
-    fn outcome(self, patience: Duration) -> Work {
+    fn outcome(mut self, patience: Duration) -> Work {
         assert!(self.hears(patience), "the honest end hangs");
         let status = waitpid(self.pid, None).expect("our child");
+        self.buried = true;
         let mut said = Vec::new();
         let mut pipe = std::fs::File::from(self.speaks.try_clone().expect("a descriptor"));
         pipe.read_to_end(&mut said).expect("a pipe");
         let healthy = status == WaitStatus::Exited(self.pid, 0);
         assert!(healthy, "the honest end died: {status:?}: {}", String::from_utf8_lossy(&said));
-        std::mem::forget(self);
         Work::from_bytes(&said).expect("the honest end says what it did")
     }
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
-        let _ = kill(self.pid, Signal::SIGKILL);
-        let _ = waitpid(self.pid, None);
+        if !self.buried {
+            let _ = kill(self.pid, Signal::SIGKILL);
+            let _ = waitpid(self.pid, None);
+        }
     }
 }
 
