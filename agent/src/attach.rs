@@ -16,10 +16,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// A descriptor that the runtime watches.
-#[expect(
-    deprecated,
-    reason = "the successor is an unsafe fn for the sake of types that lie about     their descriptor; an OwnedFd does not, and this crate forbids unsafe"
-)]
+#[expect(deprecated, reason = "its successor is an unsafe fn, for the sake of types that lie")]
 fn registered(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(fd, interest)
 }

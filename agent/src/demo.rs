@@ -32,7 +32,7 @@ pub(crate) struct DemoArgs {
     #[arg(long)]
     json: bool,
     /// Messages of the streaming act
-    #[arg(long, default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1000..))]
+    #[arg(long, default_value_t = 10_000_000, value_parser = at_least_a_thousand)]
     messages: u64,
     /// Bytes of a message; 56 fills a cache line together with its commit word
     #[arg(long, default_value_t = 56, value_parser = clap::value_parser!(u32).range(8..=65_536))]
@@ -40,6 +40,11 @@ pub(crate) struct DemoArgs {
     /// Keep the directory with the agent's log and journal
     #[arg(long)]
     keep: bool,
+}
+
+fn at_least_a_thousand(text: &str) -> Result<u64, String> {
+    let count: u64 = text.parse().map_err(|error| format!("{error}"))?;
+    if count >= 1000 { Ok(count) } else { Err("at least 1000 messages".to_owned()) }
 }
 
 /// Shows what happens, on a terminal.

@@ -114,9 +114,10 @@ impl Registry {
 
     /// Replaces the state. The controller's alone.
     pub fn publish(&self, snapshot: Snapshot, change: Option<Change>) {
+        // Under the lock of `since`: a snapshot must not show a change that history lacks.
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         self.snapshot.send_replace(Arc::new(snapshot));
         if let Some(change) = change.map(Arc::new) {
-            let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
             if history.len() == HISTORY {
                 history.pop_front();
             }
@@ -138,17 +139,18 @@ impl Registry {
         self.changes.subscribe()
     }
 
-    /// Changes after `revision`.
+    /// Changes after `revision`, and the revision up to which they are complete.
     ///
     /// # Errors
     /// Some of them are forgotten already.
-    pub fn since(&self, revision: u64) -> Result<Vec<Arc<Change>>, Compacted> {
+    pub fn since(&self, revision: u64) -> Result<(Vec<Arc<Change>>, u64), Compacted> {
         let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         let newest = self.snapshot.borrow().revision;
         let lowest = history.front().map_or(newest, |change| change.revision - 1);
         if revision < lowest || revision > newest {
             return Err(Compacted { lowest });
         }
-        Ok(history.iter().filter(|change| change.revision > revision).cloned().collect())
+        let changes = history.iter().filter(|change| change.revision > revision);
+        Ok((changes.cloned().collect(), newest))
     }
 }

@@ -149,7 +149,7 @@ impl Agent {
 
     fn create(&mut self, bytes: usize, slots: u32, pages: PageSize) -> Result<Lane, BenchError> {
         self.created += 1;
-        let name = format!("bench-{}", self.created);
+        let name = lane_name(self.created);
         let (bytes, slots) = (bytes.to_string(), slots.to_string());
         let mut words = vec!["lane", "create", &name, "--slot-size", &bytes, "--slots", &slots];
         words.extend(["--pinning", "none", "--output", "json"]);
@@ -180,9 +180,22 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // Also gives back the hugepages that it added.
+        // An agent keeps its lanes beyond its end, and with them the hugepages that it added:
+        // it would give back only those that no lane has.
+        for number in 1..=self.created {
+            let Ok(mut command) = child::command("laneway") else { continue };
+            command.args(["--", "--socket"]).arg(self.control_socket());
+            command.args(["lane", "delete", &lane_name(number)]);
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            // A lane that was refused does not exist; an agent that is gone deletes nothing.
+            let _ = command.status();
+        }
         child::end(&mut self.child);
     }
+}
+
+fn lane_name(number: u32) -> String {
+    format!("bench-{number}")
 }
 
 /// Pages that the lanes need, as the agent's `--reserve` wants them.

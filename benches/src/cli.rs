@@ -51,13 +51,14 @@ const METHOD: &str = "\
 Method:
   The program starts a real agent in a temporary directory, creates three lanes for each size
   (ping and pong with at most 64 slots, a stream of about 4 MiB) and attaches two pinned processes
-  by ticket. Latency is half a round trip with one message in flight; throughput counts what arrives,
-  one publish for each message, and in a further row one for 32. Mode `all` writes and reads every
-  byte and checks their sum, mode `header` eight bytes. Before and after each measurement one cache
-  line travels between the same two cpus: the hand-over, which no ring can beat. Only measurements
-  count whose two hand-overs fall into one class (smt <= 25 ns, near <= 110 ns, far above). Ratios
-  are taken within a round and reported as their median. rtrb 0.4, between two threads of one
-  process, and a single core's memcpy run in the same rounds. How to read it: benches/METHOD.md.";
+  by ticket. Latency is half a round trip with one message in flight; throughput counts what
+  arrives, one publish for each message, and in a further row one for 32. Mode `all` writes and
+  reads every byte and checks their sum, mode `header` eight bytes. Before and after each
+  measurement one cache line travels between the same two cpus: the hand-over, which no ring can
+  beat. Only measurements count whose two hand-overs fall into one class (smt <= 25 ns,
+  near <= 110 ns, far above). Ratios are taken within a round and reported as their median. rtrb
+  0.4, between two threads of one process, and a single core's memcpy run in the same rounds.
+  How to read it: benches/METHOD.md.";
 
 /// Measure latency and throughput on real lanes from a real agent.
 #[derive(Debug, Args)]

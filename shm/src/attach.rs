@@ -25,7 +25,8 @@ use crate::wire::{Claim, Frame, Grant, NO_CPU, Pinning, Role};
 ///
 /// ```no_run
 /// use std::time::Duration;
-/// let mut producer = laneway_shm::Attach::by_name("/run/laneway/attach/attach.sock", "orders").producer()?;
+/// let socket = "/run/laneway/attach/attach.sock";
+/// let mut producer = laneway_shm::Attach::by_name(socket, "orders").producer()?;
 /// producer.send(b"hello", Duration::from_secs(1))?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

@@ -284,12 +284,10 @@ fn attach<'a>(verb: &'a str, lane: &'a Value, role: &str, flags: &[&'a str]) -> 
 fn a_lane_is_made_shown_and_ended_from_the_shell() {
     let agent = Agent::start();
     let socket = agent.socket().display().to_string();
-    let lane = made(&agent, "orders --slot-size 100 --slots 32 --tenant px --request-id once");
+    let line = "orders --slot-size 100 --slots 32 --tenant px --request-id once";
+    let lane = made(&agent, line);
     let id = lane["lane"]["id"].as_str().unwrap();
-    assert_eq!(
-        made(&agent, "orders --slot-size 100 --slots 32 --tenant px --request-id once")["lane"]["id"],
-        id
-    );
+    assert_eq!(made(&agent, line)["lane"]["id"], id);
     let shown = run(["lane", "get", id, "--socket", &socket, "--output", "json"]).json();
     assert_eq!((&shown["name"], &shown["tenant"]), (&"orders".into(), &"px".into()));
     assert_eq!((&shown["slot_payload_bytes"], &shown["slot_count"]), (&100.into(), &32.into()));

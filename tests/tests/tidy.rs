@@ -28,7 +28,7 @@ const UNSAFE: [&str; 5] = [
 
 /// Files that are longer than 600 lines, how long they may be, and why they are not split.
 const LONG: [(&str, usize, &str); 3] = [
-    ("shm/src/ring.rs", 700, "writer and reader: each ordering is read beside its partner"),
+    ("shm/src/ring.rs", 750, "writer and reader: each ordering is read beside its partner"),
     ("shm/tests/demonic.rs", 900, "the adversary, its oracles, and the ends with planted bugs"),
     ("shm/tests/loom.rs", 700, "the protocol's models share one small ring"),
 ];
@@ -95,12 +95,15 @@ fn unargued(text: &str) -> Vec<String> {
     let code = code_of(text);
     let lines: Vec<&str> = text.lines().collect();
     let mut found = Vec::new();
+    // `let start =` on a line of its own starts the statement.
+    let is_head = |line: &&&str| line.trim_end().ends_with('=');
     for (index, line) in code.lines().enumerate().filter(|(_, line)| names(line, "unsafe")) {
         let outer = |above: &&&str| {
             let above = above.trim_start();
             above.starts_with("//") || above.starts_with("#[")
         };
-        let above: Vec<&str> = lines[..index].iter().rev().take_while(outer).copied().collect();
+        let above = lines[..index].iter().rev().skip_while(is_head).take_while(outer);
+        let above: Vec<&str> = above.copied().collect();
         let needed = if line.contains("unsafe fn") { "# Safety" } else { "SAFETY:" };
         if !line.contains("unsafe(") && !above.iter().any(|above| above.contains(needed)) {
             found.push(format!("line {}: no {needed} above", index + 1));
@@ -121,6 +124,7 @@ fn every_unsafe_block_is_argued() {
 fn a_planted_block_without_an_argument_is_found() {
     assert_eq!(unargued("// SAFETY: here is why.\nunsafe { f() }"), Vec::<String>::new());
     assert_eq!(unargued("/// # Safety\n/// Ask.\n#[inline]\nunsafe fn f() {}").len(), 0);
+    assert_eq!(unargued("// SAFETY: here is why.\nlet a =\n    unsafe { f() };").len(), 0);
     assert_eq!(unargued("let a = 1;\nunsafe { f() }").len(), 1);
     assert_eq!(unargued("// SAFETY: far away.\nlet a = 1;\nunsafe impl Send for A {}").len(), 1);
     assert_eq!(unargued("// SAFETY: not this word.\nunsafe fn f() {}").len(), 1);

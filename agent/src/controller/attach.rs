@@ -416,7 +416,7 @@ impl Controller {
         match self.world.producer_view(SegmentKey { lane: record.id, role, number }).upgrade() {
             Some(view) if !view.has_committed(claimed) => {
                 let shown = view.counters().position;
-                warn!(lane = %record.id, claimed, shown, "consumer released what was not committed");
+                warn!(lane = %record.id, claimed, shown, "released what was not committed");
                 record.released.max(current.start).max(shown.min(claimed))
             }
             // Without the segment (an agent that restarted) there is nothing to compare with.

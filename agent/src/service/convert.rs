@@ -283,7 +283,7 @@ fn placement_to_proto(view: &LaneView) -> v1::Placement {
         .refused_pages
         .iter()
         .map(|(size, why)| v1::StepDown { page_size_bytes: size.bytes(), reason: why.clone() });
-    let segment_bytes = record.generations.last().map_or(0, |segment| segment.size_bytes);
+    let segment_bytes = placed.page_count.bytes(placed.page_size).unwrap_or(0);
     v1::Placement {
         numa_node: placed.node,
         page_size_bytes: placed.page_size.bytes(),

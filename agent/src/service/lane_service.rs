@@ -170,9 +170,9 @@ impl LaneService for Lanes {
 impl Lanes {
     /// The lanes there are, or the changes since a revision; then a bookmark.
     fn first_of_watch(&self, start: u64) -> Result<Vec<v1::WatchLanesResponse>, Status> {
-        let snapshot = self.registry.snapshot();
         let mut first = Vec::new();
-        if start == 0 {
+        let complete = if start == 0 {
+            let snapshot = self.registry.snapshot();
             for lane in snapshot.lanes.values() {
                 first.push(v1::WatchLanesResponse {
                     kind: Kind::Existing.into(),
@@ -180,8 +180,9 @@ impl Lanes {
                     revision: lane.record.revision,
                 });
             }
+            snapshot.revision
         } else {
-            let changes = self.registry.since(start).map_err(|compacted| {
+            let (changes, complete) = self.registry.since(start).map_err(|compacted| {
                 let message = format!(
                     "start_revision {start} is not remembered, the lowest is {}; start with 0",
                     compacted.lowest
@@ -189,11 +190,12 @@ impl Lanes {
                 refusal("REVISION_COMPACTED", message)
             })?;
             first.extend(changes.iter().map(|change| change_to_proto(change)));
-        }
+            complete
+        };
         first.push(v1::WatchLanesResponse {
             kind: Kind::Bookmark.into(),
             lane: None,
-            revision: snapshot.revision,
+            revision: complete,
         });
         Ok(first)
     }

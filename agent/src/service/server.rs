@@ -4,6 +4,7 @@ use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,11 @@ const RESPONSE_MAX: usize = 8 << 20;
 const STREAMS_MAX: u32 = 32;
 /// A request is answered within this time, or refused.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// A connection that has not sent the HTTP/2 preface by then is closed: silence must not keep
+/// the places of others.
+const PREFACE_WITHIN: Duration = Duration::from_secs(2);
+/// Bytes of the preface (RFC 9113, section 3.4).
+const PREFACE_BYTES: usize = 24;
 /// Pause after the kernel refused a connection for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -127,7 +133,11 @@ async fn pass_on(
     to: &tokio::sync::mpsc::Sender<io::Result<Counted>>,
 ) -> bool {
     match accepted {
-        Ok(stream) => to.send(Ok(Counted { stream, _permit: permit })).await.is_ok(),
+        Ok(stream) => {
+            let preface = Some(Box::pin(tokio::time::sleep(PREFACE_WITHIN)));
+            let counted = Counted { stream, preface, received: 0, _permit: permit };
+            to.send(Ok(counted)).await.is_ok()
+        }
         // Out of descriptors, most likely: the connection still waits, the agent goes on.
         Err(error) => {
             warn!(%error, "control connection not accepted");
@@ -179,6 +189,9 @@ async fn router(
 /// A connection that counts against the limit while it lives.
 struct Counted {
     stream: Stream,
+    /// Runs out unless the preface comes first.
+    preface: Option<Pin<Box<tokio::time::Sleep>>>,
+    received: usize,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -190,6 +203,7 @@ enum Stream {
 mod io_impl {
     //! Reading and writing pass through to whichever stream it is.
 
+    use std::future::Future;
     use std::io;
     use std::pin::Pin;
     use std::task::{Context, Poll};
@@ -197,7 +211,7 @@ mod io_impl {
     use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
     use tonic::transport::server::Connected;
 
-    use super::{Counted, Stream};
+    use super::{Counted, PREFACE_BYTES, Stream};
 
     impl Connected for Counted {
         type ConnectInfo = ();
@@ -221,7 +235,21 @@ mod io_impl {
             cx: &mut Context<'_>,
             buf: &mut ReadBuf<'_>,
         ) -> Poll<io::Result<()>> {
-            either!(self, stream => Pin::new(stream).poll_read(cx, buf))
+            let this = self.get_mut();
+            let before = buf.filled().len();
+            let read = match &mut this.stream {
+                Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+                Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            };
+            if let Some(preface) = &mut this.preface {
+                this.received += buf.filled().len() - before;
+                if this.received >= PREFACE_BYTES {
+                    this.preface = None;
+                } else if read.is_pending() && preface.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+            }
+            read
         }
     }
 
