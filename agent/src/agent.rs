@@ -1,12 +1,13 @@
 //! The running agent: everything is opened in order, privileges go, the doors open, SIGTERM ends.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::fcntl::{Flock, FlockArg};
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -36,6 +37,14 @@ pub enum AgentError {
     #[error("cannot prepare {path}: {source}; choose others with --run-dir and --state-dir")]
     Directory {
         /// The directory.
+        path: String,
+        /// The kernel's word.
+        source: io::Error,
+    },
+    /// The run directory's lock.
+    #[error("cannot lock {path}: {source}; another agent runs there, choose another --run-dir")]
+    Taken {
+        /// The lock file.
         path: String,
         /// The kernel's word.
         source: io::Error,
@@ -85,6 +94,7 @@ pub fn run(config: &Config) -> Result<(), AgentError> {
 async fn serve(config: &Config) -> Result<(), AgentError> {
     prepare(&config.agent.run_dir, 0o755)?;
     prepare(&config.agent.state_dir, 0o700)?;
+    let _lock = lock(&config.agent.run_dir)?;
     raise_open_files();
     let journal = Journal::open(&config.agent.state_dir.join("journal.redb"))?;
     let registry = Arc::new(Registry::default());
@@ -180,6 +190,14 @@ fn prepare(path: &Path, mode: u32) -> Result<(), AgentError> {
     }
     fs::create_dir_all(path).map_err(directory)?;
     fs::set_permissions(path, Permissions::from_mode(mode)).map_err(directory)
+}
+
+/// Takes the run directory: two agents must not replace each other's sockets.
+fn lock(run_dir: &Path) -> Result<Flock<File>, AgentError> {
+    let path = run_dir.join("agent.lock");
+    let taken = |source| AgentError::Taken { path: path.display().to_string(), source };
+    let file = File::options().create(true).append(true).open(&path).map_err(taken)?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| taken(errno.into()))
 }
 
 /// Uses the whole of what the hard limit allows: every lane takes a few descriptors.

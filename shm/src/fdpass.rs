@@ -12,6 +12,9 @@ use crate::wire::FRAME_MAX;
 
 /// Descriptors that a packet may carry. More are closed and the packet is refused.
 pub const DESCRIPTORS_MAX: usize = 4;
+/// Descriptors that the kernel lets a packet carry (`SCM_MAX_FD`). There is room for all of them:
+/// those of a control message that was cut off are installed all the same, and nobody is told.
+const KERNEL_DESCRIPTORS_MAX: usize = 253;
 
 /// A packet as it arrived.
 #[derive(Debug)]
@@ -41,7 +44,7 @@ pub fn send(socket: impl AsFd, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>)
 /// `WouldBlock` if there is none; `InvalidData` if the packet or its descriptors were cut off.
 pub fn receive(socket: impl AsFd) -> io::Result<Packet> {
     let mut bytes = vec![0; FRAME_MAX];
-    let mut control = nix::cmsg_space!([std::os::fd::RawFd; DESCRIPTORS_MAX]);
+    let mut control = nix::cmsg_space!([std::os::fd::RawFd; KERNEL_DESCRIPTORS_MAX]);
     let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
     let (len, cut, descriptors) = {
         let mut parts = [IoSliceMut::new(&mut bytes)];
@@ -58,7 +61,7 @@ pub fn receive(socket: impl AsFd) -> io::Result<Packet> {
         }
         (message.bytes, cut, descriptors)
     };
-    if cut {
+    if cut || descriptors.len() > DESCRIPTORS_MAX {
         return Err(io::ErrorKind::InvalidData.into());
     }
     bytes.truncate(len);

@@ -149,7 +149,8 @@ fn more_descriptors_than_a_packet_may_carry_are_closed() {
     for count in [5, 8, 100, 253].repeat(5) {
         let client = Raw::connect(&agent);
         client.send_bytes(&by_name(Role::Producer, "a").encode(), &vec![null.as_fd(); count]);
-        assert_eq!(client.end(), "closed", "{count} descriptors");
+        let end = client.end();
+        assert!(["closed", "FRAME_INVALID"].contains(&&*end), "{count} descriptors: {end}");
     }
     until_fds_are(&agent, before);
     attached(&agent, "a", Role::Producer);

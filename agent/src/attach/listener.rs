@@ -5,7 +5,7 @@ use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,13 +30,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Listener {
     fd: AsyncFd<OwnedFd>,
-    path: PathBuf,
+    _file: SocketFile,
     places: Arc<Places>,
 }
 
 impl Listener {
-    /// Binds the attach socket. A file left by a dead agent is replaced; the journal's lock has
-    /// made sure that no live one uses the directory.
+    /// Binds the attach socket. A file left by a dead agent is replaced; the directory's lock has
+    /// made sure that no live one uses it.
     ///
     /// # Errors
     /// The kernel's word, for instance for a directory that this user may not write.
@@ -47,7 +47,7 @@ impl Listener {
             // Whoever may attach must be able to reach the socket; nothing else is in there.
             fs::set_permissions(dir, Permissions::from_mode(0o755))?;
         }
-        remove_stale(&path)?;
+        let file = SocketFile::replacing(path.clone())?;
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
         bind(fd.as_raw_fd(), &UnixAddr::new(&path)?)?;
@@ -60,7 +60,7 @@ impl Listener {
             taken: Mutex::default(),
         };
         let fd = registered(fd, Interest::READABLE)?;
-        Ok(Self { fd, path, places: Arc::new(places) })
+        Ok(Self { fd, _file: file, places: Arc::new(places) })
     }
 
     /// Accepts until the task is dropped.
@@ -95,21 +95,27 @@ impl Listener {
     }
 }
 
-impl Drop for Listener {
-    fn drop(&mut self) {
-        // Nobody can be told about a file that will not go.
-        let _ = fs::remove_file(&self.path);
+/// The name of a bound socket. Removed when dropped.
+#[derive(Debug)]
+pub(crate) struct SocketFile(PathBuf);
+
+impl SocketFile {
+    /// Makes way for a socket: removes the file that a dead agent left.
+    ///
+    /// # Errors
+    /// The file is there and cannot be removed.
+    pub(crate) fn replacing(path: PathBuf) -> io::Result<Self> {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(Self(path)),
+        }
     }
 }
 
-/// Removes a socket file that a dead agent left.
-///
-/// # Errors
-/// The file is there and cannot be removed.
-pub fn remove_stale(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Nobody can be told about a file that will not go.
+        let _ = fs::remove_file(&self.0);
     }
 }
 

@@ -3,7 +3,6 @@
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +18,7 @@ use tracing::warn;
 
 use super::lane_service::Lanes;
 use super::node_service::Node;
-use crate::attach::listener::remove_stale;
+use crate::attach::listener::SocketFile;
 use crate::config::Config;
 use crate::controller::Handle;
 use crate::doctor::Finding;
@@ -57,7 +56,7 @@ pub struct Services {
 pub struct Control {
     unix: UnixListener,
     tcp: Option<TcpListener>,
-    path: PathBuf,
+    file: SocketFile,
     connections: Arc<Semaphore>,
 }
 
@@ -68,7 +67,7 @@ impl Control {
     /// The kernel's word, for instance for a port that is taken.
     pub async fn bind(config: &Config) -> io::Result<Self> {
         let path = config.control_socket();
-        remove_stale(&path)?;
+        let file = SocketFile::replacing(path.clone())?;
         let unix = UnixListener::bind(&path)?;
         fs::set_permissions(&path, Permissions::from_mode(config.agent.control_mode))?;
         let tcp = match config.agent.listen_tcp {
@@ -76,7 +75,7 @@ impl Control {
             None => None,
         };
         let connections = Arc::new(Semaphore::new(config.limits.control_connections as usize));
-        Ok(Self { unix, tcp, path, connections })
+        Ok(Self { unix, tcp, file, connections })
     }
 
     /// Serves until `stop` turns true.
@@ -92,6 +91,8 @@ impl Control {
         let router = router(config, services).await?;
         let (sender, connections) = tokio::sync::mpsc::channel(16);
         let permits = Arc::clone(&self.connections);
+        // Goes with this future, however it ends.
+        let _file = self.file;
         let unix = self.unix;
         let to = sender.clone();
         tokio::spawn(async move {
@@ -121,7 +122,6 @@ impl Control {
             let _ = stop.wait_for(|stop| *stop).await;
         };
         router.serve_with_incoming_shutdown(ReceiverStream::new(connections), stopped).await?;
-        let _ = fs::remove_file(&self.path);
         Ok(())
     }
 }
