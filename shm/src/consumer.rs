@@ -21,6 +21,12 @@ use crate::wire::{Frame, Grant, PeerSegment, Role};
 
 /// Spins before a sleep, about 50 µs.
 const SPINS_BEFORE_PARK: u32 = 2048;
+/// Looks at a slot between two looks at everything else.
+const SPINS_PER_LOOK: u32 = 64;
+/// Messages between two waits that make a stream.
+const STREAM_BURST: u64 = 8;
+/// Pause of a consumer that has caught up with a stream, in spins; less in a small ring.
+const FALL_BEHIND_SPINS: u64 = 256;
 /// Generations that may wait to be read: the agent refuses producers long before.
 const GENERATIONS_MAX: usize = 16;
 
@@ -45,6 +51,8 @@ pub struct Consumer {
     end: u64,
     pending: VecDeque<Pending>,
     closed: bool,
+    /// Position at the last wait.
+    waited_at: u64,
     refused: Option<SegmentError>,
     /// Not `Sync`: two threads must not share one end.
     not_sync: std::marker::PhantomData<std::cell::Cell<()>>,
@@ -68,6 +76,7 @@ impl Consumer {
             end: u64::MAX,
             pending: VecDeque::new(),
             closed: false,
+            waited_at: 0,
             refused: None,
             not_sync: std::marker::PhantomData,
         })
@@ -108,25 +117,36 @@ impl Consumer {
     /// # Errors
     /// `Closed` after the producer ended the stream, until a successor attaches; `Corrupt`, for
     /// ever; `Revoked`; `Segment` if the next generation's segment was refused.
-    #[inline]
+    #[inline(always)]
     pub fn poll(&mut self) -> Result<Option<ReadSlot<'_>>, RecvError> {
-        match self.next_span()? {
-            Some(span) => Ok(Some(ReadSlot { consumer: self, span })),
-            None => Ok(None),
-        }
+        let span = match self.ready() {
+            Some(span) => span,
+            None => match self.next_span()? {
+                Some(span) => span,
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(ReadSlot { consumer: self, span }))
     }
 
     /// The next message, waiting at most `timeout` for it.
     ///
     /// # Errors
     /// `TimedOut` says what is known of the producer; otherwise as [`Consumer::poll`].
-    #[inline]
+    #[inline(always)]
     pub fn recv(&mut self, timeout: Duration) -> Result<ReadSlot<'_>, RecvError> {
-        let span = match self.next_span()? {
+        let span = match self.ready() {
             Some(span) => span,
             None => self.wait_for_span(timeout)?,
         };
         Ok(ReadSlot { consumer: self, span })
+    }
+
+    /// The next message in the usual case: plain, before any end, and no look at the agent due.
+    #[inline(always)]
+    pub(crate) fn ready(&mut self) -> Option<Span> {
+        let span = self.ring.ready()?;
+        (span.position < self.end && self.link.pulse.steady()).then_some(span)
     }
 
     /// All messages that are there now, at most `limit`, released together.
@@ -139,7 +159,7 @@ impl Consumer {
         Ok(ReadBatch { consumer: self, next, left: limit, end: start, messages: 0, bytes: 0 })
     }
 
-    #[inline]
+    #[inline(never)]
     pub(crate) fn next_span(&mut self) -> Result<Option<Span>, RecvError> {
         match self.ring.poll() {
             // What a producer that was given up writes after its end is nobody's message.
@@ -304,26 +324,43 @@ impl Consumer {
 
     #[cold]
     pub(crate) fn wait_for_span(&mut self, timeout: Duration) -> Result<Span, RecvError> {
-        let start = Instant::now();
+        if let Some(span) = self.next_span()? {
+            return Ok(span);
+        }
+        self.fall_behind();
+        let mut start = None;
         let mut spins = 0u32;
         loop {
+            self.ring.spin(SPINS_PER_LOOK);
             if let Some(span) = self.next_span()? {
                 return Ok(span);
             }
-            spins = spins.wrapping_add(1);
-            if spins.is_multiple_of(64) && start.elapsed() >= timeout {
+            spins = spins.saturating_add(SPINS_PER_LOOK);
+            let start = *start.get_or_insert_with(Instant::now);
+            if start.elapsed() >= timeout {
                 self.maintain()?;
-                return match self.next_span()? {
-                    Some(span) => Ok(span),
-                    None => Err(RecvError::TimedOut { waited: timeout, state: self.link.peer }),
-                };
+                let state = self.link.peer;
+                return self.next_span()?.ok_or(RecvError::TimedOut { waited: timeout, state });
             }
             if self.wait == WaitMode::Park && spins > SPINS_BEFORE_PARK {
                 let left = timeout.saturating_sub(start.elapsed());
                 self.ring.park(left.min(SLEEP_MAX));
                 self.maintain()?;
-                spins = SPINS_BEFORE_PARK - 64;
-            } else {
+                spins = SPINS_BEFORE_PARK - SPINS_PER_LOOK;
+            }
+        }
+    }
+
+    /// Lets the producer of a stream get ahead, so that the two do not fight for each line.
+    ///
+    /// A consumer that has caught up takes every line from the producer in the middle of its
+    /// work. A single message since the last wait, as in a dialogue, costs no pause.
+    #[inline]
+    fn fall_behind(&mut self) {
+        let burst = self.ring.position() - self.waited_at;
+        self.waited_at = self.ring.position();
+        if burst >= STREAM_BURST {
+            for _ in 0..FALL_BEHIND_SPINS.min(self.ring.geometry().count() / 4) {
                 spin_hint();
             }
         }
@@ -364,7 +401,7 @@ impl ReadSlot<'_> {
     }
 
     /// Copies the message's start into `target`; returns how many bytes there were.
-    #[inline]
+    #[inline(always)]
     pub fn copy_to(&self, target: &mut [u8]) -> usize {
         self.consumer.ring.copy_out(&self.span, 0, target)
     }
@@ -386,7 +423,7 @@ impl ReadSlot<'_> {
 }
 
 impl Drop for ReadSlot<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         self.consumer.ring.release(&self.span);
     }
@@ -417,7 +454,7 @@ impl View<'_> {
     }
 
     /// Copies the range's start into `target`; returns how many bytes there were.
-    #[inline]
+    #[inline(always)]
     pub fn copy_to(&self, target: &mut [u8]) -> usize {
         let wanted = target.len().min(self.len);
         match target.get_mut(..wanted) {

@@ -60,8 +60,15 @@ impl Pulse {
     /// Called for each message.
     #[inline]
     pub(crate) fn steady_due(&mut self) -> bool {
-        self.steady_left -= 1;
-        self.steady_left == 0 && self.steady_clock()
+        !self.steady() && self.steady_clock()
+    }
+
+    /// Called for each message: false when the clock is to be read.
+    #[inline(always)]
+    pub(crate) fn steady(&mut self) -> bool {
+        let more = self.steady_left > 1;
+        self.steady_left -= u32::from(more);
+        more
     }
 
     #[cold]

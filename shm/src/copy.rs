@@ -9,6 +9,9 @@
 /// From this size on, microcode (`rep movsb`) beats a 16-byte loop, in bytes.
 #[cfg(target_arch = "x86_64")]
 const REP_MOVSB_FROM: usize = 1024;
+/// Up to this size, straight code of which only the loads are assembly, in bytes.
+#[cfg(target_arch = "x86_64")]
+const SHORT_MAX: usize = 64;
 
 /// Copies `len` bytes from shared memory to private memory.
 ///
@@ -16,7 +19,7 @@ const REP_MOVSB_FROM: usize = 1024;
 /// - `source..source + len` is mapped readable, and stays so during the call, whatever others do.
 /// - `target..target + len` is valid for writes, private to the caller, and does not overlap.
 #[cfg(target_arch = "x86_64")]
-#[inline]
+#[inline(always)]
 pub(crate) unsafe fn copy_from_shared(source: *const u8, target: *mut u8, len: usize) {
     use std::arch::asm;
     if len >= REP_MOVSB_FROM {
@@ -28,7 +31,7 @@ pub(crate) unsafe fn copy_from_shared(source: *const u8, target: *mut u8, len: u
             asm!("rep movsb", inout("rcx") len => _, inout("rsi") source => _,
                 inout("rdi") target => _, options(nostack, preserves_flags));
         }
-    } else if len >= 16 {
+    } else if len > SHORT_MAX {
         // SAFETY:
         // - the loop touches 16 bytes at 0, 16, … below `len - 16`, then the last 16 bytes; with
         //   `len >= 16` both lie inside the ranges that the caller vouched for;
@@ -50,39 +53,62 @@ pub(crate) unsafe fn copy_from_shared(source: *const u8, target: *mut u8, len: u
             );
         }
     } else {
-        // SAFETY: the caller's promise, handed on unchanged; `len < 16` holds here.
+        // SAFETY: the caller's promise, handed on unchanged; `len <= SHORT_MAX` holds here.
         unsafe { copy_short(source, target, len) }
     }
 }
 
-/// Copies fewer than 16 bytes by two overlapping moves of the largest width that fits.
+/// Copies a few bytes in pieces of 16, 8, 4, 2 and 1 that do not overlap.
+///
+/// The stores are the compiler's, so that a copy of a known length may stay in registers, and a
+/// later load of what one store wrote is forwarded from it.
 ///
 /// # Safety
-/// As [`copy_from_shared`], and `len < 16`.
+/// As [`copy_from_shared`], and `len <= SHORT_MAX`.
 #[cfg(target_arch = "x86_64")]
-#[inline]
+#[inline(always)]
 unsafe fn copy_short(source: *const u8, target: *mut u8, len: usize) {
     use std::arch::asm;
-    // SAFETY: in every arm the highest byte touched is `len - 1`, inside both ranges; the moves
-    // are unaligned, so alignment is no precondition.
+    use std::arch::x86_64::__m128i;
+    let mut at = 0;
+    // SAFETY:
+    // - each piece is taken only where `len` has that many bytes left from `at` on, so that both
+    //   addresses stay inside their ranges;
+    // - loads and stores are unaligned, so alignment is no precondition.
     unsafe {
-        match len {
-            0 => {}
-            1 => asm!("mov {b}, byte ptr [{s}]", "mov byte ptr [{t}], {b}",
-                b = out(reg_byte) _, s = in(reg) source, t = in(reg) target,
-                options(nostack, preserves_flags)),
-            2..=3 => asm!("mov {a:x}, word ptr [{s}]", "mov {b}, byte ptr [{s} + {l}]",
-                "mov word ptr [{t}], {a:x}", "mov byte ptr [{t} + {l}], {b}",
-                a = out(reg) _, b = out(reg_byte) _, s = in(reg) source, t = in(reg) target,
-                l = in(reg) len - 1, options(nostack, preserves_flags)),
-            4..=7 => asm!("mov {a:e}, dword ptr [{s}]", "mov {b:e}, dword ptr [{s} + {l}]",
-                "mov dword ptr [{t}], {a:e}", "mov dword ptr [{t} + {l}], {b:e}",
-                a = out(reg) _, b = out(reg) _, s = in(reg) source, t = in(reg) target,
-                l = in(reg) len - 4, options(nostack, preserves_flags)),
-            _ => asm!("mov {a}, qword ptr [{s}]", "mov {b}, qword ptr [{s} + {l}]",
-                "mov qword ptr [{t}], {a}", "mov qword ptr [{t} + {l}], {b}",
-                a = out(reg) _, b = out(reg) _, s = in(reg) source, t = in(reg) target,
-                l = in(reg) len - 8, options(nostack, preserves_flags)),
+        while len - at >= 16 {
+            let piece: __m128i;
+            asm!("movups {x}, [{s}]", x = out(xmm_reg) piece, s = in(reg) source.add(at),
+                options(nostack, preserves_flags, readonly));
+            target.add(at).cast::<__m128i>().write_unaligned(piece);
+            at += 16;
+        }
+        if len & 8 != 0 {
+            let piece: u64;
+            asm!("mov {x}, qword ptr [{s}]", x = out(reg) piece, s = in(reg) source.add(at),
+                options(nostack, preserves_flags, readonly));
+            target.add(at).cast::<u64>().write_unaligned(piece);
+            at += 8;
+        }
+        if len & 4 != 0 {
+            let piece: u32;
+            asm!("mov {x:e}, dword ptr [{s}]", x = out(reg) piece, s = in(reg) source.add(at),
+                options(nostack, preserves_flags, readonly));
+            target.add(at).cast::<u32>().write_unaligned(piece);
+            at += 4;
+        }
+        if len & 2 != 0 {
+            let piece: u16;
+            asm!("mov {x:x}, word ptr [{s}]", x = out(reg) piece, s = in(reg) source.add(at),
+                options(nostack, preserves_flags, readonly));
+            target.add(at).cast::<u16>().write_unaligned(piece);
+            at += 2;
+        }
+        if len & 1 != 0 {
+            let piece: u8;
+            asm!("mov {x}, byte ptr [{s}]", x = out(reg_byte) piece, s = in(reg) source.add(at),
+                options(nostack, preserves_flags, readonly));
+            target.add(at).write(piece);
         }
     }
 }

@@ -11,6 +11,11 @@ pub trait Memory {
     /// Loads the word at `offset`; later reads see everything its writer released before.
     fn load_acquire(&self, offset: usize) -> u64;
 
+    /// Starts to fetch the line at `offset`; reads nothing.
+    fn prefetch(&self, offset: usize) {
+        let _ = offset;
+    }
+
     /// Loads the 32-bit word at `offset` with acquire order.
     fn load_u32(&self, offset: usize) -> u32;
 

@@ -80,25 +80,29 @@ impl Producer {
     ///
     /// # Errors
     /// `Full` if there is no room now; `TooLarge` if there never is; `Revoked`; `Corrupt`.
-    #[inline]
+    #[inline(always)]
     pub fn try_reserve(&mut self, len: usize) -> Result<WriteSlot<'_>, ReserveError> {
-        match self.ring.try_reserve(len)? {
-            Some(span) => Ok(WriteSlot { producer: self, span }),
-            None => Err(self.no_room(len)),
-        }
+        let span = match self.ring.ready(len) {
+            Some(span) => span,
+            None => match self.ring.try_reserve(len)? {
+                Some(span) => span,
+                None => return Err(self.no_room(len)),
+            },
+        };
+        Ok(WriteSlot { producer: self, span })
     }
 
     /// Room for a message of `len` bytes, waiting at most `timeout` for it.
     ///
     /// # Errors
     /// `TimedOut` says what is known of the consumer; otherwise as [`Producer::try_reserve`].
-    #[inline]
+    #[inline(always)]
     pub fn reserve(
         &mut self,
         len: usize,
         timeout: Duration,
     ) -> Result<WriteSlot<'_>, ReserveError> {
-        let span = match self.ring.try_reserve(len)? {
+        let span = match self.ring.ready(len) {
             Some(span) => span,
             None => self.wait_for_room(len, timeout)?,
         };
@@ -109,7 +113,7 @@ impl Producer {
     ///
     /// # Errors
     /// As [`Producer::reserve`].
-    #[inline]
+    #[inline(always)]
     pub fn send(&mut self, message: &[u8], timeout: Duration) -> Result<(), ReserveError> {
         let mut slot = self.reserve(message.len(), timeout)?;
         slot.write(0, message);
@@ -236,7 +240,7 @@ impl Producer {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn after_commit(&mut self) {
         if self.link.pulse.steady_due() {
             // A revocation leaves no room: the next reserve reports it. The slot is gone already.
@@ -276,15 +280,12 @@ impl WriteSlot<'_> {
     ///
     /// # Panics
     /// If `offset + bytes.len()` exceeds the reserved length, as a slice would.
-    #[inline]
+    #[inline(always)]
     pub fn write(&mut self, offset: usize, bytes: &[u8]) {
         let end = offset.checked_add(bytes.len());
-        assert!(
-            end.is_some_and(|end| end <= self.span.len),
-            "writing {} bytes at {offset} into a message of {}",
-            bytes.len(),
-            self.span.len
-        );
+        if end.is_none_or(|end| end > self.span.len) {
+            too_long(offset, bytes.len(), self.span.len);
+        }
         self.producer.ring.write(&self.span, offset, bytes);
     }
 
@@ -302,7 +303,7 @@ impl WriteSlot<'_> {
     }
 
     /// Makes the message visible.
-    #[inline]
+    #[inline(always)]
     pub fn commit(self) {
         self.producer.ring.commit(&self.span);
         self.producer.after_commit();
@@ -318,6 +319,12 @@ impl WriteSlot<'_> {
         self.span.slots = self.producer.ring.geometry().slots_for(len);
         self.commit();
     }
+}
+
+#[cold]
+#[inline(never)]
+fn too_long(offset: usize, len: usize, limit: usize) -> ! {
+    panic!("writing {len} bytes at {offset} into a message of {limit}")
 }
 
 /// Messages that become visible together, or not at all.

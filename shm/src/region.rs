@@ -56,7 +56,7 @@ impl Region<Owned> {
     /// Bytes of a slot that was reserved and not yet committed.
     ///
     /// A foreign process may *read* them early, which changes nothing here; nobody else can write.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn bytes_mut(&mut self, offset: usize, len: usize) -> &mut [MaybeUninit<u8>] {
         let start = self.at(offset, len);
         // SAFETY:
@@ -117,7 +117,7 @@ impl Region<Foreign> {
     ///
     /// # Safety
     /// The segment's writer does not store to `offset..offset + len` while the slice lives.
-    #[inline]
+    #[inline(always)]
     pub(crate) unsafe fn bytes(&self, offset: usize, len: usize) -> &[u8] {
         let start = self.at(offset, len);
         // SAFETY:
@@ -179,14 +179,16 @@ impl<Access> Region<Access> {
     /// # Panics
     /// Never for offsets from a [`crate::geometry::Geometry`] whose segment size was checked
     /// against this mapping; the check keeps the functions above sound whatever calls them.
-    #[inline]
+    #[inline(always)]
     fn at(&self, offset: usize, size: usize) -> *mut u8 {
         let inside = offset.checked_add(size).is_some_and(|end| end <= self.map.len());
-        assert!(inside, "offset {offset} + {size} exceeds the mapping of {}", self.map.len());
+        if !inside {
+            outside(offset, size, self.map.len());
+        }
         self.map.as_mut_ptr().wrapping_add(offset)
     }
 
-    #[inline]
+    #[inline(always)]
     fn at_u64(&self, offset: usize) -> &AtomicU64 {
         assert!(offset.is_multiple_of(8), "offset {offset} is not aligned");
         // SAFETY:
@@ -196,7 +198,7 @@ impl<Access> Region<Access> {
         unsafe { AtomicU64::from_ptr(self.at(offset, 8).cast()) }
     }
 
-    #[inline]
+    #[inline(always)]
     fn at_u32(&self, offset: usize) -> &AtomicU32 {
         assert!(offset.is_multiple_of(4), "offset {offset} is not aligned");
         // SAFETY: as in `at_u64`, for four bytes.
@@ -204,18 +206,36 @@ impl<Access> Region<Access> {
     }
 }
 
+#[cold]
+#[inline(never)]
+fn outside(offset: usize, size: usize, len: usize) -> ! {
+    panic!("offset {offset} + {size} exceeds the mapping of {len}")
+}
+
 impl<Access> Memory for Region<Access> {
-    #[inline]
+    #[inline(always)]
+    fn prefetch(&self, offset: usize) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch neither traps nor reads, whatever the address, by the architecture.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(self.map.as_mut_ptr().wrapping_add(offset).cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = offset;
+    }
+
+    #[inline(always)]
     fn load_acquire(&self, offset: usize) -> u64 {
         self.at_u64(offset).load(Ordering::Acquire)
     }
 
-    #[inline]
+    #[inline(always)]
     fn load_u32(&self, offset: usize) -> u32 {
         self.at_u32(offset).load(Ordering::Acquire)
     }
 
-    #[inline]
+    #[inline(always)]
     fn copy_out(&self, offset: usize, target: &mut [u8]) {
         let source = self.at(offset, target.len());
         // SAFETY:
@@ -226,7 +246,7 @@ impl<Access> Memory for Region<Access> {
         unsafe { copy_from_shared(source, target.as_mut_ptr(), target.len()) }
     }
 
-    #[inline]
+    #[inline(always)]
     fn full_fence(&self) {
         fence(Ordering::SeqCst);
     }
@@ -255,22 +275,22 @@ impl<Access> Memory for Region<Access> {
 }
 
 impl OwnedMemory for Region<Owned> {
-    #[inline]
+    #[inline(always)]
     fn store_relaxed(&self, offset: usize, value: u64) {
         self.at_u64(offset).store(value, Ordering::Relaxed);
     }
 
-    #[inline]
+    #[inline(always)]
     fn store_release(&self, offset: usize, value: u64) {
         self.at_u64(offset).store(value, Ordering::Release);
     }
 
-    #[inline]
+    #[inline(always)]
     fn store_u32(&self, offset: usize, value: u32) {
         self.at_u32(offset).store(value, Ordering::Release);
     }
 
-    #[inline]
+    #[inline(always)]
     fn copy_in(&self, offset: usize, source: &[u8]) {
         let target = self.at(offset, source.len());
         // SAFETY:

@@ -23,6 +23,11 @@ const COUNTERS_EVERY: u64 = 64;
 /// pretends to sleep would otherwise cost the producer a system call for each message.
 const IDLE_WAKES_MAX: u32 = 64;
 
+/// A cache line, in bytes.
+const LINE: usize = 64;
+/// Stride of a slot of two lines: only there does a prefetch of the second one pay.
+const TWO_LINES: usize = 128;
+
 /// How the two ends wait for each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WaitMode {
@@ -185,6 +190,13 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         &mut self.own
     }
 
+    /// Room for a message of one slot, now, without a look at the consumer: the usual case.
+    #[inline(always)]
+    pub fn ready(&self, len: usize) -> Option<Span> {
+        let fits = len <= self.geometry.payload() as usize && self.committed < self.gate;
+        (fits && self.batch.is_none()).then_some(Span { position: self.committed, slots: 1, len })
+    }
+
     /// Finds room for a message of `len` bytes; `None` if the ring is too full now.
     ///
     /// # Errors
@@ -230,7 +242,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
     /// Copies `bytes` to `offset` of a reserved message, over slot borders where needed.
     ///
     /// Bytes beyond the span's length are not written; the caller has checked the range.
-    #[inline]
+    #[inline(always)]
     pub fn write(&self, span: &Span, offset: usize, bytes: &[u8]) {
         let payload = self.geometry.payload() as usize;
         if span.slots == 1 {
@@ -249,7 +261,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
     }
 
     /// Makes a message visible: one release store.
-    #[inline]
+    #[inline(always)]
     pub fn commit(&mut self, span: &Span) {
         if self.batch.is_some() {
             // A batch handle that was leaked: its messages go out before this one.
@@ -319,7 +331,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
     }
 
     /// Writes the words of all slots but the first, and returns the first slot's.
-    #[inline]
+    #[inline(always)]
     fn write_words(&mut self, span: &Span, last: Kind) -> CommitWord {
         let payload = self.geometry.payload();
         if span.slots == 1 {
@@ -342,13 +354,13 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         CommitWord::new(self.geometry.turn(span.position), Kind::More, payload)
     }
 
-    #[inline]
+    #[inline(always)]
     fn publish(&mut self, position: u64, word: CommitWord) {
-        // Pairs with the Acquire in Reader::look [commit]: payload and later words come first.
+        // Pairs with the Acquire in Reader::ready [commit]: payload and later words come first.
         self.own.store_release(self.geometry.slot_offset(position), word.0);
     }
 
-    #[inline]
+    #[inline(always)]
     fn account(&mut self, committed: u64, messages: u64, bytes: u64) {
         self.committed = committed;
         self.messages += messages;
@@ -505,6 +517,39 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
         self.peer = Some(peer);
     }
 
+    /// The next message if it is a plain one: in one slot, legal, and the reader not poisoned.
+    ///
+    /// One comparison judges turn, kind and length together; whatever fails it is judged in
+    /// detail by [`Reader::poll`].
+    #[inline(always)]
+    pub fn ready(&self) -> Option<Span> {
+        let peer = self.peer.as_ref()?;
+        let at = self.geometry.slot_offset(self.position);
+        if self.geometry.stride() == TWO_LINES {
+            // The second line travels with the first instead of after it.
+            peer.prefetch(at + LINE);
+        }
+        // Pairs with the Release in Writer::publish [commit].
+        let word = peer.load_acquire(at);
+        let len = word ^ CommitWord::new(self.geometry.turn(self.position), Kind::Data, 0).0;
+        if len > u64::from(self.geometry.payload()) || self.poison.is_some() {
+            return None;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "at most a slot's payload")]
+        Some(Span { position: self.position, slots: 1, len: len as usize })
+    }
+
+    /// Spins until the next slot may be committed, at most `spins` times.
+    #[inline]
+    pub fn spin(&self, spins: u32) {
+        for _ in 0..spins {
+            if self.ready().is_some() {
+                return;
+            }
+            crate::sync::spin_hint();
+        }
+    }
+
     /// Looks at the next slot; `None` if nothing is committed there.
     ///
     /// # Errors
@@ -567,7 +612,7 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
         let Some(peer) = &self.peer else {
             return Ok(SlotState::Empty);
         };
-        // Pairs with the Release in Writer::publish [commit].
+        // As in Reader::ready: this is the same look, judged in detail.
         let word = peer.load_acquire(self.geometry.slot_offset(position));
         read_slot(&self.geometry, position, CommitWord(word))
     }
@@ -613,7 +658,7 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
     }
 
     /// Copies bytes of a message out, from `offset`; returns how many there were.
-    #[inline]
+    #[inline(always)]
     pub fn copy_out(&self, span: &Span, offset: usize, target: &mut [u8]) -> usize {
         let Some(peer) = &self.peer else { return 0 };
         let wanted = target.len().min(span.len.saturating_sub(offset));
@@ -642,13 +687,13 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
     }
 
     /// Gives a message's slots back. The producer sees it at the latest after a quarter ring.
-    #[inline]
+    #[inline(always)]
     pub fn release(&mut self, span: &Span) {
         self.release_through(span.position + span.slots, 1, span.len as u64);
     }
 
     /// Gives back every slot below `position`: `messages` messages of `bytes` in all.
-    #[inline]
+    #[inline(always)]
     pub fn release_through(&mut self, position: u64, messages: u64, bytes: u64) {
         self.position = position;
         self.messages += messages;

@@ -37,10 +37,14 @@ impl TrustedConsumer {
     /// As [`Consumer::poll`].
     #[inline]
     pub fn poll(&mut self) -> Result<Option<TrustedSlot<'_>>, RecvError> {
-        Ok(match self.strict.next_span()? {
-            Some(span) => Some(TrustedSlot { consumer: &mut self.strict, span }),
-            None => None,
-        })
+        let span = match self.strict.ready() {
+            Some(span) => span,
+            None => match self.strict.next_span()? {
+                Some(span) => span,
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(TrustedSlot { consumer: &mut self.strict, span }))
     }
 
     /// The next message, waiting at most `timeout` for it.
@@ -49,7 +53,7 @@ impl TrustedConsumer {
     /// As [`Consumer::recv`].
     #[inline]
     pub fn recv(&mut self, timeout: Duration) -> Result<TrustedSlot<'_>, RecvError> {
-        let span = match self.strict.next_span()? {
+        let span = match self.strict.ready() {
             Some(span) => span,
             None => self.strict.wait_for_span(timeout)?,
         };

@@ -157,6 +157,26 @@ fn more_descriptors_than_a_packet_may_carry_are_closed() {
 }
 
 #[test]
+fn descriptors_that_the_agent_has_no_room_for_are_closed() {
+    let agent = with_lanes(&["a"]);
+    let null = File::open("/dev/null").expect("/dev/null");
+    let before = fds(&agent);
+    // Room for a few: the kernel hands over as many as fit, and says that it cut the rest off.
+    let limit = format!("--nofile={}", before + 8);
+    let pid = format!("--pid={}", agent.pid());
+    let limited = std::process::Command::new("prlimit").args([pid, limit]).status();
+    if !limited.is_ok_and(|status| status.success()) {
+        return skipped("descriptor limit", "there is no prlimit (util-linux)");
+    }
+    for _ in 0..5 {
+        let client = Raw::connect(&agent);
+        client.send_bytes(&by_name(Role::Producer, "a").encode(), &[null.as_fd(); 100]);
+        assert_eq!(client.end(), "closed");
+    }
+    until_fds_are(&agent, before);
+}
+
+#[test]
 fn a_frame_out_of_turn_after_the_grant_ends_the_handshake_and_frees_the_end() {
     let agent = with_lanes(&["a"]);
     for role in ROLES {

@@ -28,7 +28,7 @@ const UNSAFE: [&str; 5] = [
 
 /// Files that are longer than 600 lines, how long they may be, and why they are not split.
 const LONG: [(&str, usize, &str); 3] = [
-    ("shm/src/ring.rs", 750, "writer and reader: each ordering is read beside its partner"),
+    ("shm/src/ring.rs", 800, "writer and reader: each ordering is read beside its partner"),
     ("shm/tests/demonic.rs", 900, "the adversary, its oracles, and the ends with planted bugs"),
     ("shm/tests/loom.rs", 700, "the protocol's models share one small ring"),
 ];
