@@ -324,14 +324,15 @@ impl Consumer {
 
     #[cold]
     pub(crate) fn wait_for_span(&mut self, timeout: Duration) -> Result<Span, RecvError> {
-        if let Some(span) = self.next_span()? {
-            return Ok(span);
-        }
         self.fall_behind();
         let mut start = None;
         let mut spins = 0u32;
         loop {
             self.ring.spin(SPINS_PER_LOOK);
+            if let Some(span) = self.ready() {
+                return Ok(span);
+            }
+            // Everything that is not a plain message: long ones, ends, generations, lies.
             if let Some(span) = self.next_span()? {
                 return Ok(span);
             }
