@@ -58,47 +58,43 @@ pub(crate) enum Seen {
 
 /// A consuming end: the strict one, or the one that trusts its producer.
 pub(crate) trait Inlet {
-    /// The next message's bytes, if there is one: `buffer` filled and handed to `read`, or the
-    /// lane's own bytes where that is allowed.
-    fn poll_all<R>(
+    /// The next message's bytes: `buffer` filled and handed to `read`, or the lane's own bytes
+    /// where that is allowed.
+    fn take_all<R>(
         &mut self,
         buffer: &mut [u8],
         read: impl FnOnce(&[u8]) -> R,
-    ) -> Result<Option<R>, BenchError>;
+    ) -> Result<R, BenchError>;
 
-    /// The next message's sequence number, if there is a message.
-    fn poll_number(&mut self) -> Result<Option<(u64, usize)>, BenchError>;
+    /// The next message's sequence number and length.
+    fn take_number(&mut self) -> Result<(u64, usize), BenchError>;
 }
 
 impl Inlet for Consumer {
     #[inline]
-    fn poll_all<R>(
+    fn take_all<R>(
         &mut self,
         buffer: &mut [u8],
         read: impl FnOnce(&[u8]) -> R,
-    ) -> Result<Option<R>, BenchError> {
-        let Some(slot) = self.poll()? else {
-            return Ok(None);
-        };
+    ) -> Result<R, BenchError> {
+        let slot = self.recv(PATIENCE)?;
         let found = slot.len();
         let copied = slot.copy_to(buffer);
         slot.release();
         // The usual case has a length that the compiler knows.
-        Ok(Some(if found == buffer.len() {
+        Ok(if found == buffer.len() {
             read(buffer)
         } else {
             read(buffer.get(..copied).unwrap_or_default())
-        }))
+        })
     }
 
     #[inline]
-    fn poll_number(&mut self) -> Result<Option<(u64, usize)>, BenchError> {
-        let Some(slot) = self.poll()? else {
-            return Ok(None);
-        };
+    fn take_number(&mut self) -> Result<(u64, usize), BenchError> {
+        let slot = self.recv(PATIENCE)?;
         let mut number = [0; NUMBER_BYTES];
         slot.copy_to(&mut number);
-        Ok(Some((u64::from_le_bytes(number), slot.len())))
+        Ok((u64::from_le_bytes(number), slot.len()))
     }
 }
 
@@ -110,26 +106,11 @@ pub(crate) trait Shape {
     /// Adds message `number` to a batch, if there is room.
     fn push(&mut self, batch: &mut WriteBatch<'_>, number: u64) -> Result<(), ReserveError>;
 
-    /// Takes the next message if there is one, which must be `expected` or the end.
-    fn poll(&mut self, lane: &mut impl Inlet, expected: u64) -> Result<Option<Seen>, BenchError>;
+    /// Waits for the next message, which must be `expected` or the end.
+    fn receive(&mut self, lane: &mut impl Inlet, expected: u64) -> Result<Seen, BenchError>;
 
     /// Judges a message of a batch.
     fn judge(&mut self, view: &View<'_>, expected: u64) -> Result<Seen, BenchError>;
-
-    /// As [`Shape::poll`], spinning until there is a message.
-    #[inline]
-    fn receive(&mut self, lane: &mut impl Inlet, expected: u64) -> Result<Seen, BenchError> {
-        if let Some(seen) = self.poll(lane, expected)? {
-            return Ok(seen);
-        }
-        let mut idle = Idle::default();
-        loop {
-            idle.spin()?;
-            if let Some(seen) = self.poll(lane, expected)? {
-                return Ok(seen);
-            }
-        }
-    }
 }
 
 /// Every byte is written and read; the size is known to the compiler.
@@ -168,8 +149,8 @@ impl<const N: usize> Shape for Small<N> {
     }
 
     #[inline]
-    fn poll(&mut self, lane: &mut impl Inlet, expected: u64) -> Result<Option<Seen>, BenchError> {
-        lane.poll_all(&mut self.buffer, |bytes| judge(bytes, N, expected))?.transpose()
+    fn receive(&mut self, lane: &mut impl Inlet, expected: u64) -> Result<Seen, BenchError> {
+        lane.take_all(&mut self.buffer, |bytes| judge(bytes, N, expected))?
     }
 
     #[inline]
@@ -220,9 +201,9 @@ impl Shape for Large {
     }
 
     #[inline]
-    fn poll(&mut self, lane: &mut impl Inlet, expected: u64) -> Result<Option<Seen>, BenchError> {
+    fn receive(&mut self, lane: &mut impl Inlet, expected: u64) -> Result<Seen, BenchError> {
         let len = self.buffer.len();
-        lane.poll_all(&mut self.buffer, |bytes| judge(bytes, len, expected))?.transpose()
+        lane.take_all(&mut self.buffer, |bytes| judge(bytes, len, expected))?
     }
 
     fn judge(&mut self, view: &View<'_>, expected: u64) -> Result<Seen, BenchError> {
@@ -253,11 +234,9 @@ impl Shape for Header {
     }
 
     #[inline]
-    fn poll(&mut self, lane: &mut impl Inlet, expected: u64) -> Result<Option<Seen>, BenchError> {
-        let Some((found, len)) = lane.poll_number()? else {
-            return Ok(None);
-        };
-        number(found, len, self.len, expected).map(Some)
+    fn receive(&mut self, lane: &mut impl Inlet, expected: u64) -> Result<Seen, BenchError> {
+        let (found, len) = lane.take_number()?;
+        number(found, len, self.len, expected)
     }
 
     fn judge(&mut self, view: &View<'_>, expected: u64) -> Result<Seen, BenchError> {

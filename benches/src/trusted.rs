@@ -5,7 +5,7 @@
 use laneway_shm::{Consumer, TrustedConsumer};
 
 use crate::error::BenchError;
-use crate::message::{Inlet, NUMBER_BYTES};
+use crate::message::{Inlet, NUMBER_BYTES, PATIENCE};
 
 /// Trusts the other worker.
 pub(crate) fn trust(consumer: Consumer) -> TrustedConsumer {
@@ -17,29 +17,25 @@ pub(crate) fn trust(consumer: Consumer) -> TrustedConsumer {
 
 impl Inlet for TrustedConsumer {
     #[inline]
-    fn poll_all<R>(
+    fn take_all<R>(
         &mut self,
         buffer: &mut [u8],
         read: impl FnOnce(&[u8]) -> R,
-    ) -> Result<Option<R>, BenchError> {
-        let Some(slot) = self.poll()? else {
-            return Ok(None);
-        };
+    ) -> Result<R, BenchError> {
+        let slot = self.recv(PATIENCE)?;
         let bytes = slot.as_bytes().unwrap_or_default();
         // The usual case has a length that the compiler knows.
-        Ok(Some(match bytes.get(..buffer.len()) {
+        Ok(match bytes.get(..buffer.len()) {
             Some(bytes) => read(bytes),
             None => read(bytes),
-        }))
+        })
     }
 
     #[inline]
-    fn poll_number(&mut self) -> Result<Option<(u64, usize)>, BenchError> {
-        let Some(slot) = self.poll()? else {
-            return Ok(None);
-        };
+    fn take_number(&mut self) -> Result<(u64, usize), BenchError> {
+        let slot = self.recv(PATIENCE)?;
         let bytes = slot.as_bytes().unwrap_or_default();
         let number = bytes.first_chunk::<NUMBER_BYTES>();
-        Ok(Some((number.map_or(0, |bytes| u64::from_le_bytes(*bytes)), bytes.len())))
+        Ok((number.map_or(0, |bytes| u64::from_le_bytes(*bytes)), bytes.len()))
     }
 }

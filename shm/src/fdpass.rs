@@ -4,17 +4,16 @@
 //! surprises leaks nothing; a truncated packet or control message is treated as an attack.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 
 use crate::wire::FRAME_MAX;
 
 /// Descriptors that a packet may carry. More are closed and the packet is refused.
 pub const DESCRIPTORS_MAX: usize = 4;
-/// Descriptors that the kernel lets a packet carry (`SCM_MAX_FD`). There is room for all of them:
-/// those of a control message that was cut off are installed all the same, and nobody is told.
-const KERNEL_DESCRIPTORS_MAX: usize = 253;
 
 /// A packet as it arrived.
 #[derive(Debug)]
@@ -44,32 +43,21 @@ pub fn send(socket: impl AsFd, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>)
 /// `WouldBlock` if there is none; `InvalidData` if the packet or its descriptors were cut off.
 pub fn receive(socket: impl AsFd) -> io::Result<Packet> {
     let mut bytes = vec![0; FRAME_MAX];
-    let mut control = nix::cmsg_space!([std::os::fd::RawFd; KERNEL_DESCRIPTORS_MAX]);
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
-    let (len, cut, descriptors) = {
-        let mut parts = [IoSliceMut::new(&mut bytes)];
-        let fd = socket.as_fd().as_raw_fd();
-        let message = recvmsg::<()>(fd, &mut parts, Some(&mut control), flags)?;
-        let cut = message.flags.intersects(MsgFlags::MSG_CTRUNC | MsgFlags::MSG_TRUNC);
-        let mut descriptors = Vec::new();
-        if let Ok(messages) = message.cmsgs() {
-            for message in messages {
-                if let ControlMessageOwned::ScmRights(raw) = message {
-                    descriptors.extend(raw.into_iter().map(own));
-                }
-            }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let received = recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags)?;
+    // Whatever the kernel installed is owned here, also what is left of a list that was cut off.
+    let mut descriptors = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            descriptors.extend(rights);
         }
-        (message.bytes, cut, descriptors)
-    };
+    }
+    let cut = received.flags.intersects(ReturnFlags::CTRUNC | ReturnFlags::TRUNC);
     if cut || descriptors.len() > DESCRIPTORS_MAX {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    bytes.truncate(len);
+    bytes.truncate(received.bytes);
     Ok(Packet { bytes, descriptors })
-}
-
-fn own(raw: std::os::fd::RawFd) -> OwnedFd {
-    // SAFETY: the kernel just installed this descriptor for us through SCM_RIGHTS; nobody else
-    // in this process knows its number, so we are its only owner.
-    unsafe { OwnedFd::from_raw_fd(raw) }
 }

@@ -20,7 +20,6 @@ use source::{
 const UNSAFE: [&str; 5] = [
     "shm/src/region.rs",
     "shm/src/copy.rs",
-    "shm/src/fdpass.rs",
     "shm/src/trusted.rs",
     // A caller of the trusted consumer, which only `unsafe` can be: the promise is the caller's.
     "benches/src/trusted.rs",
