@@ -140,7 +140,7 @@ impl<const N: usize> Small<N> {
 impl<const N: usize> Shape for Small<N> {
     #[inline]
     fn send(&mut self, lane: &mut Producer, number: u64) -> Result<(), BenchError> {
-        Ok(lane.send(&Self::make(number), PATIENCE)?)
+        Ok(lane.send_array(Self::make(number), PATIENCE)?)
     }
 
     #[inline]

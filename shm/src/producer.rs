@@ -121,6 +121,34 @@ impl Producer {
         Ok(())
     }
 
+    /// As [`Producer::send`], for a length that is known when the program is compiled: a small
+    /// message goes from registers into the lane.
+    ///
+    /// # Errors
+    /// As [`Producer::reserve`].
+    #[inline(always)]
+    pub fn send_array<const N: usize>(
+        &mut self,
+        message: [u8; N],
+        timeout: Duration,
+    ) -> Result<(), ReserveError> {
+        if let Some(span) = self.ring.ready(N) {
+            self.ring.write(&span, 0, &message);
+            self.ring.commit(&span);
+            self.after_commit();
+            return Ok(());
+        }
+        // A copy of its own, so that the message above needs no address.
+        let message = message;
+        self.send_waiting(&message, timeout)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn send_waiting(&mut self, message: &[u8], timeout: Duration) -> Result<(), ReserveError> {
+        self.send(message, timeout)
+    }
+
     /// Starts a batch: messages that become visible together.
     pub fn batch(&mut self) -> WriteBatch<'_> {
         WriteBatch { producer: self }

@@ -26,6 +26,19 @@ fn messages_arrive_in_order_and_whole_over_many_laps() {
 }
 
 #[test]
+fn a_message_of_a_known_length_goes_by_value_and_waits_like_any_other() {
+    let (mut producer, mut consumer) = pair(options(16, 2)).unwrap();
+    producer.send_array([1; 16], Duration::ZERO).unwrap();
+    producer.send_array([2; 3], Duration::ZERO).unwrap();
+    let full = producer.send_array([3; 16], Duration::from_millis(5));
+    assert!(matches!(full, Err(ReserveError::TimedOut { .. })));
+    assert_eq!(consumer.poll().unwrap().unwrap().to_vec(), [1; 16]);
+    assert_eq!(consumer.poll().unwrap().unwrap().to_vec(), [2; 3]);
+    producer.send_array([4; 20], Duration::ZERO).unwrap();
+    assert_eq!(consumer.poll().unwrap().unwrap().to_vec(), [4; 20]);
+}
+
+#[test]
 fn a_full_ring_says_how_full_and_has_room_again_after_a_release() {
     let (mut producer, mut consumer) = pair(options(8, 2)).unwrap();
     producer.send(b"one", Duration::ZERO).unwrap();
