@@ -138,15 +138,18 @@ impl Producer {
             self.after_commit();
             return Ok(());
         }
-        // A copy of its own, so that the message above needs no address.
-        let message = message;
-        self.send_waiting(&message, timeout)
+        self.send_waiting(message, timeout)
     }
 
+    /// Takes the message by value: only here, where it waits, does it need an address.
     #[cold]
     #[inline(never)]
-    fn send_waiting(&mut self, message: &[u8], timeout: Duration) -> Result<(), ReserveError> {
-        self.send(message, timeout)
+    fn send_waiting<const N: usize>(
+        &mut self,
+        message: [u8; N],
+        timeout: Duration,
+    ) -> Result<(), ReserveError> {
+        self.send(&message, timeout)
     }
 
     /// Starts a batch: messages that become visible together.
