@@ -26,8 +26,6 @@ const IDLE_POLLS: u32 = 64;
 const STEADY_MESSAGES_MAX: u32 = 4096;
 /// The clock is read about this often while messages flow.
 const STEADY_CLOCK: Duration = Duration::from_millis(100);
-/// An end that leaves gives a restarted agent this long to take its segments back.
-const SETTLE_WITHIN: Duration = Duration::from_millis(500);
 /// First and longest pause between two attempts to reach a restarted agent.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
@@ -189,19 +187,12 @@ impl Link {
         }
     }
 
-    /// Before leaving: lets an agent that was restarted take this end's segments back, so that
-    /// what was committed can still be read.
-    pub(crate) fn settle(&mut self) {
-        let deadline = Instant::now() + SETTLE_WITHIN;
-        loop {
-            // Events are of no interest any more; looking is what reconnects.
-            while self.next_event().is_some() {}
-            let settled = self.control.as_ref().is_none_or(|c| c.live || c.given_up);
-            if settled || Instant::now() >= deadline {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
+    /// Whether the agent knows of this end, or never will. If not, the next look tries at once.
+    pub(crate) fn is_settled(&mut self) -> bool {
+        self.control.as_mut().is_none_or(|control| {
+            control.retry_at = Instant::now();
+            control.live || control.given_up
+        })
     }
 
     /// Tells the agent, if it is there.

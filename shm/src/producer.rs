@@ -19,6 +19,8 @@ use crate::wire::{Frame, Grant, PeerSegment, Role};
 
 /// Spins before a sleep, about 50 µs: two wake-ups' worth on the machine of the measurements.
 const SPINS_BEFORE_PARK: u32 = 2048;
+/// A producer that leaves gives a restarted agent this long to take its segments back.
+const SETTLE_WITHIN: Duration = Duration::from_secs(1);
 /// Longest single sleep: bounds how late a change of the agent's is noticed.
 pub(crate) const SLEEP_MAX: Duration = Duration::from_millis(100);
 
@@ -167,9 +169,20 @@ impl Producer {
         while !self.ring.try_end()? {
             self.wait_for_room(0, timeout)?;
         }
-        self.link.settle();
+        self.settle();
         self.link.tell(&Frame::Bye);
         Ok(())
+    }
+
+    /// Before leaving: lets an agent that was restarted take the segments back, so that what was
+    /// committed can still be read when this process is gone.
+    fn settle(&mut self) {
+        let start = Instant::now();
+        // A revoked lane has nobody to settle with.
+        while self.maintain().is_ok() && !self.link.is_settled() && start.elapsed() < SETTLE_WITHIN
+        {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Looks at the agent's events. Called by itself when the ring is full and once a second
