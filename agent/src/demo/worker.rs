@@ -133,11 +133,11 @@ fn produce(args: &EndArgs) -> Result<Produced, Box<dyn Error>> {
         Ok(witness.note(sequence)?)
     };
     for sequence in first..args.until {
-        // The ring full of messages before the first mark: the consumer is there by then.
+        send(&mut producer, sequence)?;
+        // A ring full and one more: the consumer is there by now, and has given room back.
         if sequence == first + u64::from(producer.grant().slot_count) {
             mark();
         }
-        send(&mut producer, sequence)?;
     }
     mark();
     producer.close(PATIENCE)?;
