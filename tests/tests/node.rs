@@ -311,20 +311,27 @@ fn a_lane_costs_what_the_documentation_says_and_leaves_nothing() {
     let _turn = turn();
     let agent = Agent::start();
     let own = i32::try_from(std::process::id()).unwrap();
-    let baseline = (descriptors(agent.pid()), mappings(agent.pid()), mappings(own));
+    let baseline =
+        (descriptors(agent.pid()), mappings(agent.pid()), mappings(own), descriptors(own));
     for round in 0..3 {
         agent.create(plain("cost", 56, 64)).unwrap();
-        let (producer, consumer) = both(&agent, "cost");
+        let (mut producer, mut consumer) = both(&agent, "cost");
+        producer.send(b"joined", SOON).unwrap();
+        consumer.recv(SOON).unwrap().release();
+        // The consumer is met by now; the producer meets it when it looks at its events.
+        let ends = || (descriptors(own) - baseline.3, mappings(own) - baseline.2);
+        let deadline = std::time::Instant::now() + SOON;
+        while ends().1 < 4 {
+            producer.maintain().unwrap();
+            assert!(std::time::Instant::now() < deadline, "{:?}", ends());
+        }
         let agent_cost =
             (descriptors(agent.pid()) - baseline.0, mappings(agent.pid()) - baseline.1);
-        println!(
-            "one lane: agent {} descriptors, {} mappings; ends {} mappings",
-            agent_cost.0,
-            agent_cost.1,
-            mappings(own) - baseline.2
-        );
+        println!("one lane, descriptors and mappings: agent {agent_cost:?}, ends {:?}", ends());
         // Two segments, two connections, two pidfds; each segment is mapped once, read-only.
         assert!(agent_cost.0 <= 8 && agent_cost.1 <= 2, "{agent_cost:?}");
+        // Each end: its connection, its own segment and the peer's, both mapped.
+        assert!(ends().0 <= 6 && ends().1 <= 4, "{:?}", ends());
         drop((producer, consumer));
         agent.delete("cost").unwrap();
         let deadline = std::time::Instant::now() + SOON;
