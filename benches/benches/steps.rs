@@ -110,7 +110,7 @@ fn batch(c: &mut Criterion) {
                     batch.push(black_box(&payload)).unwrap();
                 }
                 batch.commit();
-                let mut batch = consumer.poll_many(BATCH).unwrap();
+                let mut batch = consumer.poll_many(BATCH);
                 while let Some(view) = batch.next().unwrap() {
                     black_box(view.copy_to(&mut target));
                 }

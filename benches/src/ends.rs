@@ -23,7 +23,7 @@ macro_rules! shaped {
                 $body
             }
             $((Mode::All, $size) => {
-                let $shape = &mut Small::<$size>::new();
+                let $shape = &mut Small::<$size>;
                 $body
             })*
             (Mode::All, len) => {

@@ -66,6 +66,9 @@ pub(crate) trait Inlet {
         read: impl FnOnce(&[u8]) -> R,
     ) -> Result<R, BenchError>;
 
+    /// The next message by value; `None` if it has another length.
+    fn take_array<const N: usize>(&mut self) -> Result<Option<[u8; N]>, BenchError>;
+
     /// The next message's sequence number and length.
     fn take_number(&mut self) -> Result<(u64, usize), BenchError>;
 }
@@ -87,6 +90,11 @@ impl Inlet for Consumer {
         } else {
             read(buffer.get(..copied).unwrap_or_default())
         })
+    }
+
+    #[inline]
+    fn take_array<const N: usize>(&mut self) -> Result<Option<[u8; N]>, BenchError> {
+        Ok(self.recv(PATIENCE)?.to_array())
     }
 
     #[inline]
@@ -115,16 +123,9 @@ pub(crate) trait Shape {
 
 /// Every byte is written and read; the size is known to the compiler.
 #[derive(Debug)]
-pub(crate) struct Small<const N: usize> {
-    buffer: [u8; N],
-}
+pub(crate) struct Small<const N: usize>;
 
 impl<const N: usize> Small<N> {
-    /// Messages of `N` bytes, at least eight.
-    pub(crate) fn new() -> Self {
-        Self { buffer: [0; N] }
-    }
-
     /// Message `number`.
     #[inline]
     pub(crate) fn make(number: u64) -> [u8; N] {
@@ -150,16 +151,12 @@ impl<const N: usize> Shape for Small<N> {
 
     #[inline]
     fn receive(&mut self, lane: &mut impl Inlet, expected: u64) -> Result<Seen, BenchError> {
-        lane.take_all(&mut self.buffer, |bytes| judge(bytes, N, expected))?
+        judge_array(lane.take_array::<N>()?, expected)
     }
 
     #[inline]
     fn judge(&mut self, view: &View<'_>, expected: u64) -> Result<Seen, BenchError> {
-        if view.copy_to(&mut self.buffer) == view.len() {
-            judge(&self.buffer, N, expected)
-        } else {
-            judge(&[], N, expected)
-        }
+        judge_array(view.to_array::<N>(), expected)
     }
 }
 
@@ -242,6 +239,17 @@ impl Shape for Header {
     fn judge(&mut self, view: &View<'_>, expected: u64) -> Result<Seen, BenchError> {
         let found = view.u64_at(0).unwrap_or(0);
         number(found, view.len(), NUMBER_BYTES, expected)
+    }
+}
+
+#[inline]
+fn judge_array<const N: usize>(
+    message: Option<[u8; N]>,
+    expected: u64,
+) -> Result<Seen, BenchError> {
+    match message {
+        Some(bytes) => judge(&bytes, N, expected),
+        None => judge(&[], N, expected),
     }
 }
 

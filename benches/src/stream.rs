@@ -162,7 +162,7 @@ pub(crate) fn consume_batches(
     let limit = usize::try_from(BATCH).unwrap_or(1);
     loop {
         let before = count;
-        let mut batch = lane.poll_many(limit)?;
+        let mut batch = lane.poll_many(limit);
         while let Some(view) = batch.next()? {
             if shape.judge(&view, count + 1)? == Seen::Stop {
                 drop(batch);

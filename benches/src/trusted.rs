@@ -32,6 +32,12 @@ impl Inlet for TrustedConsumer {
     }
 
     #[inline]
+    fn take_array<const N: usize>(&mut self) -> Result<Option<[u8; N]>, BenchError> {
+        let slot = self.recv(PATIENCE)?;
+        Ok(slot.as_bytes().and_then(|bytes| bytes.try_into().ok()))
+    }
+
+    #[inline]
     fn take_number(&mut self) -> Result<(u64, usize), BenchError> {
         let slot = self.recv(PATIENCE)?;
         let bytes = slot.as_bytes().unwrap_or_default();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::control::Link;
 use crate::error::{Corruption, PeerState, RecvError, SegmentError};
-use crate::geometry::Geometry;
+use crate::geometry::{Geometry, Place};
 use crate::layout::{Header, KIND_PRODUCER};
 use crate::memfd::Segment;
 use crate::producer::SLEEP_MAX;
@@ -53,6 +53,8 @@ pub struct Consumer {
     closed: bool,
     /// Position at the last wait.
     waited_at: u64,
+    /// Position from which on the agent is looked at.
+    attend_at: u64,
     refused: Option<SegmentError>,
     /// Not `Sync`: two threads must not share one end.
     not_sync: std::marker::PhantomData<std::cell::Cell<()>>,
@@ -67,7 +69,7 @@ impl Consumer {
         let geometry = Geometry::try_new(grant.slot_payload, grant.slot_count)?;
         let wait = if grant.park { WaitMode::Park } else { WaitMode::Spin };
         let ring = Reader::new(region, geometry, wait, grant.base, grant.generation);
-        Ok(Self {
+        let mut consumer = Self {
             ring,
             link,
             wait,
@@ -77,9 +79,12 @@ impl Consumer {
             pending: VecDeque::new(),
             closed: false,
             waited_at: 0,
+            attend_at: 0,
             refused: None,
             not_sync: std::marker::PhantomData,
-        })
+        };
+        consumer.measure_run();
+        Ok(consumer)
     }
 
     /// What the agent granted: identity, geometry, core, pages.
@@ -119,7 +124,7 @@ impl Consumer {
     /// ever; `Revoked`; `Segment` if the next generation's segment was refused.
     #[inline(always)]
     pub fn poll(&mut self) -> Result<Option<ReadSlot<'_>>, RecvError> {
-        let span = match self.ready() {
+        let span = match self.ring.ready() {
             Some(span) => span,
             None => match self.next_span()? {
                 Some(span) => span,
@@ -135,38 +140,26 @@ impl Consumer {
     /// `TimedOut` says what is known of the producer; otherwise as [`Consumer::poll`].
     #[inline(always)]
     pub fn recv(&mut self, timeout: Duration) -> Result<ReadSlot<'_>, RecvError> {
-        let span = match self.ready() {
+        let span = match self.ring.ready() {
             Some(span) => span,
             None => self.wait_for_span(timeout)?,
         };
         Ok(ReadSlot { consumer: self, span })
     }
 
-    /// The next message in the usual case: plain, before any end, and no look at the agent due.
-    #[inline(always)]
-    pub(crate) fn ready(&mut self) -> Option<Span> {
-        let span = self.ring.ready()?;
-        (span.position < self.end && self.link.pulse.steady()).then_some(span)
-    }
-
-    /// All messages that are there now, at most `limit`, released together.
-    ///
-    /// # Errors
-    /// As [`Consumer::poll`].
-    pub fn poll_many(&mut self, limit: usize) -> Result<ReadBatch<'_>, RecvError> {
-        let next = self.next_span()?;
-        let start = self.ring.position();
-        Ok(ReadBatch { consumer: self, next, left: limit, end: start, messages: 0, bytes: 0 })
+    /// The messages that are there now, at most `limit`, released together.
+    pub fn poll_many(&mut self, limit: usize) -> ReadBatch<'_> {
+        let end = self.ring.place();
+        let ring = end.position.saturating_add(self.ring.geometry().count());
+        ReadBatch { consumer: self, end, limit: ring, left: limit, spare: 0, bytes: 0 }
     }
 
     #[inline(never)]
     pub(crate) fn next_span(&mut self) -> Result<Option<Span>, RecvError> {
         match self.ring.poll() {
             // What a producer that was given up writes after its end is nobody's message.
-            Ok(Some(Found::Message(span))) if span.position < self.end => {
-                if self.link.pulse.steady_due() {
-                    self.maintain()?;
-                }
+            Ok(Some(Found::Message(span))) if span.position() < self.end => {
+                self.attend()?;
                 Ok(Some(span))
             }
             Ok(Some(Found::End)) if self.ring.position() < self.end => {
@@ -177,6 +170,25 @@ impl Consumer {
             Ok(_) => self.found_nothing(),
             Err(corruption) => Err(corruption.into()),
         }
+    }
+
+    /// Looks at the agent's events once in a while, as messages flow.
+    fn attend(&mut self) -> Result<(), RecvError> {
+        let position = self.ring.position();
+        if position >= self.attend_at {
+            let due = self.link.pulse.beat();
+            self.attend_at = position + self.link.pulse.slots();
+            self.measure_run();
+            if due {
+                self.maintain()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the ring how far it may go on its own: what lies beyond an announced end is nobody's.
+    fn measure_run(&mut self) {
+        self.ring.attend_at(self.attend_at.min(self.end));
     }
 
     fn closed_error(&self) -> RecvError {
@@ -243,6 +255,7 @@ impl Consumer {
         self.link.forget_below(next.generation);
         let end = next.end.unwrap_or(u64::MAX);
         (self.generation, self.end, self.closed) = (next.generation, end, false);
+        self.measure_run();
         self.ring.join(next.region);
         let alive = next.end.is_none();
         self.link.peer = if alive { PeerState::Live } else { PeerState::Gone };
@@ -283,6 +296,7 @@ impl Consumer {
     fn ended(&mut self, generation: u64, end: u64) {
         if generation == self.generation {
             self.end = end;
+            self.measure_run();
             self.link.peer = PeerState::Gone;
         }
         for pending in &mut self.pending {
@@ -324,12 +338,17 @@ impl Consumer {
 
     #[cold]
     pub(crate) fn wait_for_span(&mut self, timeout: Duration) -> Result<Span, RecvError> {
+        if self.ring.attention_due()
+            && let Some(span) = self.next_span()?
+        {
+            return Ok(span);
+        }
         self.fall_behind();
         let mut start = None;
         let mut spins = 0u32;
         loop {
             self.ring.spin(SPINS_PER_LOOK);
-            if let Some(span) = self.ready() {
+            if let Some(span) = self.ring.ready() {
                 return Ok(span);
             }
             // Everything that is not a plain message: long ones, ends, generations, lies.
@@ -398,13 +417,21 @@ impl ReadSlot<'_> {
     /// Position of the message in the lane.
     #[must_use]
     pub fn position(&self) -> u64 {
-        self.span.position
+        self.span.position()
     }
 
     /// Copies the message's start into `target`; returns how many bytes there were.
     #[inline(always)]
     pub fn copy_to(&self, target: &mut [u8]) -> usize {
         self.consumer.ring.copy_out(&self.span, 0, target)
+    }
+
+    /// The message by value, if it is exactly `N` bytes in one slot: the fastest way for small
+    /// messages of one size, which then need not pass through memory.
+    #[must_use]
+    #[inline(always)]
+    pub fn to_array<const N: usize>(&self) -> Option<[u8; N]> {
+        self.consumer.ring.copy_array(&self.span)
     }
 
     /// The message as a vector.
@@ -464,6 +491,14 @@ impl View<'_> {
         }
     }
 
+    /// The message by value, as [`ReadSlot::to_array`]; `None` of a part of a message.
+    #[must_use]
+    #[inline(always)]
+    pub fn to_array<const N: usize>(&self) -> Option<[u8; N]> {
+        let whole = self.start == 0 && self.len == self.span.len;
+        if whole { self.consumer.ring.copy_array(&self.span) } else { None }
+    }
+
     /// The range as a vector.
     #[must_use]
     pub fn to_vec(&self) -> Vec<u8> {
@@ -493,10 +528,12 @@ impl View<'_> {
 #[derive(Debug)]
 pub struct ReadBatch<'c> {
     consumer: &'c mut Consumer,
-    next: Option<Span>,
+    /// Place after the last message that was taken.
+    end: Place,
+    /// Place that would be the first one again: a batch never holds more than a ring.
+    limit: u64,
     left: usize,
-    end: u64,
-    messages: u64,
+    spare: u64,
     bytes: u64,
 }
 
@@ -506,30 +543,49 @@ impl ReadBatch<'_> {
     /// Not an [`Iterator`]: each view borrows the batch, so that none outlives the release.
     ///
     /// # Errors
-    /// None now: what is wrong beyond this batch is told by the next poll.
+    /// As [`Consumer::poll`] for the first message; what is wrong beyond it ends the batch, and is
+    /// told by the next one.
     #[expect(clippy::should_implement_trait, reason = "a lending iterator, see above")]
+    #[inline(always)]
     pub fn next(&mut self) -> Result<Option<View<'_>>, RecvError> {
-        let Some(span) = self.next.take().filter(|_| self.left > 0) else {
+        if self.left == 0 || self.end.position >= self.limit {
             return Ok(None);
+        }
+        let span = match self.consumer.ring.ready_at(self.end) {
+            Some(span) => span,
+            None => match self.find()? {
+                Some(span) => span,
+                None => return Ok(None),
+            },
         };
         self.left -= 1;
-        self.messages += 1;
+        self.spare += span.slots - 1;
         self.bytes += span.len as u64;
-        self.end = span.position + span.slots;
-        if self.left > 0 {
-            // A lie beyond this message is remembered by the ring and told by the next poll.
-            self.next = self.consumer.ring.poll_after(&span).unwrap_or(None);
-            let end = self.consumer.end;
-            self.next = self.next.filter(|next| next.position < end);
-        }
+        self.end = span.end(self.consumer.ring.geometry());
         Ok(Some(View { consumer: self.consumer, span, start: 0, len: span.len }))
+    }
+
+    /// Everything that is not a plain message.
+    #[cold]
+    #[inline(never)]
+    fn find(&mut self) -> Result<Option<Span>, RecvError> {
+        if self.end.position == self.consumer.ring.position() {
+            let found = self.consumer.next_span();
+            // The end of a stream was released already.
+            self.end = self.consumer.ring.place();
+            return found;
+        }
+        // A lie beyond the first message is remembered by the ring and told by the next poll.
+        let found = self.consumer.ring.poll_at(self.end).unwrap_or(None);
+        Ok(found.filter(|span| span.position() < self.consumer.end))
     }
 }
 
 impl Drop for ReadBatch<'_> {
+    #[inline(always)]
     fn drop(&mut self) {
-        if self.messages > 0 {
-            self.consumer.ring.release_through(self.end, self.messages, self.bytes);
+        if self.end.position != self.consumer.ring.position() {
+            self.consumer.ring.release_to(self.end, self.spare, self.bytes);
         }
     }
 }
@@ -548,7 +604,7 @@ mod tests {
         }
         consumer.ended(1, 2);
         assert_eq!(consumer.poll().unwrap().unwrap().view().u64_at(0), Some(0));
-        let mut rest = consumer.poll_many(10).unwrap();
+        let mut rest = consumer.poll_many(10);
         assert_eq!(rest.next().unwrap().unwrap().u64_at(0), Some(1));
         assert!(rest.next().unwrap().is_none());
         drop(rest);

@@ -1,7 +1,7 @@
 //! The open connection to the agent, looked at rarely and never waited for.
 //!
-//! Owns reconnecting after an agent restart and deciding when a look is due, so that the data
-//! path pays a decrement. Knows nothing of rings.
+//! Owns reconnecting after an agent restart and deciding when a look is due, which the data path
+//! learns as one more position to stop at. Knows nothing of rings.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -21,20 +21,19 @@ const IDLE_LOOK: Duration = Duration::from_millis(20);
 const STEADY_LOOK: Duration = Duration::from_secs(1);
 /// Empty polls between two readings of the clock.
 const IDLE_POLLS: u32 = 64;
-/// Messages between two readings of the clock, at most. Fewer for a slow stream: the number
+/// Slots between two readings of the clock, at most. Fewer for a slow stream: the number
 /// follows the rate, so that a message every second is looked at every second.
-const STEADY_MESSAGES_MAX: u32 = 4096;
+const STEADY_SLOTS_MAX: u64 = 4096;
 /// The clock is read about this often while messages flow.
 const STEADY_CLOCK: Duration = Duration::from_millis(100);
 /// First and longest pause between two attempts to reach a restarted agent.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// Decides when a look at the connection is due, at the cost of a decrement.
+/// Decides when a look at the connection is due, so that the data path pays nothing for it.
 #[derive(Debug)]
 pub(crate) struct Pulse {
     idle_left: u32,
-    steady_left: u32,
-    steady_messages: u32,
+    steady_slots: u64,
     steady_read: Instant,
     idle_position: u64,
     idle_since: Instant,
@@ -46,8 +45,7 @@ impl Pulse {
         let now = Instant::now();
         Self {
             idle_left: IDLE_POLLS,
-            steady_left: 1,
-            steady_messages: 1,
+            steady_slots: 1,
             steady_read: now,
             idle_position: u64::MAX,
             idle_since: now,
@@ -55,36 +53,27 @@ impl Pulse {
         }
     }
 
-    /// Called for each message.
-    #[inline]
-    pub(crate) fn steady_due(&mut self) -> bool {
-        !self.steady() && self.steady_clock()
-    }
-
-    /// Called for each message: false when the clock is to be read.
-    #[inline(always)]
-    pub(crate) fn steady(&mut self) -> bool {
-        let more = self.steady_left > 1;
-        self.steady_left -= u32::from(more);
-        more
-    }
-
+    /// Called when as many slots have passed as the last call said: whether a look is due now.
     #[cold]
-    fn steady_clock(&mut self) -> bool {
+    pub(crate) fn beat(&mut self) -> bool {
         let now = Instant::now();
         let since = now.duration_since(self.steady_read);
         self.steady_read = now;
-        self.steady_messages = if since > STEADY_CLOCK {
-            (self.steady_messages / 2).max(1)
+        self.steady_slots = if since > STEADY_CLOCK {
+            (self.steady_slots / 2).max(1)
         } else {
-            (self.steady_messages * 2).min(STEADY_MESSAGES_MAX)
+            (self.steady_slots * 2).min(STEADY_SLOTS_MAX)
         };
-        self.steady_left = self.steady_messages;
         let due = now.duration_since(self.looked_at) >= STEADY_LOOK;
         if due {
             self.looked_at = now;
         }
         due
+    }
+
+    /// Slots until the next [`Pulse::beat`].
+    pub(crate) fn slots(&self) -> u64 {
+        self.steady_slots
     }
 
     /// Called for each poll that found nothing, with the position that it looked at.

@@ -4,7 +4,7 @@
 //! as a private copy.
 
 use crate::error::Corruption;
-use crate::geometry::Geometry;
+use crate::geometry::{Geometry, Place};
 
 /// What a committed slot holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,10 +25,16 @@ pub struct CommitWord(pub u64);
 impl CommitWord {
     /// Packs a commit word. `len` is below 2^24 by [`Geometry`].
     #[must_use]
-    #[inline]
     pub fn new(turn: u32, kind: Kind, len: u32) -> Self {
         debug_assert!(len < 1 << 24);
         Self(u64::from(turn) << 32 | u64::from(kind as u8) << 24 | u64::from(len))
+    }
+
+    /// The word of the slot at `place`.
+    #[inline(always)]
+    pub(crate) fn of(place: &Place, kind: Kind, len: u32) -> Self {
+        debug_assert!(len < 1 << 24);
+        Self(place.turn | u64::from(kind as u8) << 24 | u64::from(len))
     }
 
     /// The turn half.

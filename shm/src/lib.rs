@@ -31,15 +31,18 @@
 #![warn(missing_docs)]
 
 mod attach;
+mod bell;
 mod consumer;
 mod control;
 mod copy;
 mod error;
 mod pair;
 mod producer;
+mod reader;
 mod region;
 mod sync;
 mod trusted;
+mod writer;
 
 pub mod cursor;
 pub mod fdpass;

@@ -22,6 +22,14 @@ pub trait Memory {
     /// Copies bytes out. They may be changing: the copy is whatever was there, never undefined.
     fn copy_out(&self, offset: usize, target: &mut [u8]);
 
+    /// Copies `N` bytes out, by value: what is small can stay in registers.
+    #[inline(always)]
+    fn copy_array<const N: usize>(&self, offset: usize) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.copy_out(offset, &mut bytes);
+        bytes
+    }
+
     /// Orders all earlier stores of this thread before all its later loads.
     fn full_fence(&self);
 

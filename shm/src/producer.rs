@@ -44,7 +44,8 @@ impl Producer {
     ) -> Result<Self, SegmentError> {
         let geometry = crate::geometry::Geometry::try_new(grant.slot_payload, grant.slot_count)?;
         let wait = if grant.park { WaitMode::Park } else { WaitMode::Spin };
-        let ring = Writer::new(region, geometry, wait, grant.base, grant.released);
+        let mut ring = Writer::new(region, geometry, wait, grant.base, grant.released);
+        ring.attend_in(link.pulse.slots());
         Ok(Self { ring, link, wait, grant, joined: 0, not_sync: std::marker::PhantomData })
     }
 
@@ -86,12 +87,32 @@ impl Producer {
     pub fn try_reserve(&mut self, len: usize) -> Result<WriteSlot<'_>, ReserveError> {
         let span = match self.ring.ready(len) {
             Some(span) => span,
-            None => match self.ring.try_reserve(len)? {
-                Some(span) => span,
-                None => return Err(self.no_room(len)),
-            },
+            None => self.find_room(len)?,
         };
         Ok(WriteSlot { producer: self, span })
+    }
+
+    /// Everything that [`Writer::ready`] leaves out.
+    #[cold]
+    #[inline(never)]
+    fn find_room(&mut self, len: usize) -> Result<Span, ReserveError> {
+        self.attend()?;
+        match self.ring.try_reserve(len)? {
+            Some(span) => Ok(span),
+            None => Err(self.no_room(len)),
+        }
+    }
+
+    /// Looks at the agent's events once in a while, as messages flow.
+    fn attend(&mut self) -> Result<(), ReserveError> {
+        if self.ring.attention_due() {
+            let due = self.link.pulse.beat();
+            self.ring.attend_in(self.link.pulse.slots());
+            if due {
+                self.maintain()?;
+            }
+        }
+        Ok(())
     }
 
     /// Room for a message of `len` bytes, waiting at most `timeout` for it.
@@ -137,7 +158,6 @@ impl Producer {
         if let Some(span) = self.ring.ready(N) {
             self.ring.write(&span, 0, &message);
             self.ring.commit(&span);
-            self.after_commit();
             return Ok(());
         }
         self.send_waiting(message, timeout)
@@ -156,6 +176,8 @@ impl Producer {
 
     /// Starts a batch: messages that become visible together.
     pub fn batch(&mut self) -> WriteBatch<'_> {
+        // A revocation leaves no room: the first push reports it.
+        let _ = self.attend();
         WriteBatch { producer: self }
     }
 
@@ -259,6 +281,7 @@ impl Producer {
         let start = Instant::now();
         let slots = self.ring.geometry().slots_for(len);
         let mut spins = 0u32;
+        self.attend()?;
         loop {
             if let Some(span) = self.ring.try_reserve(len)? {
                 return Ok(span);
@@ -281,14 +304,6 @@ impl Producer {
             } else {
                 spin_hint();
             }
-        }
-    }
-
-    #[inline(always)]
-    fn after_commit(&mut self) {
-        if self.link.pulse.steady_due() {
-            // A revocation leaves no room: the next reserve reports it. The slot is gone already.
-            let _ = self.maintain();
         }
     }
 }
@@ -342,7 +357,7 @@ impl WriteSlot<'_> {
         if self.span.slots != 1 {
             return None;
         }
-        let at = self.producer.ring.geometry().slot_offset(self.span.position) + WORD_BYTES;
+        let at = self.span.place.offset + WORD_BYTES;
         Some(self.producer.ring.own_mut().bytes_mut(at, self.span.len))
     }
 
@@ -350,7 +365,6 @@ impl WriteSlot<'_> {
     #[inline(always)]
     pub fn commit(self) {
         self.producer.ring.commit(&self.span);
-        self.producer.after_commit();
     }
 
     /// Makes the first `len` bytes visible as the message.
@@ -382,9 +396,11 @@ impl WriteBatch<'_> {
     ///
     /// # Errors
     /// As [`Producer::try_reserve`]; what was pushed before stays in the batch.
+    #[inline(always)]
     pub fn push(&mut self, message: &[u8]) -> Result<(), ReserveError> {
-        let Some(span) = self.producer.ring.try_reserve(message.len())? else {
-            return Err(self.producer.no_room(message.len()));
+        let span = match self.producer.ring.ready_in_batch(message.len()) {
+            Some(span) => span,
+            None => self.producer.find_room(message.len())?,
         };
         self.producer.ring.write(&span, 0, message);
         self.producer.ring.stage(&span);
@@ -393,11 +409,7 @@ impl WriteBatch<'_> {
 
     /// Makes every pushed message visible at once; returns how many.
     pub fn commit(self) -> u64 {
-        let messages = self.producer.ring.commit_batch();
-        if messages > 0 {
-            self.producer.after_commit();
-        }
-        messages
+        self.producer.ring.commit_batch()
     }
 }
 

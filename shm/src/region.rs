@@ -7,6 +7,7 @@
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
@@ -14,8 +15,17 @@ use memmap2::{Advice, MmapOptions, MmapRaw};
 
 use crate::copy::copy_from_shared;
 use crate::error::SegmentError;
+use crate::layout::P_TAIL_PAD;
 use crate::memory::{Memory, OwnedMemory};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
+
+/// A cache line, in bytes; every slot has as many bytes of pad behind it at least.
+const LINE: usize = P_TAIL_PAD;
+/// Largest array that is copied out as words, in bytes.
+///
+/// Words that the caller looks at need not pass through memory at all, where a copy by wide
+/// pieces makes every look at a differently wide piece wait for its store.
+const WORDS_MAX: usize = 256;
 
 /// Marks a region whose only writer is this process.
 #[derive(Debug)]
@@ -29,6 +39,8 @@ pub enum Foreign {}
 #[derive(Debug)]
 pub struct Region<Access> {
     map: MmapRaw,
+    /// Offset of the last line: whatever starts up to here has a line behind it.
+    last_line: NonZeroUsize,
     access: PhantomData<Access>,
 }
 
@@ -161,7 +173,11 @@ impl<Access> Region<Access> {
         // A forked child would inherit a second writer or reader that no seal forbids.
         map.advise(Advice::DontFork).map_err(SegmentError::io("madvise(MADV_DONTFORK)"))?;
         map.advise(Advice::DontDump).map_err(SegmentError::io("madvise(MADV_DONTDUMP)"))?;
-        Ok(Self { map, access: PhantomData })
+        let last_line = map.len().checked_sub(LINE).and_then(NonZeroUsize::new);
+        let Some(last_line) = last_line else {
+            return Err(SegmentError::Size { found: map.len() as u64, expected: 2 * LINE as u64 });
+        };
+        Ok(Self { map, last_line, access: PhantomData })
     }
 
     /// Takes every page fault now, so that the first message pays none.
@@ -174,14 +190,20 @@ impl<Access> Region<Access> {
         self.map.len()
     }
 
-    /// Address of `offset`, proven to have `size` bytes behind it.
+    /// Address of `offset`, proven to have `size` bytes behind it: a whole line for anything that
+    /// fits into one, which takes a single comparison.
     ///
     /// # Panics
     /// Never for offsets from a [`crate::geometry::Geometry`] whose segment size was checked
     /// against this mapping; the check keeps the functions above sound whatever calls them.
     #[inline(always)]
     fn at(&self, offset: usize, size: usize) -> *mut u8 {
-        let inside = offset.checked_add(size).is_some_and(|end| end <= self.map.len());
+        let len = self.map.len();
+        let inside = if size <= LINE {
+            offset <= self.last_line.get()
+        } else {
+            size <= len && offset <= len - size
+        };
         if !inside {
             outside(offset, size, self.map.len());
         }
@@ -190,7 +212,9 @@ impl<Access> Region<Access> {
 
     #[inline(always)]
     fn at_u64(&self, offset: usize) -> &AtomicU64 {
-        assert!(offset.is_multiple_of(8), "offset {offset} is not aligned");
+        if !offset.is_multiple_of(8) {
+            misaligned(offset);
+        }
         // SAFETY:
         // - `at` proved eight bytes inside the mapping, which outlives the reference;
         // - mappings start at page boundaries, so the address is aligned as the offset is;
@@ -198,9 +222,23 @@ impl<Access> Region<Access> {
         unsafe { AtomicU64::from_ptr(self.at(offset, 8).cast()) }
     }
 
+    /// `count` words from `offset` on.
+    #[inline(always)]
+    fn words(&self, offset: usize, count: usize) -> &[AtomicU64] {
+        if !offset.is_multiple_of(8) {
+            misaligned(offset);
+        }
+        let start = self.at(offset, count * 8);
+        // SAFETY: as in `at_u64`, for `count` words one after the other; a slice of atomics
+        // promises nothing about their values.
+        unsafe { std::slice::from_raw_parts(start.cast(), count) }
+    }
+
     #[inline(always)]
     fn at_u32(&self, offset: usize) -> &AtomicU32 {
-        assert!(offset.is_multiple_of(4), "offset {offset} is not aligned");
+        if !offset.is_multiple_of(4) {
+            misaligned(offset);
+        }
         // SAFETY: as in `at_u64`, for four bytes.
         unsafe { AtomicU32::from_ptr(self.at(offset, 4).cast()) }
     }
@@ -210,6 +248,12 @@ impl<Access> Region<Access> {
 #[inline(never)]
 fn outside(offset: usize, size: usize, len: usize) -> ! {
     panic!("offset {offset} + {size} exceeds the mapping of {len}")
+}
+
+#[cold]
+#[inline(never)]
+fn misaligned(offset: usize) -> ! {
+    panic!("offset {offset} is not aligned")
 }
 
 impl<Access> Memory for Region<Access> {
@@ -244,6 +288,21 @@ impl<Access> Memory for Region<Access> {
         // - the target is a live exclusive slice of the same length; it cannot overlap a mapping
         //   to which no slice exists.
         unsafe { copy_from_shared(source, target.as_mut_ptr(), target.len()) }
+    }
+
+    #[inline(always)]
+    fn copy_array<const N: usize>(&self, offset: usize) -> [u8; N] {
+        let mut bytes = [0; N];
+        if N > WORDS_MAX {
+            self.copy_out(offset, &mut bytes);
+            return bytes;
+        }
+        let words = self.words(offset, N.div_ceil(8));
+        for (bytes, word) in bytes.chunks_mut(8).zip(words) {
+            let word = word.load(Ordering::Relaxed).to_le_bytes();
+            bytes.copy_from_slice(word.get(..bytes.len()).unwrap_or_default());
+        }
+        bytes
     }
 
     #[inline(always)]

@@ -35,9 +35,9 @@ impl TrustedConsumer {
     ///
     /// # Errors
     /// As [`Consumer::poll`].
-    #[inline]
+    #[inline(always)]
     pub fn poll(&mut self) -> Result<Option<TrustedSlot<'_>>, RecvError> {
-        let span = match self.strict.ready() {
+        let span = match self.strict.ring.ready() {
             Some(span) => span,
             None => match self.strict.next_span()? {
                 Some(span) => span,
@@ -51,9 +51,9 @@ impl TrustedConsumer {
     ///
     /// # Errors
     /// As [`Consumer::recv`].
-    #[inline]
+    #[inline(always)]
     pub fn recv(&mut self, timeout: Duration) -> Result<TrustedSlot<'_>, RecvError> {
-        let span = match self.strict.ready() {
+        let span = match self.strict.ring.ready() {
             Some(span) => span,
             None => self.strict.wait_for_span(timeout)?,
         };
@@ -82,7 +82,7 @@ impl TrustedSlot<'_> {
         if self.span.slots != 1 {
             return None;
         }
-        let at = self.consumer.ring.geometry().slot_offset(self.span.position) + WORD_BYTES;
+        let at = self.span.place.offset + WORD_BYTES;
         // SAFETY: the producer does not write a committed message, by the promise given to
         // `assume_trusted`; it does not re-use the slot either, because the slot is released only
         // when `self`, which the slice borrows, is dropped.
@@ -96,7 +96,7 @@ impl TrustedSlot<'_> {
 }
 
 impl Drop for TrustedSlot<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         self.consumer.ring.release(&self.span);
     }

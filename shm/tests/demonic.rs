@@ -23,6 +23,8 @@ use laneway_shm::{Corruption, WaitMode};
 const LOADS_BESIDES: u64 = 4;
 /// What the demon's payload bytes look like.
 const DEMONIC: u8 = 0xd5;
+/// Size of the messages that are also copied out by value, in bytes.
+const ARRAY: usize = 8;
 /// What the caller's buffers look like before a copy.
 const CANARY: u8 = 0x2a;
 
@@ -299,9 +301,14 @@ trait ReadEnd {
 
 impl ReadEnd for Reader<Demon, Own> {
     fn poll(&mut self) -> Result<Option<Found>, Corruption> {
-        self.poll()
+        match self.ready() {
+            Some(span) => Ok(Some(Found::Message(span))),
+            None => self.poll(),
+        }
     }
     fn copy_out(&self, span: &Span, offset: usize, target: &mut [u8]) -> usize {
+        let array = self.copy_array::<ARRAY>(span);
+        assert!(array.is_none_or(|bytes| span.len == ARRAY && bytes == [DEMONIC; ARRAY]));
         self.copy_out(span, offset, target)
     }
     fn position(&self) -> u64 {
@@ -311,7 +318,7 @@ impl ReadEnd for Reader<Demon, Own> {
         self.release(span);
     }
     fn poll_after(&mut self, span: &Span) -> Option<Result<Option<Span>, Corruption>> {
-        Some(self.poll_after(span))
+        Some(self.poll_at(span.end(self.geometry())))
     }
     fn other(&mut self, choice: u64, demon: Demon) {
         match choice {
@@ -350,7 +357,7 @@ impl<E: ReadEnd> ReadCase<'_, E> {
         self.held.clear();
         match self.judge(result) {
             Some(Found::Message(span)) => {
-                assert_eq!(span.position, self.end.position(), "oracle: position");
+                assert_eq!(span.position(), self.end.position(), "oracle: position");
                 self.hold(span);
             }
             Some(Found::End) => {
@@ -363,10 +370,10 @@ impl<E: ReadEnd> ReadCase<'_, E> {
 
     fn poll_after(&mut self) {
         let Some(last) = self.held.last().copied() else { return };
-        self.world.near.set(last.position + last.slots);
+        self.world.near.set(last.position() + last.slots);
         let Some(result) = self.end.poll_after(&last) else { return };
         if let Some(span) = self.judge(result) {
-            assert_eq!(span.position, last.position + last.slots, "oracle: position");
+            assert_eq!(span.position(), last.position() + last.slots, "oracle: position");
             self.hold(span);
         }
     }
@@ -513,7 +520,7 @@ impl<E: WriteEnd> WriteCase<'_, E> {
         let result = self.end.try_reserve(len);
         let Some(span) = self.judge(result) else { return };
         assert!(span.len == len && len <= max, "oracle: reserved {len} of {max}");
-        assert_eq!(span.position, position, "oracle: position");
+        assert_eq!(span.position(), position, "oracle: position");
         self.begin();
         self.end.write(&span, &vec![CANARY; len]);
         self.begin();
@@ -691,7 +698,8 @@ impl FaultyReader {
     }
 
     fn walk(&mut self) -> Result<Option<Found>, Corruption> {
-        let count = self.peer.0.geometry.count();
+        let geometry = &self.peer.0.geometry;
+        let count = geometry.count();
         let limit = match self.bug {
             Bug::UnboundedChain => u64::MAX,
             Bug::ChainLongerThanTheRing => count + 1,
@@ -703,7 +711,7 @@ impl FaultyReader {
                 SlotState::Committed(Kind::More, more) => len += more as usize,
                 SlotState::Committed(Kind::Data, last) => {
                     len += last as usize;
-                    return Ok(Some(Found::Message(Span { position, slots, len })));
+                    return Ok(Some(Found::Message(Span::new(geometry, position, slots, len))));
                 }
                 SlotState::Committed(Kind::End, _) if slots == 1 => return Ok(Some(Found::End)),
                 SlotState::Empty if slots == 1 => return Ok(None),
@@ -737,7 +745,7 @@ impl ReadEnd for FaultyReader {
         while done < wanted {
             let (slot, within) = divide(offset + done, payload);
             let now = (wanted - done).min(payload - within);
-            let at = self.offset(span.position + slot) + WORD_BYTES + within;
+            let at = self.offset(span.position() + slot) + WORD_BYTES + within;
             self.peer.copy_out(at, &mut target[done..done + now]);
             done += now;
         }
@@ -747,7 +755,7 @@ impl ReadEnd for FaultyReader {
         self.position
     }
     fn release(&mut self, span: &Span) {
-        self.position = span.position + span.slots;
+        self.position = span.position() + span.slots;
     }
     fn release_end(&mut self) {
         self.position += 1;
@@ -769,21 +777,18 @@ impl WriteEnd for TrustingWriter {
         let (position, slots) = (self.committed + self.staged, geometry.slots_for(len));
         self.released = self.peer.load_acquire(C_RELEASED);
         let free = geometry.count().wrapping_sub(position.wrapping_sub(self.released));
-        Ok((len <= geometry.message_max() && slots <= free).then_some(Span {
-            position,
-            slots,
-            len,
-        }))
+        Ok((len <= geometry.message_max() && slots <= free)
+            .then(|| Span::new(geometry, position, slots, len)))
     }
     fn write(&self, span: &Span, bytes: &[u8]) {
         let geometry = &self.peer.0.geometry;
         for (slot, part) in (0..).zip(bytes.chunks(geometry.payload() as usize)) {
-            let at = geometry.slot_offset(span.position + slot) + WORD_BYTES;
+            let at = geometry.slot_offset(span.position() + slot) + WORD_BYTES;
             self.own.copy_in(at, part);
         }
     }
     fn commit(&mut self, span: &Span) {
-        self.committed = span.position + span.slots;
+        self.committed = span.position() + span.slots;
     }
     fn stage(&mut self, span: &Span) {
         self.staged += span.slots;

@@ -105,7 +105,7 @@ fn a_batch_appears_at_once_or_not_at_all() {
         assert!(consumer.poll().unwrap().is_none(), "visible before the batch's commit");
     }
     assert_eq!(batch.commit(), 5);
-    let mut received = consumer.poll_many(16).unwrap();
+    let mut received = consumer.poll_many(16);
     for index in 0..5 {
         assert_eq!(received.next().unwrap().unwrap().u64_at(0), Some(index));
     }
@@ -147,7 +147,7 @@ fn a_batch_is_bounded_by_the_ring_and_keeps_what_fitted() {
     }
     assert!(matches!(batch.push(b"not"), Err(ReserveError::Full { .. })));
     assert_eq!(batch.commit(), 4);
-    let mut received = consumer.poll_many(100).unwrap();
+    let mut received = consumer.poll_many(100);
     let mut count = 0;
     while received.next().unwrap().is_some() {
         count += 1;
@@ -161,7 +161,7 @@ fn receiving_many_releases_only_what_was_taken() {
     for index in 0..6u64 {
         producer.send(&index.to_le_bytes(), Duration::ZERO).unwrap();
     }
-    let mut some = consumer.poll_many(2).unwrap();
+    let mut some = consumer.poll_many(2);
     while some.next().unwrap().is_some() {}
     drop(some);
     assert_eq!(consumer.poll().unwrap().unwrap().view().u64_at(0), Some(2));
@@ -299,7 +299,7 @@ proptest! {
                     prop_assert_eq!(found, model.pop_front());
                 }
                 Operation::PollMany(limit) => {
-                    let mut batch = consumer.poll_many(limit).unwrap();
+                    let mut batch = consumer.poll_many(limit);
                     for _ in 0..limit {
                         let found = batch.next().unwrap().map(|view| view.to_vec());
                         let expected = if found.is_some() { model.pop_front() } else { None };

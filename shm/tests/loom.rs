@@ -359,7 +359,10 @@ fn a_batch_appears_at_once() {
             panic!("no end was sent");
         };
         assert_eq!(copy(&reader, &first), SPIN.message(2));
-        let second = reader.poll_after(&first).unwrap().expect("the second came with the first");
+        let second = reader
+            .poll_at(first.end(reader.geometry()))
+            .unwrap()
+            .expect("the second came with the first");
         assert_eq!(copy(&reader, &second), SPIN.message(3));
         producer.join().unwrap();
     });

@@ -275,8 +275,8 @@ fn read_round<M: Memory>(
         match work.count(reader.poll()) {
             Ok(Some(Found::Message(span))) => {
                 examine(reader, &span, reader.position(), dice);
-                let next = span.position + span.slots;
-                if let Some(span) = work.count(reader.poll_after(&span))? {
+                let next = span.position() + span.slots;
+                if let Some(span) = work.count(reader.poll_at(span.end(reader.geometry())))? {
                     examine(reader, &span, next, dice);
                 }
                 reader.release(&span);
@@ -302,7 +302,7 @@ fn examine<M: Memory>(
     dice: &mut Dice,
 ) {
     let geometry = reader.geometry();
-    assert_eq!(span.position, position);
+    assert_eq!(span.position(), position);
     assert!((1..=geometry.count()).contains(&span.slots), "{span:?}");
     assert!(span.len as u64 <= span.slots * u64::from(geometry.payload()), "{span:?}");
     let mut target = vec![CANARY; span.len + 8];

@@ -1,0 +1,401 @@
+//! The consumer's half of the ring: what is committed, its bytes, its release, and sleep.
+
+use std::time::Duration;
+
+use crate::bell::Bell;
+use crate::cursor::{CommitWord, Kind, SlotState, read_slot};
+use crate::error::Corruption;
+use crate::geometry::{Geometry, Place, WORD_BYTES};
+use crate::layout::{
+    C_BELL, C_BYTES, C_EMPTY, C_MESSAGES, C_PARKED, C_RELEASED, P_BELL, P_COMMITTED, P_JOINED,
+    P_PARKED,
+};
+use crate::memory::{Memory, OwnedMemory};
+use crate::ring::{Span, UNJOINED_SLEEP, WaitMode};
+use crate::sync::spin_hint;
+
+/// A cache line, in bytes.
+const LINE: usize = 64;
+/// Stride of a slot of two lines: only there does a prefetch of the second one pay.
+const TWO_LINES: usize = 128;
+
+/// A committed message as the consumer found it: a private copy of its words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A message.
+    Message(Span),
+    /// The end of the stream.
+    End,
+}
+
+/// The consumer's half. `own` is its segment, `peer` the producer's.
+#[derive(Debug)]
+pub struct Reader<P, C> {
+    peer: Option<P>,
+    own: C,
+    geometry: Geometry,
+    wait: WaitMode,
+    incarnation: u64,
+    /// The next slot to look at; all below were released by the caller.
+    next: Place,
+    /// Below this position, a plain message needs no look at anything else: the reader is sound,
+    /// and its handle wants no attention.
+    free_run: u64,
+    /// Cursor that the producer can see.
+    published: u64,
+    /// Position from which on it gets to see a newer one.
+    publish_at: u64,
+    publish_every: u64,
+    /// Position at which this reader started.
+    base: u64,
+    /// Slots since then that did not start a message.
+    spare: u64,
+    bytes: u64,
+    empties: u64,
+    parked: u32,
+    bell: Bell,
+    poison: Option<Corruption>,
+}
+
+impl<P: Memory, C: OwnedMemory> Reader<P, C> {
+    /// A reader whose next message has position `start`, of the consumer's `incarnation`.
+    pub fn new(own: C, geometry: Geometry, wait: WaitMode, start: u64, incarnation: u64) -> Self {
+        let publish_every = (geometry.count() / 4).max(1);
+        Self {
+            peer: None,
+            own,
+            geometry,
+            wait,
+            incarnation,
+            next: geometry.place(start),
+            free_run: u64::MAX,
+            published: start,
+            publish_at: start.saturating_add(publish_every),
+            publish_every,
+            base: start,
+            spare: 0,
+            bytes: 0,
+            empties: 0,
+            parked: 0,
+            bell: Bell::default(),
+            poison: None,
+        }
+    }
+
+    /// Position of the next message.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.next.position
+    }
+
+    /// Place of the next message.
+    pub(crate) fn place(&self) -> Place {
+        self.next
+    }
+
+    /// The ring's arithmetic.
+    #[must_use]
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// The producer's memory, once there is one.
+    pub(crate) fn peer(&self) -> Option<&P> {
+        self.peer.as_ref()
+    }
+
+    /// Reads from the memory of the first or the next generation. The one before was drained.
+    pub fn join(&mut self, peer: P) {
+        self.bell = self.bell.for_new_peer();
+        self.peer = Some(peer);
+    }
+
+    /// From this position on, [`Reader::ready`] finds nothing until it is called again.
+    pub(crate) fn attend_at(&mut self, position: u64) {
+        self.free_run = if self.poison.is_some() { 0 } else { position };
+    }
+
+    /// Whether the position of the last [`Reader::attend_at`] is reached.
+    pub(crate) fn attention_due(&self) -> bool {
+        self.next.position >= self.free_run
+    }
+
+    /// The next message if it is a plain one: in one slot, legal, and the reader not poisoned.
+    #[inline(always)]
+    pub fn ready(&self) -> Option<Span> {
+        self.ready_at(self.next)
+    }
+
+    /// The message at `place`, likewise: one that a batch has not released yet may come before.
+    ///
+    /// One comparison judges turn, kind and length together; whatever fails it is judged in
+    /// detail by [`Reader::poll`].
+    #[inline(always)]
+    pub(crate) fn ready_at(&self, place: Place) -> Option<Span> {
+        let peer = self.peer.as_ref()?;
+        let run = self.free_run;
+        // Pairs with the Release in Writer::publish [commit].
+        let word = peer.load_acquire(place.offset);
+        let len = word ^ CommitWord::of(&place, Kind::Data, 0).0;
+        if len > u64::from(self.geometry.payload()) || place.position >= run {
+            return None;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "at most a slot's payload")]
+        Some(Span { place, slots: 1, len: len as usize })
+    }
+
+    /// Spins until the next slot may be committed, at most `spins` times.
+    #[inline]
+    pub fn spin(&self, spins: u32) {
+        for _ in 0..spins {
+            if self.geometry.stride() == TWO_LINES
+                && let Some(peer) = &self.peer
+            {
+                // The second line travels with the first instead of after it.
+                peer.prefetch(self.next.offset + LINE);
+            }
+            if self.ready().is_some() {
+                return;
+            }
+            spin_hint();
+        }
+    }
+
+    /// Looks at the next slot; `None` if nothing is committed there.
+    ///
+    /// # Errors
+    /// The producer broke the protocol; the reader is poisoned and says so at every later call.
+    #[inline]
+    pub fn poll(&mut self) -> Result<Option<Found>, Corruption> {
+        match self.look(&self.next) {
+            Ok(SlotState::Committed(Kind::Data, len)) if self.poison.is_none() => {
+                let span = Span { place: self.next, slots: 1, len: len as usize };
+                Ok(Some(Found::Message(span)))
+            }
+            Ok(SlotState::Empty) => self.found_empty(),
+            Ok(SlotState::Committed(kind, _)) => self.found_rare(kind).map(Some),
+            Err(corruption) => Err(self.fail(corruption)),
+        }
+    }
+
+    /// Whatever is neither empty nor a message of one slot.
+    #[cold]
+    fn found_rare(&mut self, kind: Kind) -> Result<Found, Corruption> {
+        match (self.poison, kind) {
+            (Some(poison), _) => Err(poison),
+            (None, Kind::End) => Ok(Found::End),
+            (None, _) => self.long_message(),
+        }
+    }
+
+    /// The message at `place`, if it is committed: for receiving many before the first is
+    /// released. `None` as well where the ring comes round to that first one.
+    ///
+    /// # Errors
+    /// As [`Reader::poll`].
+    pub fn poll_at(&mut self, place: Place) -> Result<Option<Span>, Corruption> {
+        if let Some(poison) = self.poison {
+            return Err(poison);
+        }
+        if place.position - self.next.position >= self.geometry.count() {
+            return Ok(None);
+        }
+        let here = std::mem::replace(&mut self.next, place);
+        let found = self.peek();
+        self.next = here;
+        found
+    }
+
+    fn peek(&mut self) -> Result<Option<Span>, Corruption> {
+        match self.look(&self.next) {
+            Ok(SlotState::Committed(Kind::Data, len)) => {
+                Ok(Some(Span { place: self.next, slots: 1, len: len as usize }))
+            }
+            Ok(SlotState::Committed(Kind::More, _)) => match self.long_message()? {
+                Found::Message(span) => Ok(Some(span)),
+                Found::End => Ok(None),
+            },
+            Ok(_) => Ok(None),
+            Err(corruption) => Err(self.fail(corruption)),
+        }
+    }
+
+    #[inline]
+    fn look(&self, place: &Place) -> Result<SlotState, Corruption> {
+        let Some(peer) = &self.peer else {
+            return Ok(SlotState::Empty);
+        };
+        // As in Reader::ready_at: this is the same look, judged in detail.
+        let word = peer.load_acquire(place.offset);
+        read_slot(&self.geometry, place.position, CommitWord(word))
+    }
+
+    #[cold]
+    fn fail(&mut self, corruption: Corruption) -> Corruption {
+        self.free_run = 0;
+        *self.poison.get_or_insert(corruption)
+    }
+
+    /// Empty: the producer gets to see the whole cursor, so that it never waits for a quarter.
+    #[inline]
+    fn found_empty(&mut self) -> Result<Option<Found>, Corruption> {
+        if let Some(poison) = self.poison {
+            return Err(poison);
+        }
+        if self.published != self.next.position {
+            self.empties += 1;
+            self.publish();
+        }
+        Ok(None)
+    }
+
+    /// Walks the slots of a long message. At most one ring's worth, whatever the words say.
+    #[cold]
+    fn long_message(&mut self) -> Result<Found, Corruption> {
+        let (first, position) = (self.next, self.next.position);
+        let mut place = first;
+        let mut len = self.geometry.payload() as usize;
+        for slots in 1..self.geometry.count() {
+            place.advance(&self.geometry);
+            match self.look(&place) {
+                Ok(SlotState::Committed(Kind::More, more)) => len += more as usize,
+                Ok(SlotState::Committed(Kind::Data, last)) => {
+                    len += last as usize;
+                    return Ok(Found::Message(Span { place: first, slots: slots + 1, len }));
+                }
+                Ok(SlotState::Empty | SlotState::Committed(Kind::End, _)) => {
+                    return Err(self.fail(Corruption::Unfinished { position, slots }));
+                }
+                Err(corruption) => return Err(self.fail(corruption)),
+            }
+        }
+        let slots = self.geometry.count();
+        Err(self.fail(Corruption::Unfinished { position, slots }))
+    }
+
+    /// A message of exactly `N` bytes in one slot, by value; `None` of any other.
+    #[inline(always)]
+    pub fn copy_array<const N: usize>(&self, span: &Span) -> Option<[u8; N]> {
+        let peer = self.peer.as_ref()?;
+        let fits = span.slots == 1 && span.len == N;
+        fits.then(|| peer.copy_array(span.place.offset + WORD_BYTES))
+    }
+
+    /// Copies bytes of a message out, from `offset`; returns how many there were.
+    #[inline(always)]
+    pub fn copy_out(&self, span: &Span, offset: usize, target: &mut [u8]) -> usize {
+        let Some(peer) = &self.peer else { return 0 };
+        let wanted = target.len().min(span.len.saturating_sub(offset));
+        let Some(target) = target.get_mut(..wanted).filter(|target| !target.is_empty()) else {
+            return 0;
+        };
+        if span.slots == 1 {
+            peer.copy_out(span.place.offset + WORD_BYTES + offset, target);
+        } else {
+            self.copy_long(peer, span, offset, target);
+        }
+        wanted
+    }
+
+    fn copy_long(&self, peer: &P, span: &Span, offset: usize, target: &mut [u8]) {
+        let payload = self.geometry.payload() as usize;
+        let (mut offset, mut rest) = (offset, target);
+        while !rest.is_empty() {
+            let slot = span.position() + (offset / payload) as u64;
+            let within = offset % payload;
+            let now = rest.len().min(payload - within);
+            let (now, later) = rest.split_at_mut(now);
+            peer.copy_out(self.geometry.slot_offset(slot) + WORD_BYTES + within, now);
+            offset += now.len();
+            rest = later;
+        }
+    }
+
+    /// Gives a message's slots back. The producer sees it at the latest after a quarter ring.
+    #[inline(always)]
+    pub fn release(&mut self, span: &Span) {
+        self.next = span.end(&self.geometry);
+        self.account(span.slots - 1, span.len as u64);
+    }
+
+    /// Gives back every slot below `place`: of them `spare` did not start a message, and the
+    /// messages had `bytes` bytes in all.
+    #[inline(always)]
+    pub(crate) fn release_to(&mut self, place: Place, spare: u64, bytes: u64) {
+        self.next = place;
+        self.account(spare, bytes);
+    }
+
+    #[inline(always)]
+    fn account(&mut self, spare: u64, bytes: u64) {
+        self.spare += spare;
+        self.bytes += bytes;
+        if self.next.position >= self.publish_at {
+            self.publish();
+        }
+    }
+
+    /// Gives back the slot that said the stream ended.
+    pub fn release_end(&mut self) {
+        self.next.advance(&self.geometry);
+        self.spare += 1;
+        self.publish();
+    }
+
+    /// Shows the cursor to the producer now.
+    #[cold]
+    pub fn publish(&mut self) {
+        let position = self.next.position;
+        self.published = position;
+        self.publish_at = position.saturating_add(self.publish_every);
+        self.own.store_relaxed(C_MESSAGES, position - self.base - self.spare);
+        self.own.store_relaxed(C_BYTES, self.bytes);
+        self.own.store_relaxed(C_EMPTY, self.empties);
+        // Pairs with the Acquire in Writer::refresh [released].
+        self.own.store_release(C_RELEASED, position);
+        if self.wait == WaitMode::Park {
+            self.wake_parked_producer();
+        }
+    }
+
+    fn wake_parked_producer(&mut self) {
+        let Some(peer) = &self.peer else { return };
+        // Pairs with the fence in Writer::park [room]: either we see it parked, or it sees our
+        // cursor when it looks again.
+        self.own.full_fence();
+        let parked = peer.load_u32(P_PARKED);
+        if let Some(rung) = self.bell.ring(parked, peer.load_acquire(P_COMMITTED)) {
+            self.own.store_u32(C_BELL, rung);
+            self.own.wake(C_BELL);
+        }
+    }
+
+    /// Sleeps until something is committed, at most `timeout`. May return early.
+    pub fn park(&mut self, timeout: Duration) {
+        if self.published != self.next.position {
+            self.publish();
+        }
+        // Before the number of this sleep can be seen: a ring for it then changes the word that
+        // we wait on, even if the commit that it was for was seen long before.
+        let rung = self.peer.as_ref().map_or(0, |peer| peer.load_u32(P_BELL));
+        self.parked = self.parked.wrapping_add(1) | 1;
+        self.own.store_u32(C_PARKED, self.parked);
+        // Pairs with the fence in Writer::wake_parked_consumer [sleep]: either it sees us parked,
+        // or we see its commit now.
+        self.own.full_fence();
+        match &self.peer {
+            // Nobody could wake us: the caller looks at its control socket in between.
+            None => std::thread::sleep(timeout.min(UNJOINED_SLEEP)),
+            Some(peer) => {
+                // Until the producer reads this incarnation's parked word it cannot wake us.
+                let joined = peer.load_acquire(P_JOINED) == self.incarnation;
+                let limit = if joined { timeout } else { timeout.min(UNJOINED_SLEEP) };
+                if matches!(self.look(&self.next), Ok(SlotState::Empty)) {
+                    peer.wait(P_BELL, rung, limit);
+                }
+            }
+        }
+        self.parked = self.parked.wrapping_add(1);
+        self.own.store_u32(C_PARKED, self.parked);
+    }
+}

@@ -1,0 +1,437 @@
+//! The producer's half of the ring: room, payload, commit words, and sleep for want of room.
+
+use std::time::Duration;
+
+use crate::bell::Bell;
+use crate::cursor::{CommitWord, Kind, accept_released};
+use crate::error::Corruption;
+use crate::geometry::{Geometry, Place, WORD_BYTES};
+use crate::layout::{
+    C_BELL, C_PARKED, C_RELEASED, P_BELL, P_BYTES, P_COMMITTED, P_JOINED, P_MESSAGES, P_PARKED,
+    P_STALLS,
+};
+use crate::memory::{Memory, OwnedMemory};
+use crate::ring::{Span, UNJOINED_SLEEP, WaitMode};
+
+/// Slots between two updates of the producer's counters for observers.
+const COUNTERS_EVERY: u64 = 64;
+
+/// The producer's half. `own` is its segment, `peer` the consumer's.
+#[derive(Debug)]
+pub struct Writer<P, C> {
+    own: P,
+    peer: Option<C>,
+    geometry: Geometry,
+    wait: WaitMode,
+    /// The next slot to write: all below are committed, or belong to the open batch.
+    next: Place,
+    /// Below this position, a message of one slot needs no look at anything but its length: there
+    /// is room, no batch is open, and neither the counters nor the handle want attention.
+    free_run: u64,
+    /// First position that is not free: last accepted cursor of the consumer, plus the ring.
+    gate: u64,
+    /// Last cursor that was accepted from the consumer; never read back from shared memory.
+    released: u64,
+    batch: Option<Batch>,
+    /// Position from which on the counters are due.
+    counters_at: u64,
+    /// Position from which on the handle wants to look at its agent.
+    attend_at: u64,
+    /// Position at which this writer started.
+    base: u64,
+    /// Slots since then that did not start a message.
+    spare: u64,
+    bytes: u64,
+    stalls: u64,
+    parked: u32,
+    bell: Bell,
+    poison: Option<Corruption>,
+    /// The lane was taken away: there is no room any more.
+    closed: bool,
+}
+
+/// Messages written but not yet visible: the state to return to, and the word that shows them.
+#[derive(Clone, Copy, Debug)]
+struct Batch {
+    start: Place,
+    spare: u64,
+    bytes: u64,
+    /// Commit word of the first slot, held back until the batch commits.
+    word: CommitWord,
+}
+
+impl<P: OwnedMemory, C: Memory> Writer<P, C> {
+    /// A writer whose next message has position `base`, when the consumer has released
+    /// `released` (at most `base`).
+    pub fn new(own: P, geometry: Geometry, wait: WaitMode, base: u64, released: u64) -> Self {
+        let mut writer = Self {
+            own,
+            peer: None,
+            geometry,
+            wait,
+            next: geometry.place(base),
+            free_run: 0,
+            gate: released.saturating_add(geometry.count()),
+            released,
+            batch: None,
+            counters_at: base,
+            attend_at: u64::MAX,
+            base,
+            spare: 0,
+            bytes: 0,
+            stalls: 0,
+            parked: 0,
+            bell: Bell::default(),
+            poison: None,
+            closed: false,
+        };
+        writer.measure_run();
+        writer
+    }
+
+    /// Never finds room again.
+    pub fn shut(&mut self) {
+        self.closed = true;
+        self.gate = 0;
+        self.measure_run();
+    }
+
+    /// Starts to obey the cursor of the consumer's segment `peer`, its `incarnation`-th.
+    pub fn join(&mut self, peer: C, incarnation: u64) {
+        self.peer = Some(peer);
+        self.bell = self.bell.for_new_peer();
+        // Until the consumer reads its own number here, it does not rely on being woken.
+        self.own.store_release(P_JOINED, incarnation);
+        self.own.full_fence();
+    }
+
+    /// From this many slots on, [`Writer::ready`] finds nothing until it is called again.
+    pub(crate) fn attend_in(&mut self, slots: u64) {
+        self.attend_at = self.next.position.saturating_add(slots);
+        self.measure_run();
+    }
+
+    /// Whether the slots of the last [`Writer::attend_in`] are used up.
+    pub(crate) fn attention_due(&self) -> bool {
+        self.next.position >= self.attend_at
+    }
+
+    /// Slots that are free for certain.
+    #[must_use]
+    pub fn free(&self) -> u64 {
+        self.gate.saturating_sub(self.next.position)
+    }
+
+    /// Position after the last committed slot.
+    #[must_use]
+    pub fn committed(&self) -> u64 {
+        self.batch.map_or(self.next.position, |batch| batch.start.position)
+    }
+
+    /// Last accepted cursor of the consumer.
+    #[must_use]
+    pub fn released(&self) -> u64 {
+        self.released
+    }
+
+    /// The ring's arithmetic.
+    #[must_use]
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// The producer's own memory, for writing in place.
+    pub(crate) fn own_mut(&mut self) -> &mut P {
+        &mut self.own
+    }
+
+    /// Room for a message of one slot, now, without a look at the consumer: the usual case.
+    #[inline(always)]
+    pub fn ready(&self, len: usize) -> Option<Span> {
+        let fits = len <= self.geometry.payload() as usize && self.next.position < self.free_run;
+        fits.then_some(Span { place: self.next, slots: 1, len })
+    }
+
+    /// Room for a message of one slot in the open or the next batch, likewise.
+    #[inline(always)]
+    pub(crate) fn ready_in_batch(&self, len: usize) -> Option<Span> {
+        let fits = len <= self.geometry.payload() as usize && self.next.position < self.gate;
+        fits.then_some(Span { place: self.next, slots: 1, len })
+    }
+
+    /// Finds room for a message of `len` bytes; `None` if the ring is too full now.
+    ///
+    /// # Errors
+    /// The consumer's cursor is a lie; the writer is poisoned.
+    pub fn try_reserve(&mut self, len: usize) -> Result<Option<Span>, Corruption> {
+        if self.next.position >= self.counters_at && self.batch.is_none() {
+            self.store_counters();
+        }
+        let slots = self.geometry.slots_for(len);
+        // A subtraction, because a sum could overflow for a length that never fits.
+        if slots > self.free() {
+            self.refresh()?;
+            if slots > self.free() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(Span { place: self.next, slots, len }))
+    }
+
+    /// Works out anew how far [`Writer::ready`] may go.
+    fn measure_run(&mut self) {
+        let blocked = self.batch.is_some() || self.poison.is_some();
+        let run = self.gate.min(self.counters_at).min(self.attend_at);
+        self.free_run = if blocked { 0 } else { run };
+    }
+
+    /// Reads the consumer's cursor once and judges it.
+    #[cold]
+    fn refresh(&mut self) -> Result<(), Corruption> {
+        if let Some(poison) = self.poison {
+            return Err(poison);
+        }
+        let Some(peer) = self.peer.as_ref().filter(|_| !self.closed) else { return Ok(()) };
+        // Pairs with the Release in Reader::publish [released]: what the consumer read from the
+        // slots happened before we write them again.
+        let found = peer.load_acquire(C_RELEASED);
+        let accepted = accept_released(self.released, self.committed(), found);
+        match accepted {
+            Ok(released) => {
+                self.released = released;
+                self.gate = released.saturating_add(self.geometry.count());
+            }
+            Err(poison) => {
+                self.gate = 0;
+                self.poison = Some(poison);
+            }
+        }
+        self.measure_run();
+        accepted.map(drop)
+    }
+
+    /// Copies `bytes` to `offset` of a reserved message, over slot borders where needed.
+    ///
+    /// Bytes beyond the span's length are not written; the caller has checked the range.
+    #[inline(always)]
+    pub fn write(&self, span: &Span, offset: usize, bytes: &[u8]) {
+        if span.slots == 1 {
+            self.own.copy_in(span.place.offset + WORD_BYTES + offset, bytes);
+        } else {
+            self.write_long(span, offset, bytes);
+        }
+    }
+
+    fn write_long(&self, span: &Span, offset: usize, bytes: &[u8]) {
+        let payload = self.geometry.payload() as usize;
+        let (mut offset, mut rest) = (offset, bytes);
+        while !rest.is_empty() {
+            let slot = span.position() + (offset / payload) as u64;
+            let within = offset % payload;
+            let (now, later) = rest.split_at(rest.len().min(payload - within));
+            self.own.copy_in(self.geometry.slot_offset(slot) + WORD_BYTES + within, now);
+            offset += now.len();
+            rest = later;
+        }
+    }
+
+    /// Makes a message visible: one release store.
+    #[inline(always)]
+    pub fn commit(&mut self, span: &Span) {
+        if span.place.position >= self.free_run && self.batch.is_some() {
+            // A batch handle that was leaked: its messages go out before this one.
+            self.stage(span);
+            self.commit_batch();
+            return;
+        }
+        let word = self.write_words(span, Kind::Data);
+        self.publish(span.place, word);
+        self.move_on(span, 1);
+        if self.wait == WaitMode::Park {
+            self.wake_parked_consumer();
+        }
+    }
+
+    /// Adds a message to the open batch: written, not yet visible.
+    #[inline(always)]
+    pub fn stage(&mut self, span: &Span) {
+        let word = self.write_words(span, Kind::Data);
+        if self.batch.is_some() {
+            // Not the first slot of the batch: its word may be visible at once, because the
+            // consumer stops at the batch's first slot until that one commits.
+            self.own.store_relaxed(span.place.offset, word.0);
+        } else {
+            let (start, spare, bytes) = (span.place, self.spare, self.bytes);
+            self.batch = Some(Batch { start, spare, bytes, word });
+            self.measure_run();
+        }
+        self.move_on(span, 1);
+    }
+
+    /// Makes the whole open batch visible with one release store; returns its messages.
+    pub fn commit_batch(&mut self) -> u64 {
+        let Some(batch) = self.batch.take() else {
+            return 0;
+        };
+        self.publish(batch.start, batch.word);
+        if self.wait == WaitMode::Park {
+            self.wake_parked_consumer();
+        }
+        if self.next.position >= self.counters_at {
+            self.store_counters();
+        }
+        self.measure_run();
+        self.next.position - batch.start.position - (self.spare - batch.spare)
+    }
+
+    /// Forgets the open batch.
+    ///
+    /// Words of its later slots may stand committed beyond the hole; they are overwritten or
+    /// stay unseen, because the consumer never looks past the first uncommitted slot. Each is
+    /// cleared so that a shorter message at the same place cannot make it look committed.
+    pub fn abort_batch(&mut self) {
+        let Some(batch) = self.batch.take() else {
+            return;
+        };
+        for position in batch.start.position + 1..self.next.position {
+            self.own.store_relaxed(self.geometry.slot_offset(position), 0);
+        }
+        (self.next, self.spare, self.bytes) = (batch.start, batch.spare, batch.bytes);
+        self.measure_run();
+    }
+
+    /// Ends the stream: a last slot that says so. False if the ring is too full now.
+    ///
+    /// # Errors
+    /// As [`Writer::try_reserve`].
+    pub fn try_end(&mut self) -> Result<bool, Corruption> {
+        self.commit_batch();
+        let Some(span) = self.try_reserve(0)? else {
+            return Ok(false);
+        };
+        let word = self.write_words(&span, Kind::End);
+        self.publish(span.place, word);
+        self.move_on(&span, 0);
+        if self.wait == WaitMode::Park {
+            self.wake_parked_consumer();
+        }
+        self.store_counters();
+        Ok(true)
+    }
+
+    /// Writes the words of all slots but the first, and returns the first slot's.
+    #[inline(always)]
+    fn write_words(&self, span: &Span, last: Kind) -> CommitWord {
+        if span.slots == 1 {
+            #[expect(clippy::cast_possible_truncation, reason = "one slot holds at most u24")]
+            return CommitWord::of(&span.place, last, span.len as u32);
+        }
+        self.write_long_words(span, last)
+    }
+
+    fn write_long_words(&self, span: &Span, last: Kind) -> CommitWord {
+        let payload = self.geometry.payload();
+        for index in (1..span.slots).rev() {
+            let place = self.geometry.place(span.position() + index);
+            let word = if index + 1 == span.slots {
+                let before = index * u64::from(payload);
+                #[expect(clippy::cast_possible_truncation, reason = "below one slot's payload")]
+                let rest = (span.len as u64 - before) as u32;
+                CommitWord::of(&place, last, rest)
+            } else {
+                CommitWord::of(&place, Kind::More, payload)
+            };
+            self.own.store_relaxed(place.offset, word.0);
+        }
+        CommitWord::of(&span.place, Kind::More, payload)
+    }
+
+    #[inline(always)]
+    fn publish(&self, place: Place, word: CommitWord) {
+        // Pairs with the Acquire in Reader::ready_at [commit]: payload and later words come first.
+        self.own.store_release(place.offset, word.0);
+    }
+
+    #[inline(always)]
+    fn move_on(&mut self, span: &Span, messages: u64) {
+        self.next = span.end(&self.geometry);
+        self.spare += span.slots - messages;
+        self.bytes += span.len as u64;
+    }
+
+    /// Shows the counters of a writer that is about to go.
+    pub fn finish(&mut self) {
+        self.store_counters();
+    }
+
+    /// Shows the counters to observers. Lazy: nobody orders anything by them.
+    #[cold]
+    fn store_counters(&mut self) {
+        let (committed, spare, bytes) = match self.batch {
+            Some(batch) => (batch.start.position, batch.spare, batch.bytes),
+            None => (self.next.position, self.spare, self.bytes),
+        };
+        self.counters_at = committed + COUNTERS_EVERY;
+        self.measure_run();
+        self.own.store_relaxed(P_MESSAGES, committed - self.base - spare);
+        self.own.store_relaxed(P_BYTES, bytes);
+        self.own.store_relaxed(P_STALLS, self.stalls);
+        self.own.store_release(P_COMMITTED, committed);
+    }
+
+    #[inline]
+    fn wake_parked_consumer(&mut self) {
+        let Some(peer) = &self.peer else { return };
+        // Pairs with the fence in Reader::park [sleep]: either we see its parked word, or it sees
+        // our commit when it looks again.
+        self.own.full_fence();
+        let parked = peer.load_u32(C_PARKED);
+        if parked.is_multiple_of(2) {
+            return;
+        }
+        if let Some(rung) = self.bell.ring(parked, peer.load_acquire(C_RELEASED)) {
+            self.own.store_u32(P_BELL, rung);
+            self.own.wake(P_BELL);
+        }
+    }
+
+    /// Sleeps until the consumer releases, at most `timeout`. May return early.
+    ///
+    /// # Errors
+    /// As [`Writer::try_reserve`].
+    pub fn park(&mut self, slots: u64, timeout: Duration) -> Result<(), Corruption> {
+        self.stalls += 1;
+        self.store_counters();
+        // Before the number of this sleep can be seen: see Reader::park.
+        let rung = self.peer.as_ref().map(|peer| peer.load_u32(C_BELL));
+        self.parked = self.parked.wrapping_add(1) | 1;
+        self.own.store_u32(P_PARKED, self.parked);
+        // Pairs with the fence in Reader::wake_parked_producer [room]: either it sees us parked,
+        // or we see its cursor now.
+        self.own.full_fence();
+        let result = self.park_on_bell(rung, slots, timeout);
+        self.parked = self.parked.wrapping_add(1);
+        self.own.store_u32(P_PARKED, self.parked);
+        result
+    }
+
+    fn park_on_bell(
+        &mut self,
+        rung: Option<u32>,
+        slots: u64,
+        timeout: Duration,
+    ) -> Result<(), Corruption> {
+        let Some(rung) = rung else {
+            // Nobody could wake us: the caller looks at its control socket in between.
+            std::thread::sleep(timeout.min(UNJOINED_SLEEP));
+            return Ok(());
+        };
+        self.refresh()?;
+        if let Some(peer) = &self.peer
+            && slots > self.free()
+        {
+            peer.wait(C_BELL, rung, timeout);
+        }
+        Ok(())
+    }
+}
