@@ -11,7 +11,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use laneway_shm::cursor::{CommitWord, Kind, read_slot};
 use laneway_shm::geometry::Geometry;
 use laneway_shm::wire::{Frame, Grant, Pinning, Role};
-use laneway_shm::{Consumer, PairOptions, Producer, pair};
+use laneway_shm::{Consumer, PairOptions, Producer, Profile, pair};
 
 const SIZES: [u32; 4] = [56, 64, 1024, 4096];
 const BATCH: usize = 32;
@@ -161,6 +161,7 @@ fn frames(c: &mut Criterion) {
         base: 0,
         released: 0,
         park: false,
+        profile: Profile::Latency,
         pinning: Pinning::Own,
         cpu: 3,
         grade: b'B',

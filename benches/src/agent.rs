@@ -141,18 +141,24 @@ impl Agent {
         let depths = Depths::of(bytes)?;
         Ok(Lanes {
             bytes,
-            ping: self.create(bytes, depths.latency, pages)?,
-            pong: self.create(bytes, depths.latency, pages)?,
-            stream: self.create(bytes, depths.stream, pages)?,
+            ping: self.create(bytes, depths.latency, "latency", pages)?,
+            pong: self.create(bytes, depths.latency, "latency", pages)?,
+            stream: self.create(bytes, depths.stream, "throughput", pages)?,
         })
     }
 
-    fn create(&mut self, bytes: usize, slots: u32, pages: PageSize) -> Result<Lane, BenchError> {
+    fn create(
+        &mut self,
+        bytes: usize,
+        slots: u32,
+        profile: &str,
+        pages: PageSize,
+    ) -> Result<Lane, BenchError> {
         self.created += 1;
         let name = lane_name(self.created);
         let (bytes, slots) = (bytes.to_string(), slots.to_string());
         let mut words = vec!["lane", "create", &name, "--slot-size", &bytes, "--slots", &slots];
-        words.extend(["--pinning", "none", "--output", "json"]);
+        words.extend(["--profile", profile, "--pinning", "none", "--output", "json"]);
         if let Some(size) = pages.as_flag() {
             words.extend(["--page-size", size]);
         }

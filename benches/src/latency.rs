@@ -9,6 +9,7 @@ use crate::message::{Inlet, STOP, Seen, Shape};
 use crate::recorder::{Latency, Recorder};
 
 /// The end that starts each round trip and times it.
+#[inline(never)]
 pub(crate) fn initiate(
     shape: &mut impl Shape,
     ping: &mut Producer,
@@ -31,6 +32,7 @@ pub(crate) fn initiate(
 }
 
 /// The end that answers each message with one of its own making.
+#[inline(never)]
 pub(crate) fn respond(
     shape: &mut impl Shape,
     ping: &mut impl Inlet,

@@ -30,7 +30,7 @@ pub(crate) struct Idle {
 
 impl Idle {
     /// Called after each look that found nothing.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn spin(&mut self) -> Result<(), BenchError> {
         std::hint::spin_loop();
         self.polls = self.polls.wrapping_add(1);
@@ -66,15 +66,15 @@ pub(crate) trait Inlet {
         read: impl FnOnce(&[u8]) -> R,
     ) -> Result<R, BenchError>;
 
-    /// The next message by value; `None` if it has another length.
-    fn take_array<const N: usize>(&mut self) -> Result<Option<[u8; N]>, BenchError>;
+    /// Judges the next message, of `N` bytes, by value: from the lane to registers.
+    fn take_small<const N: usize>(&mut self, expected: u64) -> Result<Seen, BenchError>;
 
     /// The next message's sequence number and length.
     fn take_number(&mut self) -> Result<(u64, usize), BenchError>;
 }
 
 impl Inlet for Consumer {
-    #[inline]
+    #[inline(always)]
     fn take_all<R>(
         &mut self,
         buffer: &mut [u8],
@@ -92,12 +92,12 @@ impl Inlet for Consumer {
         })
     }
 
-    #[inline]
-    fn take_array<const N: usize>(&mut self) -> Result<Option<[u8; N]>, BenchError> {
-        Ok(self.recv(PATIENCE)?.to_array())
+    #[inline(always)]
+    fn take_small<const N: usize>(&mut self, expected: u64) -> Result<Seen, BenchError> {
+        self.recv_array(PATIENCE, |bytes: [u8; N]| judge(&bytes, N, expected))?
     }
 
-    #[inline]
+    #[inline(always)]
     fn take_number(&mut self) -> Result<(u64, usize), BenchError> {
         let slot = self.recv(PATIENCE)?;
         let mut number = [0; NUMBER_BYTES];
@@ -127,7 +127,7 @@ pub(crate) struct Small<const N: usize>;
 
 impl<const N: usize> Small<N> {
     /// Message `number`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn make(number: u64) -> [u8; N] {
         let [low, ..] = number.to_le_bytes();
         let mut bytes = [low; N];
@@ -139,24 +139,27 @@ impl<const N: usize> Small<N> {
 }
 
 impl<const N: usize> Shape for Small<N> {
-    #[inline]
+    #[inline(always)]
     fn send(&mut self, lane: &mut Producer, number: u64) -> Result<(), BenchError> {
         Ok(lane.send_array(Self::make(number), PATIENCE)?)
     }
 
-    #[inline]
+    #[inline(always)]
     fn push(&mut self, batch: &mut WriteBatch<'_>, number: u64) -> Result<(), ReserveError> {
-        batch.push(&Self::make(number))
+        batch.push_array(Self::make(number))
     }
 
-    #[inline]
+    #[inline(always)]
     fn receive(&mut self, lane: &mut impl Inlet, expected: u64) -> Result<Seen, BenchError> {
-        judge_array(lane.take_array::<N>()?, expected)
+        lane.take_small::<N>(expected)
     }
 
-    #[inline]
+    #[inline(always)]
     fn judge(&mut self, view: &View<'_>, expected: u64) -> Result<Seen, BenchError> {
-        judge_array(view.to_array::<N>(), expected)
+        match view.to_array::<N>() {
+            Some(bytes) => judge(&bytes, N, expected),
+            None => wrong(expected, 0, view.len()),
+        }
     }
 }
 
@@ -174,7 +177,7 @@ impl Large {
 }
 
 impl Shape for Large {
-    #[inline]
+    #[inline(always)]
     fn send(&mut self, lane: &mut Producer, number: u64) -> Result<(), BenchError> {
         let mut slot = lane.reserve(self.buffer.len(), PATIENCE)?;
         if let Some(bytes) = slot.as_mut() {
@@ -188,6 +191,7 @@ impl Shape for Large {
         Ok(())
     }
 
+    #[inline(always)]
     fn push(&mut self, batch: &mut WriteBatch<'_>, number: u64) -> Result<(), ReserveError> {
         let [low, ..] = number.to_le_bytes();
         self.buffer.fill(low);
@@ -197,7 +201,7 @@ impl Shape for Large {
         batch.push(&self.buffer)
     }
 
-    #[inline]
+    #[inline(always)]
     fn receive(&mut self, lane: &mut impl Inlet, expected: u64) -> Result<Seen, BenchError> {
         let len = self.buffer.len();
         lane.take_all(&mut self.buffer, |bytes| judge(bytes, len, expected))?
@@ -217,7 +221,7 @@ pub(crate) struct Header {
 }
 
 impl Shape for Header {
-    #[inline]
+    #[inline(always)]
     fn send(&mut self, lane: &mut Producer, number: u64) -> Result<(), BenchError> {
         let mut slot = lane.reserve(self.len, PATIENCE)?;
         slot.write(0, &number.to_le_bytes());
@@ -226,11 +230,12 @@ impl Shape for Header {
     }
 
     /// A batch copies whole messages: only the number is sent.
+    #[inline(always)]
     fn push(&mut self, batch: &mut WriteBatch<'_>, number: u64) -> Result<(), ReserveError> {
         batch.push(&number.to_le_bytes())
     }
 
-    #[inline]
+    #[inline(always)]
     fn receive(&mut self, lane: &mut impl Inlet, expected: u64) -> Result<Seen, BenchError> {
         let (found, len) = lane.take_number()?;
         number(found, len, self.len, expected)
@@ -242,19 +247,8 @@ impl Shape for Header {
     }
 }
 
-#[inline]
-fn judge_array<const N: usize>(
-    message: Option<[u8; N]>,
-    expected: u64,
-) -> Result<Seen, BenchError> {
-    match message {
-        Some(bytes) => judge(&bytes, N, expected),
-        None => judge(&[], N, expected),
-    }
-}
-
 /// Judges a whole message: its number, then every other byte by their sum.
-#[inline]
+#[inline(always)]
 pub(crate) fn judge(bytes: &[u8], len: usize, expected: u64) -> Result<Seen, BenchError> {
     let found = bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
     let seen = number(found, bytes.len(), len, expected)?;
@@ -267,7 +261,7 @@ pub(crate) fn judge(bytes: &[u8], len: usize, expected: u64) -> Result<Seen, Ben
     }
 }
 
-#[inline]
+#[inline(always)]
 fn number(found: u64, len: usize, wanted: usize, expected: u64) -> Result<Seen, BenchError> {
     match found {
         _ if len != wanted => wrong(expected, found, len),
@@ -283,7 +277,7 @@ fn wrong(expected: u64, found: u64, len: usize) -> Result<Seen, BenchError> {
 }
 
 /// Sum of all words and of the bytes after them: reads every byte, eight at a time or more.
-#[inline]
+#[inline(always)]
 fn sum(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<8>();
     let words = words.iter().fold(0u64, |sum, word| sum.wrapping_add(u64::from_le_bytes(*word)));
@@ -291,7 +285,7 @@ fn sum(bytes: &[u8]) -> u64 {
 }
 
 /// [`sum`] of `len` bytes that are all one.
-#[inline]
+#[inline(always)]
 fn weight(len: usize) -> u64 {
     const ONES: u64 = u64::from_le_bytes([1; 8]);
     ((len / 8) as u64).wrapping_mul(ONES).wrapping_add((len % 8) as u64)

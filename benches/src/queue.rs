@@ -119,7 +119,7 @@ fn respond<const N: usize>(
     }
 }
 
-#[inline]
+#[inline(always)]
 fn push<const N: usize>(producer: &mut Producer<[u8; N]>, number: u64) -> Result<(), BenchError> {
     let mut message = Small::<N>::make(number);
     let mut idle = Idle::default();
@@ -130,7 +130,7 @@ fn push<const N: usize>(producer: &mut Producer<[u8; N]>, number: u64) -> Result
     Ok(())
 }
 
-#[inline]
+#[inline(always)]
 fn pop<const N: usize>(
     consumer: &mut Consumer<[u8; N]>,
     expected: u64,

@@ -29,7 +29,8 @@ impl Throughput {
 #[derive(Debug)]
 pub(crate) struct Meter {
     time: Duration,
-    every: u64,
+    /// Messages between two looks, less one: a power of two, so that a mask tells.
+    mask: u64,
     start: Instant,
     /// When the first tenth was over, and how many messages had come.
     mark: Option<(Instant, u64)>,
@@ -40,22 +41,22 @@ impl Meter {
     pub(crate) fn new(time: Duration, bytes: usize) -> Self {
         Self {
             time,
-            every: (65536 / bytes.max(1) as u64).clamp(1, 1024),
+            mask: (65536 / bytes.max(1) as u64).clamp(1, 1024).next_power_of_two() - 1,
             start: Instant::now(),
             mark: None,
         }
     }
 
     /// Whether the time is up, as seen every few messages.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn over(&self, count: u64) -> bool {
-        count.is_multiple_of(self.every) && self.start.elapsed() >= self.time
+        count & self.mask == 0 && self.start.elapsed() >= self.time
     }
 
     /// Called with the number of messages that have arrived.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn arrived(&mut self, count: u64) {
-        if self.mark.is_none() && count.is_multiple_of(self.every) {
+        if count & self.mask == 0 && self.mark.is_none() {
             self.mark_if_warm(count);
         }
     }
@@ -77,6 +78,7 @@ impl Meter {
 }
 
 /// Sends for `time`, one publish for each message.
+#[inline(never)]
 pub(crate) fn produce(
     shape: &mut impl Shape,
     lane: &mut Producer,
@@ -93,6 +95,7 @@ pub(crate) fn produce(
 }
 
 /// Receives until the stream stops.
+#[inline(never)]
 pub(crate) fn consume(
     shape: &mut impl Shape,
     lane: &mut impl Inlet,
@@ -112,6 +115,7 @@ pub(crate) fn consume(
 }
 
 /// Sends for `time`, one publish for 32 messages.
+#[inline(never)]
 pub(crate) fn produce_batches(
     shape: &mut impl Shape,
     lane: &mut Producer,
@@ -135,7 +139,7 @@ pub(crate) fn produce_batches(
 }
 
 /// Adds to a batch, spinning while the ring is full.
-#[inline]
+#[inline(always)]
 fn push(
     shape: &mut impl Shape,
     batch: &mut laneway_shm::WriteBatch<'_>,
@@ -151,6 +155,7 @@ fn push(
 }
 
 /// Receives many at once until the stream stops.
+#[inline(never)]
 pub(crate) fn consume_batches(
     shape: &mut impl Shape,
     lane: &mut Consumer,

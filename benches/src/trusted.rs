@@ -5,7 +5,7 @@
 use laneway_shm::{Consumer, TrustedConsumer};
 
 use crate::error::BenchError;
-use crate::message::{Inlet, NUMBER_BYTES, PATIENCE};
+use crate::message::{Inlet, NUMBER_BYTES, PATIENCE, Seen, judge};
 
 /// Trusts the other worker.
 pub(crate) fn trust(consumer: Consumer) -> TrustedConsumer {
@@ -16,7 +16,7 @@ pub(crate) fn trust(consumer: Consumer) -> TrustedConsumer {
 }
 
 impl Inlet for TrustedConsumer {
-    #[inline]
+    #[inline(always)]
     fn take_all<R>(
         &mut self,
         buffer: &mut [u8],
@@ -31,13 +31,13 @@ impl Inlet for TrustedConsumer {
         })
     }
 
-    #[inline]
-    fn take_array<const N: usize>(&mut self) -> Result<Option<[u8; N]>, BenchError> {
+    #[inline(always)]
+    fn take_small<const N: usize>(&mut self, expected: u64) -> Result<Seen, BenchError> {
         let slot = self.recv(PATIENCE)?;
-        Ok(slot.as_bytes().and_then(|bytes| bytes.try_into().ok()))
+        judge(slot.as_bytes().unwrap_or_default(), N, expected)
     }
 
-    #[inline]
+    #[inline(always)]
     fn take_number(&mut self) -> Result<(u64, usize), BenchError> {
         let slot = self.recv(PATIENCE)?;
         let bytes = slot.as_bytes().unwrap_or_default();

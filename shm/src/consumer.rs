@@ -15,7 +15,7 @@ use crate::layout::{Header, KIND_PRODUCER};
 use crate::memfd::Segment;
 use crate::producer::SLEEP_MAX;
 use crate::region::{Foreign, Owned, Region};
-use crate::ring::{Found, Reader, Span, WaitMode};
+use crate::ring::{Found, Profile, Reader, Span, WaitMode};
 use crate::sync::spin_hint;
 use crate::wire::{Frame, Grant, PeerSegment, Role};
 
@@ -25,8 +25,9 @@ const SPINS_BEFORE_PARK: u32 = 2048;
 const SPINS_PER_LOOK: u32 = 64;
 /// Messages between two waits that make a stream.
 const STREAM_BURST: u64 = 8;
-/// Pause of a consumer that has caught up with a stream, in spins; less in a small ring.
-const FALL_BEHIND_SPINS: u64 = 256;
+/// Pause of a consumer that has caught up with a stream, in spins (about 6 µs): on the machine of
+/// the measurements more does not help, and a sixteenth of a small ring is enough.
+const TRAIL_SPINS_MAX: u64 = 256;
 /// Generations that may wait to be read: the agent refuses producers long before.
 const GENERATIONS_MAX: usize = 16;
 
@@ -51,10 +52,10 @@ pub struct Consumer {
     end: u64,
     pending: VecDeque<Pending>,
     closed: bool,
-    /// Position at the last wait.
-    waited_at: u64,
     /// Position from which on the agent is looked at.
     attend_at: u64,
+    /// Position at the last wait.
+    waited_at: u64,
     refused: Option<SegmentError>,
     /// Not `Sync`: two threads must not share one end.
     not_sync: std::marker::PhantomData<std::cell::Cell<()>>,
@@ -78,8 +79,8 @@ impl Consumer {
             end: u64::MAX,
             pending: VecDeque::new(),
             closed: false,
-            waited_at: 0,
             attend_at: 0,
+            waited_at: 0,
             refused: None,
             not_sync: std::marker::PhantomData,
         };
@@ -145,6 +146,57 @@ impl Consumer {
             None => self.wait_for_span(timeout)?,
         };
         Ok(ReadSlot { consumer: self, span })
+    }
+
+    /// The next message by value, if it has exactly `N` bytes: the fastest way for small messages
+    /// of one size, which go from the lane to `read` in registers.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # let (mut producer, mut consumer) = laneway_shm::pair(laneway_shm::PairOptions::default())?;
+    /// producer.send_array(7u64.to_le_bytes(), Duration::ZERO)?;
+    /// assert_eq!(consumer.recv_array(Duration::ZERO, u64::from_le_bytes)?, 7);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `Length` if the next message has another length; it stays in the lane. Otherwise as
+    /// [`Consumer::recv`].
+    #[inline(always)]
+    pub fn recv_array<const N: usize, R>(
+        &mut self,
+        timeout: Duration,
+        read: impl FnOnce([u8; N]) -> R,
+    ) -> Result<R, RecvError> {
+        if let Some(bytes) = self.ring.take_array() {
+            return Ok(read(bytes));
+        }
+        let mut wait = Wait::new(timeout);
+        loop {
+            if let Some(span) = self.look_around(&mut wait)? {
+                return self.take_exactly(&span).map(read);
+            }
+            // Here and not behind a call: what arrives is in registers a moment later.
+            for _ in 0..SPINS_PER_LOOK {
+                if let Some(bytes) = self.ring.take_array() {
+                    return Ok(read(bytes));
+                }
+                self.ring.pause();
+            }
+        }
+    }
+
+    /// What [`Consumer::recv_array`] does with a message that is not plain, or not of its length.
+    #[cold]
+    #[inline(never)]
+    fn take_exactly<const N: usize>(&mut self, span: &Span) -> Result<[u8; N], RecvError> {
+        if span.len != N {
+            return Err(RecvError::Length { found: span.len, expected: N });
+        }
+        let mut bytes = [0; N];
+        self.ring.copy_out(span, 0, &mut bytes);
+        self.ring.release(span);
+        Ok(bytes)
     }
 
     /// The messages that are there now, at most `limit`, released together.
@@ -338,49 +390,78 @@ impl Consumer {
 
     #[cold]
     pub(crate) fn wait_for_span(&mut self, timeout: Duration) -> Result<Span, RecvError> {
-        if self.ring.attention_due()
-            && let Some(span) = self.next_span()?
-        {
-            return Ok(span);
-        }
-        self.fall_behind();
-        let mut start = None;
-        let mut spins = 0u32;
+        let mut wait = Wait::new(timeout);
         loop {
-            self.ring.spin(SPINS_PER_LOOK);
-            if let Some(span) = self.ring.ready() {
+            if let Some(span) = self.look_around(&mut wait)? {
                 return Ok(span);
             }
-            // Everything that is not a plain message: long ones, ends, generations, lies.
-            if let Some(span) = self.next_span()? {
+            if let Some(span) = self.ring.spin(SPINS_PER_LOOK) {
                 return Ok(span);
-            }
-            spins = spins.saturating_add(SPINS_PER_LOOK);
-            let start = *start.get_or_insert_with(Instant::now);
-            if start.elapsed() >= timeout {
-                self.maintain()?;
-                let state = self.link.peer;
-                return self.next_span()?.ok_or(RecvError::TimedOut { waited: timeout, state });
-            }
-            if self.wait == WaitMode::Park && spins > SPINS_BEFORE_PARK {
-                let left = timeout.saturating_sub(start.elapsed());
-                self.ring.park(left.min(SLEEP_MAX));
-                self.maintain()?;
-                spins = SPINS_BEFORE_PARK - SPINS_PER_LOOK;
             }
         }
     }
 
-    /// Lets the producer of a stream get ahead, so that the two do not fight for each line.
+    /// Everything that a wait does between two rounds of spinning. Finds what is not a plain
+    /// message: long ones, ends, generations, lies.
+    ///
+    /// The first look, before any spin, leaves out all that can wait: in a dialogue the answer is
+    /// on its way.
+    #[cold]
+    #[inline(never)]
+    fn look_around(&mut self, wait: &mut Wait) -> Result<Option<Span>, RecvError> {
+        let first = wait.spins == 0;
+        wait.spins = wait.spins.saturating_add(SPINS_PER_LOOK);
+        if first && !self.ring.attention_due() {
+            if self.grant.profile == Profile::Throughput {
+                self.trail();
+            }
+            return Ok(None);
+        }
+        if let Some(span) = self.next_span()? {
+            return Ok(Some(span));
+        }
+        let start = *wait.start.get_or_insert_with(Instant::now);
+        if start.elapsed() >= wait.timeout {
+            self.maintain()?;
+            let error = RecvError::TimedOut { waited: wait.timeout, state: self.link.peer };
+            return self.next_span()?.ok_or(error).map(Some);
+        }
+        if self.wait == WaitMode::Park && wait.spins > SPINS_BEFORE_PARK {
+            let left = wait.timeout.saturating_sub(start.elapsed());
+            self.ring.park(left.min(SLEEP_MAX));
+            self.maintain()?;
+            wait.spins = SPINS_BEFORE_PARK;
+        }
+        Ok(None)
+    }
+}
+
+/// How long a receive has waited.
+#[derive(Debug)]
+struct Wait {
+    timeout: Duration,
+    /// When the clock was first read: not before the first spins.
+    start: Option<Instant>,
+    spins: u32,
+}
+
+impl Wait {
+    fn new(timeout: Duration) -> Self {
+        Self { timeout, start: None, spins: 0 }
+    }
+}
+
+/// What only lanes of [`Profile::Throughput`] do.
+impl Consumer {
+    /// Lets the producer of a stream get ahead.
     ///
     /// A consumer that has caught up takes every line from the producer in the middle of its
-    /// work. A single message since the last wait, as in a dialogue, costs no pause.
-    #[inline]
-    fn fall_behind(&mut self) {
+    /// work. A few messages since the last wait, as in a dialogue, cost no pause.
+    fn trail(&mut self) {
         let burst = self.ring.position() - self.waited_at;
         self.waited_at = self.ring.position();
         if burst >= STREAM_BURST {
-            for _ in 0..FALL_BEHIND_SPINS.min(self.ring.geometry().count() / 4) {
+            for _ in 0..TRAIL_SPINS_MAX.min(self.ring.geometry().count() / 16) {
                 spin_hint();
             }
         }

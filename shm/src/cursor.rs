@@ -33,7 +33,6 @@ impl CommitWord {
     /// The word of the slot at `place`.
     #[inline(always)]
     pub(crate) fn of(place: &Place, kind: Kind, len: u32) -> Self {
-        debug_assert!(len < 1 << 24);
         Self(place.turn | u64::from(kind as u8) << 24 | u64::from(len))
     }
 

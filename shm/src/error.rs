@@ -126,6 +126,14 @@ pub enum RecvError {
         /// What is known of the producer.
         state: PeerState,
     },
+    /// The next message has another length than was asked for; it stays in the lane.
+    #[error("the next message has {found} bytes, not {expected}: `recv` takes any length")]
+    Length {
+        /// Length of the message, in bytes.
+        found: usize,
+        /// Length that was asked for, in bytes.
+        expected: usize,
+    },
     /// The agent took the lane away.
     #[error("lane was revoked by the agent")]
     Revoked,

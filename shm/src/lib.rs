@@ -62,5 +62,5 @@ pub use error::{
 };
 pub use pair::{PairOptions, pair};
 pub use producer::{Producer, WriteBatch, WriteSlot};
-pub use ring::WaitMode;
+pub use ring::{Profile, WaitMode};
 pub use trusted::{TrustedConsumer, TrustedSlot};

@@ -11,7 +11,7 @@ use crate::layout::{CONSUMER_SEGMENT_BYTES, Header, KIND_CONSUMER, KIND_PRODUCER
 use crate::memfd::Draft;
 use crate::producer::Producer;
 use crate::region::Region;
-use crate::ring::WaitMode;
+use crate::ring::{Profile, WaitMode};
 use crate::wire::{Grant, NO_CPU, Pinning, Role};
 
 /// What a lane without an agent looks like.
@@ -25,12 +25,20 @@ pub struct PairOptions {
     pub page_bytes: u64,
     /// How the ends wait.
     pub wait: WaitMode,
+    /// What the lane is tuned for.
+    pub profile: Profile,
 }
 
 impl Default for PairOptions {
     fn default() -> Self {
         let page_bytes = 4096;
-        Self { slot_payload_bytes: 56, slot_count: 1024, page_bytes, wait: WaitMode::Spin }
+        Self {
+            slot_payload_bytes: 56,
+            slot_count: 1024,
+            page_bytes,
+            wait: WaitMode::Spin,
+            profile: Profile::Latency,
+        }
     }
 }
 
@@ -67,6 +75,7 @@ pub fn pair(options: PairOptions) -> Result<(Producer, Consumer), SegmentError> 
         base: 0,
         released: 0,
         park: options.wait == WaitMode::Park,
+        profile: options.profile,
         pinning: Pinning::None,
         cpu: NO_CPU,
         grade: b'D',

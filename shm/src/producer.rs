@@ -157,7 +157,7 @@ impl Producer {
     ) -> Result<(), ReserveError> {
         if let Some(span) = self.ring.ready(N) {
             self.ring.write(&span, 0, &message);
-            self.ring.commit(&span);
+            self.ring.commit_next(N);
             return Ok(());
         }
         self.send_waiting(message, timeout)
@@ -403,6 +403,21 @@ impl WriteBatch<'_> {
             None => self.producer.find_room(message.len())?,
         };
         self.producer.ring.write(&span, 0, message);
+        self.producer.ring.stage(&span);
+        Ok(())
+    }
+
+    /// As [`WriteBatch::push`], for a length that is known when the program is compiled.
+    ///
+    /// # Errors
+    /// As [`WriteBatch::push`].
+    #[inline(always)]
+    pub fn push_array<const N: usize>(&mut self, message: [u8; N]) -> Result<(), ReserveError> {
+        let span = match self.producer.ring.ready_in_batch(N) {
+            Some(span) => span,
+            None => self.producer.find_room(N)?,
+        };
+        self.producer.ring.write(&span, 0, &message);
         self.producer.ring.stage(&span);
         Ok(())
     }

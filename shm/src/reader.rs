@@ -144,21 +144,48 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
         Some(Span { place, slots: 1, len: len as usize })
     }
 
-    /// Spins until the next slot may be committed, at most `spins` times.
-    #[inline]
-    pub fn spin(&self, spins: u32) {
-        for _ in 0..spins {
-            if self.geometry.stride() == TWO_LINES
-                && let Some(peer) = &self.peer
-            {
-                // The second line travels with the first instead of after it.
-                peer.prefetch(self.next.offset + LINE);
-            }
-            if self.ready().is_some() {
-                return;
-            }
-            spin_hint();
+    /// The next message by value, released, if it is a plain one of exactly `N` bytes.
+    ///
+    /// One comparison with the only word that such a message can have.
+    #[inline(always)]
+    pub(crate) fn take_array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let peer = self.peer.as_ref()?;
+        let (place, run, payload) = (self.next, self.free_run, self.geometry.payload() as usize);
+        // As in Reader::ready_at.
+        let word = peer.load_acquire(place.offset);
+        #[expect(clippy::cast_possible_truncation, reason = "at most a slot's payload")]
+        let expected = CommitWord::of(&place, Kind::Data, N as u32).0;
+        if word != expected || place.position >= run || N > payload {
+            return None;
         }
+        let bytes = peer.copy_array(place.offset + WORD_BYTES);
+        self.next.advance(&self.geometry);
+        self.account(0, N as u64);
+        Some(bytes)
+    }
+
+    /// Spins until the next message is there, if it is a plain one, at most `spins` times.
+    #[inline]
+    pub fn spin(&self, spins: u32) -> Option<Span> {
+        for _ in 0..spins {
+            if let Some(span) = self.ready() {
+                return Some(span);
+            }
+            self.pause();
+        }
+        None
+    }
+
+    /// Between two looks at the next slot.
+    #[inline(always)]
+    pub(crate) fn pause(&self) {
+        if self.geometry.stride() == TWO_LINES
+            && let Some(peer) = &self.peer
+        {
+            // The second line travels with the first instead of after it.
+            peer.prefetch(self.next.offset + LINE);
+        }
+        spin_hint();
     }
 
     /// Looks at the next slot; `None` if nothing is committed there.

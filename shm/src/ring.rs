@@ -28,6 +28,17 @@ pub enum WaitMode {
     Park,
 }
 
+/// What a lane is tuned for where one cannot have both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// A waiting consumer takes a message the moment it is committed.
+    #[default]
+    Latency,
+    /// A consumer that has caught up with a stream lets the producer get ahead, for some
+    /// microseconds, so that the two do not fight for each line.
+    Throughput,
+}
+
 /// Which slots a message takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {

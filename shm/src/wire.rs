@@ -5,6 +5,7 @@
 //! this one codec, so that they cannot drift apart.
 
 use crate::error::FrameError;
+use crate::ring::Profile;
 
 /// `LNWY`, the first word of every frame.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"LNWY");
@@ -95,6 +96,8 @@ pub struct Grant {
     pub released: u64,
     /// Whether the ends sleep when idle.
     pub park: bool,
+    /// What the lane is tuned for.
+    pub profile: Profile,
     /// Who pins.
     pub pinning: Pinning,
     /// Granted cpu or [`NO_CPU`].
@@ -367,6 +370,7 @@ fn encode_grant(out: &mut Writer, grant: &Grant) {
     out.u64(grant.base);
     out.u64(grant.released);
     out.u8(u8::from(grant.park));
+    out.u8(u8::from(grant.profile == Profile::Throughput));
     out.u8(match grant.pinning {
         Pinning::None => 0,
         Pinning::Own => 1,
@@ -393,6 +397,11 @@ fn decode_grant(input: &mut Reader<'_>) -> Result<Grant, FrameError> {
             0 => false,
             1 => true,
             found => return Err(field("park", u64::from(found), "0 or 1")),
+        },
+        profile: match input.u8()? {
+            0 => Profile::Latency,
+            1 => Profile::Throughput,
+            found => return Err(field("profile", u64::from(found), "0 or 1")),
         },
         pinning: match input.u8()? {
             0 => Pinning::None,
@@ -538,6 +547,7 @@ mod tests {
             base: 9,
             released: 8,
             park: true,
+            profile: Profile::Throughput,
             pinning: Pinning::Enforced,
             cpu: NO_CPU,
             grade: b'C',

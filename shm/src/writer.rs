@@ -252,6 +252,18 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         }
     }
 
+    /// [`Writer::commit`] of the span that [`Writer::ready`] just gave: no batch is open.
+    #[inline(always)]
+    pub(crate) fn commit_next(&mut self, len: usize) {
+        #[expect(clippy::cast_possible_truncation, reason = "one slot holds at most u24")]
+        self.publish(self.next, CommitWord::of(&self.next, Kind::Data, len as u32));
+        self.next.advance(&self.geometry);
+        self.bytes += len as u64;
+        if self.wait == WaitMode::Park {
+            self.wake_parked_consumer();
+        }
+    }
+
     /// Adds a message to the open batch: written, not yet visible.
     #[inline(always)]
     pub fn stage(&mut self, span: &Span) {

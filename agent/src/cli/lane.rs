@@ -73,6 +73,9 @@ pub(super) struct CreateArgs {
     /// How the ends wait for each other
     #[arg(long, value_enum, default_value = "spin")]
     wait: WaitArg,
+    /// What the lane is tuned for: the next message at once, or many in a second
+    #[arg(long, value_enum, default_value = "latency")]
+    profile: ProfileArg,
     /// Who pays; default the first tenant of the configuration
     #[arg(long)]
     tenant: Option<String>,
@@ -134,6 +137,12 @@ pub(super) enum RoleArg {
 enum WaitArg {
     Spin,
     Park,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ProfileArg {
+    Latency,
+    Throughput,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -241,6 +250,10 @@ fn spec(args: CreateArgs) -> v1::LaneSpec {
         WaitArg::Spin => v1::WaitMode::Spin,
         WaitArg::Park => v1::WaitMode::Park,
     };
+    let profile = match args.profile {
+        ProfileArg::Latency => v1::Profile::Latency,
+        ProfileArg::Throughput => v1::Profile::Throughput,
+    };
     let relation = match args.relation {
         RelationArg::Any => v1::CacheRelation::Any,
         RelationArg::SameNode => v1::CacheRelation::SameNode,
@@ -255,6 +268,7 @@ fn spec(args: CreateArgs) -> v1::LaneSpec {
             require: args.require_page_size,
         }),
         wait: wait.into(),
+        profile: profile.into(),
         producer: Some(end(
             args.producer_cpu,
             args.producer_cpus,

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
+use laneway_shm::Profile;
 use laneway_shm::layout::{C_RELEASED, CONSUMER_SEGMENT_BYTES};
 use laneway_shm::memfd::identify;
 use laneway_shm::wire::{self, Claim, Frame, Grant, NO_CPU, PeerSegment};
@@ -195,6 +196,7 @@ impl Controller {
             base: segment.start,
             released: self.released(record).min(segment.start),
             park: record.spec.park,
+            profile: if record.spec.throughput { Profile::Throughput } else { Profile::Latency },
             pinning: match record.spec.end(key.role).pinning {
                 Pinning::None => wire::Pinning::None,
                 Pinning::Own => wire::Pinning::Own,

@@ -55,6 +55,7 @@ fn spec(name: &str, page_size: Option<PageSize>) -> LaneSpec {
         page_size,
         page_required: false,
         park: false,
+        throughput: false,
         producer: end(),
         consumer: end(),
         numa_node: None,

@@ -25,7 +25,7 @@ pub(super) fn stream(
     progress: &Progress,
 ) -> Result<(), Failure> {
     progress.act("1 stream: every byte of every message checked");
-    let lane = stage.create("demo-stream", args.size, STREAM_SLOTS)?;
+    let lane = stage.create("demo-stream", args.size, STREAM_SLOTS, v1::Profile::Throughput)?;
     describe(&lane, report);
     let worker = |kind, role| -> Result<_, Failure> {
         let mut command = stage.worker(kind, "demo-stream", role)?;
@@ -92,7 +92,7 @@ pub(super) fn ping_pong(
 ) -> Result<(), Failure> {
     progress.act("2 ping-pong: one message in flight");
     for name in ["demo-ping", "demo-pong"] {
-        stage.create(name, 56, PING_SLOTS)?;
+        stage.create(name, 56, PING_SLOTS, v1::Profile::Latency)?;
     }
     let worker = |kind, out, back| -> Result<Worker, Failure> {
         let mut command = stage.worker(kind, "demo-ping", out)?;
@@ -123,7 +123,7 @@ struct Play<'a> {
 impl Play<'_> {
     fn create(&self) -> Result<(), Failure> {
         // Small enough that the producer feels a dead consumer, large enough to stay busy.
-        self.stage.create(self.lane, self.size, 1024).map(|_| ())
+        self.stage.create(self.lane, self.size, 1024, v1::Profile::Latency).map(|_| ())
     }
 
     fn end(&self, kind: &str, role: Role, witness: &str) -> Result<Worker, Failure> {

@@ -96,9 +96,16 @@ impl Stage {
     }
 
     /// Makes a lane.
-    pub(super) fn create(&self, name: &str, slot: u32, slots: u32) -> Result<v1::Lane, Failure> {
+    pub(super) fn create(
+        &self,
+        name: &str,
+        slot: u32,
+        slots: u32,
+        profile: v1::Profile,
+    ) -> Result<v1::Lane, Failure> {
         let spec = v1::LaneSpec {
             name: name.to_owned(),
+            profile: profile.into(),
             geometry: Some(v1::Geometry { slot_payload_bytes: slot, slot_count: slots }),
             ..v1::LaneSpec::default()
         };

@@ -28,6 +28,8 @@ pub struct LaneSpec {
     pub page_required: bool,
     /// Whether idle ends sleep.
     pub park: bool,
+    /// Whether the lane is tuned for throughput rather than latency.
+    pub throughput: bool,
     /// The end that writes.
     pub producer: EndSpec,
     /// The end that reads.

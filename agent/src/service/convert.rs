@@ -49,6 +49,7 @@ pub(super) fn spec(spec: Option<v1::LaneSpec>, tenant: &Name) -> Result<LaneSpec
         page_size: page_size(pages.page_size_bytes)?,
         page_required: pages.require,
         park: wait(spec.wait)?,
+        throughput: profile(spec.profile)?,
         producer: end("spec.producer", spec.producer.unwrap_or_default())?,
         consumer: end("spec.consumer", spec.consumer.unwrap_or_default())?,
         numa_node: spec.numa_node,
@@ -96,6 +97,14 @@ fn wait(mode: i32) -> Result<bool, BadField> {
         Ok(v1::WaitMode::Unspecified | v1::WaitMode::Spin) => Ok(false),
         Ok(v1::WaitMode::Park) => Ok(true),
         Err(_) => Err(unknown("spec.wait", mode)),
+    }
+}
+
+fn profile(profile: i32) -> Result<bool, BadField> {
+    match v1::Profile::try_from(profile) {
+        Ok(v1::Profile::Unspecified | v1::Profile::Latency) => Ok(false),
+        Ok(v1::Profile::Throughput) => Ok(true),
+        Err(_) => Err(unknown("spec.profile", profile)),
     }
 }
 
@@ -223,6 +232,7 @@ fn spec_to_proto(spec: &LaneSpec) -> v1::LaneSpec {
         CacheRelationRule::SameNode => v1::CacheRelation::SameNode,
     };
     let wait = if spec.park { v1::WaitMode::Park } else { v1::WaitMode::Spin };
+    let profile = if spec.throughput { v1::Profile::Throughput } else { v1::Profile::Latency };
     v1::LaneSpec {
         name: spec.name.to_string(),
         tenant: spec.tenant.to_string(),
@@ -235,6 +245,7 @@ fn spec_to_proto(spec: &LaneSpec) -> v1::LaneSpec {
             require: spec.page_required,
         }),
         wait: wait.into(),
+        profile: profile.into(),
         producer: Some(end_spec_to_proto(&spec.producer)),
         consumer: Some(end_spec_to_proto(&spec.consumer)),
         numa_node: spec.numa_node,
