@@ -11,7 +11,7 @@ use tracing::{info, warn};
 /// `SYS_PTRACE` is *not* kept: reading `/proc/PID/task` needs none.
 const KEPT: [Capability; 1] = [Capability::CAP_SYS_NICE];
 
-/// Drops every capability but those of [`KEPT`], forbids new ones, and logs what is left.
+/// Drops every capability but those of `KEPT`, forbids new ones, and logs what is left.
 ///
 /// Called when sockets are bound, pools are grown and the journal is open, and before any other
 /// thread exists. Pool files can still be written at exit: uid 0 owns them.

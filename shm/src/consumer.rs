@@ -1,8 +1,7 @@
 //! The consumer's end: poll, copy out or look in place, release.
 //!
-//! Strict: the producer may be hostile, so no reference to its bytes exists here. What comes out
-//! is a bounded copy or single loads. Also owns the change of generations: the old segment is
-//! drained to its end before the new one is read.
+//! Owns the waiting and the change of generations: the old segment is drained to its end before the
+//! new one is read. What comes out is in [`crate::received`].
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -10,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use crate::control::Link;
 use crate::error::{Corruption, PeerState, RecvError, SegmentError};
-use crate::geometry::{Geometry, Place};
+use crate::geometry::Geometry;
 use crate::layout::{Header, KIND_PRODUCER};
 use crate::memfd::Segment;
 use crate::producer::SLEEP_MAX;
+use crate::received::{ReadBatch, ReadSlot};
 use crate::region::{Foreign, Owned, Region};
 use crate::ring::{Found, Profile, Reader, Span, WaitMode};
 use crate::sync::spin_hint;
@@ -49,7 +49,7 @@ pub struct Consumer {
     grant: Grant,
     generation: u64,
     /// Where the current generation ends, once its producer is gone; `u64::MAX` before.
-    end: u64,
+    pub(crate) end: u64,
     pending: VecDeque<Pending>,
     closed: bool,
     /// Position from which on the agent is looked at.
@@ -132,7 +132,7 @@ impl Consumer {
                 None => return Ok(None),
             },
         };
-        Ok(Some(ReadSlot { consumer: self, span }))
+        Ok(Some(ReadSlot::new(self, span)))
     }
 
     /// The next message, waiting at most `timeout` for it.
@@ -145,7 +145,7 @@ impl Consumer {
             Some(span) => span,
             None => self.wait_for_span(timeout)?,
         };
-        Ok(ReadSlot { consumer: self, span })
+        Ok(ReadSlot::new(self, span))
     }
 
     /// The next message by value, if it has exactly `N` bytes: the fastest way for small messages
@@ -153,7 +153,8 @@ impl Consumer {
     ///
     /// ```
     /// # use std::time::Duration;
-    /// # let (mut producer, mut consumer) = laneway_shm::pair(laneway_shm::PairOptions::default())?;
+    /// # use laneway_shm::{PairOptions, pair};
+    /// # let (mut producer, mut consumer) = pair(PairOptions::default())?;
     /// producer.send_array(7u64.to_le_bytes(), Duration::ZERO)?;
     /// assert_eq!(consumer.recv_array(Duration::ZERO, u64::from_le_bytes)?, 7);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -201,9 +202,7 @@ impl Consumer {
 
     /// The messages that are there now, at most `limit`, released together.
     pub fn poll_many(&mut self, limit: usize) -> ReadBatch<'_> {
-        let end = self.ring.place();
-        let ring = end.position.saturating_add(self.ring.geometry().count());
-        ReadBatch { consumer: self, end, limit: ring, left: limit, spare: 0, bytes: 0 }
+        ReadBatch::new(self, limit)
     }
 
     #[inline(never)]
@@ -472,202 +471,6 @@ impl Drop for Consumer {
     /// Shows the whole cursor, so that a successor repeats nothing after an orderly end.
     fn drop(&mut self) {
         self.ring.publish();
-    }
-}
-
-/// A received message. Dropping it releases its slots to the producer.
-#[derive(Debug)]
-pub struct ReadSlot<'c> {
-    consumer: &'c mut Consumer,
-    span: Span,
-}
-
-impl ReadSlot<'_> {
-    /// Length of the message, in bytes.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.span.len
-    }
-
-    /// Whether the message is empty.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.span.len == 0
-    }
-
-    /// Position of the message in the lane.
-    #[must_use]
-    pub fn position(&self) -> u64 {
-        self.span.position()
-    }
-
-    /// Copies the message's start into `target`; returns how many bytes there were.
-    #[inline(always)]
-    pub fn copy_to(&self, target: &mut [u8]) -> usize {
-        self.consumer.ring.copy_out(&self.span, 0, target)
-    }
-
-    /// The message by value, if it is exactly `N` bytes in one slot: the fastest way for small
-    /// messages of one size, which then need not pass through memory.
-    #[must_use]
-    #[inline(always)]
-    pub fn to_array<const N: usize>(&self) -> Option<[u8; N]> {
-        self.consumer.ring.copy_array(&self.span)
-    }
-
-    /// The message as a vector.
-    #[must_use]
-    pub fn to_vec(&self) -> Vec<u8> {
-        self.view().to_vec()
-    }
-
-    /// A bounded view for reading parts in place.
-    #[must_use]
-    pub fn view(&self) -> View<'_> {
-        View { consumer: self.consumer, span: self.span, start: 0, len: self.span.len }
-    }
-
-    /// Gives the slots back to the producer.
-    pub fn release(self) {}
-}
-
-impl Drop for ReadSlot<'_> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        self.consumer.ring.release(&self.span);
-    }
-}
-
-/// A range of a message that a hostile producer may be changing while it is read.
-///
-/// Two reads of the same byte may differ; no read leaves the message.
-#[derive(Clone, Copy, Debug)]
-pub struct View<'a> {
-    consumer: &'a Consumer,
-    span: Span,
-    start: usize,
-    len: usize,
-}
-
-impl View<'_> {
-    /// Length of the range, in bytes.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether the range is empty.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Copies the range's start into `target`; returns how many bytes there were.
-    #[inline(always)]
-    pub fn copy_to(&self, target: &mut [u8]) -> usize {
-        let wanted = target.len().min(self.len);
-        match target.get_mut(..wanted) {
-            Some(target) => self.consumer.ring.copy_out(&self.span, self.start, target),
-            None => 0,
-        }
-    }
-
-    /// The message by value, as [`ReadSlot::to_array`]; `None` of a part of a message.
-    #[must_use]
-    #[inline(always)]
-    pub fn to_array<const N: usize>(&self) -> Option<[u8; N]> {
-        let whole = self.start == 0 && self.len == self.span.len;
-        if whole { self.consumer.ring.copy_array(&self.span) } else { None }
-    }
-
-    /// The range as a vector.
-    #[must_use]
-    pub fn to_vec(&self) -> Vec<u8> {
-        let mut bytes = vec![0; self.len];
-        self.copy_to(&mut bytes);
-        bytes
-    }
-
-    /// `len` bytes from `start` of this range; `None` if they are not inside it.
-    #[must_use]
-    pub fn range(&self, start: usize, len: usize) -> Option<Self> {
-        let end = start.checked_add(len)?;
-        (end <= self.len).then_some(Self { start: self.start + start, len, ..*self })
-    }
-
-    /// A little-endian integer at `at`; `None` if it is not inside the range.
-    #[must_use]
-    #[inline]
-    pub fn u64_at(&self, at: usize) -> Option<u64> {
-        let mut bytes = [0; 8];
-        self.range(at, 8)?.copy_to(&mut bytes);
-        Some(u64::from_le_bytes(bytes))
-    }
-}
-
-/// Several received messages, released together when the batch is dropped.
-#[derive(Debug)]
-pub struct ReadBatch<'c> {
-    consumer: &'c mut Consumer,
-    /// Place after the last message that was taken.
-    end: Place,
-    /// Place that would be the first one again: a batch never holds more than a ring.
-    limit: u64,
-    left: usize,
-    spare: u64,
-    bytes: u64,
-}
-
-impl ReadBatch<'_> {
-    /// The next message of the batch.
-    ///
-    /// Not an [`Iterator`]: each view borrows the batch, so that none outlives the release.
-    ///
-    /// # Errors
-    /// As [`Consumer::poll`] for the first message; what is wrong beyond it ends the batch, and is
-    /// told by the next one.
-    #[expect(clippy::should_implement_trait, reason = "a lending iterator, see above")]
-    #[inline(always)]
-    pub fn next(&mut self) -> Result<Option<View<'_>>, RecvError> {
-        if self.left == 0 || self.end.position >= self.limit {
-            return Ok(None);
-        }
-        let span = match self.consumer.ring.ready_at(self.end) {
-            Some(span) => span,
-            None => match self.find()? {
-                Some(span) => span,
-                None => return Ok(None),
-            },
-        };
-        self.left -= 1;
-        self.spare += span.slots - 1;
-        self.bytes += span.len as u64;
-        self.end = span.end(self.consumer.ring.geometry());
-        Ok(Some(View { consumer: self.consumer, span, start: 0, len: span.len }))
-    }
-
-    /// Everything that is not a plain message.
-    #[cold]
-    #[inline(never)]
-    fn find(&mut self) -> Result<Option<Span>, RecvError> {
-        if self.end.position == self.consumer.ring.position() {
-            let found = self.consumer.next_span();
-            // The end of a stream was released already.
-            self.end = self.consumer.ring.place();
-            return found;
-        }
-        // A lie beyond the first message is remembered by the ring and told by the next poll.
-        let found = self.consumer.ring.poll_at(self.end).unwrap_or(None);
-        Ok(found.filter(|span| span.position() < self.consumer.end))
-    }
-}
-
-impl Drop for ReadBatch<'_> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        if self.end.position != self.consumer.ring.position() {
-            self.consumer.ring.release_to(self.end, self.spare, self.bytes);
-        }
     }
 }
 

@@ -39,6 +39,7 @@ mod error;
 mod pair;
 mod producer;
 mod reader;
+mod received;
 mod region;
 mod sync;
 mod trusted;
@@ -56,11 +57,12 @@ pub mod ring;
 pub mod wire;
 
 pub use attach::Attach;
-pub use consumer::{Consumer, ReadBatch, ReadSlot, View};
+pub use consumer::Consumer;
 pub use error::{
     AttachError, Corruption, FrameError, PeerState, RecvError, ReserveError, SegmentError,
 };
 pub use pair::{PairOptions, pair};
 pub use producer::{Producer, WriteBatch, WriteSlot};
+pub use received::{ReadBatch, ReadSlot, View};
 pub use ring::{Profile, WaitMode};
 pub use trusted::{TrustedConsumer, TrustedSlot};

@@ -314,3 +314,36 @@ proptest! {
         prop_assert!(consumer.poll().unwrap().is_none());
     }
 }
+
+#[test]
+fn a_message_of_another_length_is_not_taken_by_value_and_stays_in_the_lane() {
+    let (mut producer, mut consumer) = pair(options(16, 4)).unwrap();
+    producer.send(b"three", Duration::ZERO).unwrap();
+    let wrong = consumer.recv_array(Duration::ZERO, |bytes: [u8; 8]| bytes);
+    assert!(matches!(wrong, Err(RecvError::Length { found: 5, expected: 8 })));
+    assert_eq!(consumer.recv_array(Duration::ZERO, |bytes: [u8; 5]| bytes).unwrap(), *b"three");
+    assert!(consumer.poll().unwrap().is_none());
+}
+
+#[test]
+fn messages_by_value_arrive_whole_for_every_length_in_one_slot_or_in_several() {
+    fn there_and_back<const N: usize>() {
+        let (mut producer, mut consumer) = pair(options(24, 4)).unwrap();
+        for round in 0..9u8 {
+            let sent: [u8; N] = std::array::from_fn(|at| round ^ at.to_le_bytes()[0]);
+            producer.send_array(sent, Duration::ZERO).unwrap();
+            let received = consumer.recv_array(Duration::ZERO, |bytes: [u8; N]| bytes).unwrap();
+            assert_eq!(received, sent);
+        }
+        assert_eq!(consumer.position(), producer.position());
+    }
+    there_and_back::<0>();
+    there_and_back::<1>();
+    there_and_back::<7>();
+    there_and_back::<8>();
+    there_and_back::<9>();
+    there_and_back::<23>();
+    there_and_back::<24>();
+    there_and_back::<25>();
+    there_and_back::<96>();
+}
