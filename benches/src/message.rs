@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use laneway_shm::{Consumer, Producer, ReserveError, View, WriteBatch};
 
 use crate::error::BenchError;
+use crate::stream::BATCH;
 
 /// Number that ends a run.
 pub(crate) const STOP: u64 = u64::MAX;
@@ -111,8 +112,39 @@ pub(crate) trait Shape {
     /// Sends message `number`.
     fn send(&mut self, lane: &mut Producer, number: u64) -> Result<(), BenchError>;
 
+    /// Sends `BATCH` messages from number `first` on, as one batch.
+    #[inline(always)]
+    fn send_batch(&mut self, lane: &mut Producer, first: u64) -> Result<(), BenchError> {
+        let mut batch = lane.batch();
+        for number in (first..).take(BATCH) {
+            let mut idle = Idle::default();
+            loop {
+                match self.push(&mut batch, number) {
+                    Err(ReserveError::Full { .. }) => idle.spin()?,
+                    result => break result?,
+                }
+            }
+        }
+        batch.commit();
+        Ok(())
+    }
+
     /// Adds message `number` to a batch, if there is room.
     fn push(&mut self, batch: &mut WriteBatch<'_>, number: u64) -> Result<(), ReserveError>;
+
+    /// Receives what is there, at most `BATCH` messages of which the next is number `count + 1`,
+    /// and counts them.
+    #[inline(always)]
+    fn receive_batch(&mut self, lane: &mut Consumer, count: &mut u64) -> Result<Seen, BenchError> {
+        let mut batch = lane.recv_many(BATCH, PATIENCE)?;
+        while let Some(view) = batch.next()? {
+            if self.judge(&view, *count + 1)? == Seen::Stop {
+                return Ok(Seen::Stop);
+            }
+            *count += 1;
+        }
+        Ok(Seen::Message)
+    }
 
     /// Waits for the next message, which must be `expected` or the end.
     fn receive(&mut self, lane: &mut impl Inlet, expected: u64) -> Result<Seen, BenchError>;
@@ -150,8 +182,31 @@ impl<const N: usize> Shape for Small<N> {
     }
 
     #[inline(always)]
+    fn send_batch(&mut self, lane: &mut Producer, first: u64) -> Result<(), BenchError> {
+        let mut numbers = first..;
+        let make = || Self::make(numbers.next().unwrap_or(STOP));
+        Ok(lane.send_arrays(BATCH, PATIENCE, make)?)
+    }
+
+    #[inline(always)]
     fn receive(&mut self, lane: &mut impl Inlet, expected: u64) -> Result<Seen, BenchError> {
         lane.take_small::<N>(expected)
+    }
+
+    #[inline(always)]
+    fn receive_batch(&mut self, lane: &mut Consumer, count: &mut u64) -> Result<Seen, BenchError> {
+        let mut seen = Ok(Seen::Message);
+        let mut next = *count;
+        lane.recv_arrays(BATCH, PATIENCE, |bytes: [u8; N]| {
+            match judge(&bytes, N, next + 1) {
+                Ok(Seen::Message) => next += 1,
+                // The first that is not a message is what counts.
+                other if matches!(seen, Ok(Seen::Message)) => seen = other,
+                _ => {}
+            }
+        })?;
+        *count = next;
+        seen
     }
 
     #[inline(always)]

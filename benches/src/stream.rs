@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use laneway_shm::{Consumer, Producer, ReserveError};
+use laneway_shm::{Consumer, Producer};
 use serde::{Deserialize, Serialize};
 
 use crate::error::BenchError;
-use crate::message::{Idle, Inlet, STOP, Seen, Shape};
+use crate::message::{Inlet, STOP, Seen, Shape};
 
 /// Messages of a batch.
-pub(crate) const BATCH: u64 = 32;
+pub(crate) const BATCH: usize = 32;
 
 /// What arrived in which time, the first tenth left out.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,6 +57,14 @@ impl Meter {
     #[inline(always)]
     pub(crate) fn arrived(&mut self, count: u64) {
         if count & self.mask == 0 && self.mark.is_none() {
+            self.mark_if_warm(count);
+        }
+    }
+
+    /// Called with the numbers of messages that had arrived before and after a batch.
+    #[inline(always)]
+    pub(crate) fn arrived_many(&mut self, before: u64, count: u64) {
+        if (before ^ count) & !self.mask != 0 && self.mark.is_none() {
             self.mark_if_warm(count);
         }
     }
@@ -127,31 +135,11 @@ pub(crate) fn produce_batches(
     while meter.start.elapsed() < time {
         // Several batches for one look at the clock.
         for _ in 0..8 {
-            let mut batch = lane.batch();
-            for _ in 0..BATCH {
-                number += 1;
-                push(shape, &mut batch, number)?;
-            }
-            batch.commit();
+            shape.send_batch(lane, number + 1)?;
+            number += BATCH as u64;
         }
     }
     shape.send(lane, STOP)
-}
-
-/// Adds to a batch, spinning while the ring is full.
-#[inline(always)]
-fn push(
-    shape: &mut impl Shape,
-    batch: &mut laneway_shm::WriteBatch<'_>,
-    number: u64,
-) -> Result<(), BenchError> {
-    let mut idle = Idle::default();
-    loop {
-        match shape.push(batch, number) {
-            Err(ReserveError::Full { .. }) => idle.spin()?,
-            result => return Ok(result?),
-        }
-    }
 }
 
 /// Receives many at once until the stream stops.
@@ -162,25 +150,16 @@ pub(crate) fn consume_batches(
     time: Duration,
     bytes: usize,
 ) -> Result<Option<Throughput>, BenchError> {
-    let mut meter = None;
-    let (mut count, mut idle) = (0, Idle::default());
-    let limit = usize::try_from(BATCH).unwrap_or(1);
+    if shape.receive(lane, 1)? == Seen::Stop {
+        return Ok(None);
+    }
+    let mut meter = Meter::new(time, bytes);
+    let mut count = 1;
     loop {
         let before = count;
-        let mut batch = lane.poll_many(limit);
-        while let Some(view) = batch.next()? {
-            if shape.judge(&view, count + 1)? == Seen::Stop {
-                drop(batch);
-                return Ok(meter.and_then(|meter: Meter| meter.finish(count)));
-            }
-            count += 1;
-            meter.get_or_insert_with(|| Meter::new(time, bytes)).arrived(count);
+        if shape.receive_batch(lane, &mut count)? == Seen::Stop {
+            return Ok(meter.finish(count));
         }
-        drop(batch);
-        if count == before {
-            idle.spin()?;
-        } else {
-            idle = Idle::default();
-        }
+        meter.arrived_many(before, count);
     }
 }

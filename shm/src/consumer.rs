@@ -187,6 +187,64 @@ impl Consumer {
         }
     }
 
+    /// As [`Consumer::recv_array`] for the messages that are there, at most `limit`, waiting for
+    /// the first one. They are released together; returns how many there were.
+    ///
+    /// # Errors
+    /// As [`Consumer::recv_array`], for the first message only: what cannot be taken after it is
+    /// told by the next call.
+    #[inline(always)]
+    pub fn recv_arrays<const N: usize>(
+        &mut self,
+        limit: usize,
+        timeout: Duration,
+        mut read: impl FnMut([u8; N]),
+    ) -> Result<usize, RecvError> {
+        let limit = limit as u64;
+        let mut taken = 0;
+        loop {
+            taken += self.ring.take_arrays(limit - taken, &mut read);
+            if taken == limit || (taken > 0 && !self.may_go_on()) {
+                break;
+            }
+            if taken == 0 {
+                read(self.wait_for_array(timeout)?);
+                taken = 1;
+            }
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "at most `limit`")]
+        Ok(taken as usize)
+    }
+
+    /// Whether the ring stopped for a look at the agent and not for want of messages. What is
+    /// wrong there is told by the next call: these messages were taken.
+    #[inline(always)]
+    fn may_go_on(&mut self) -> bool {
+        self.ring.attention_due() && self.attend().is_ok() && !self.ring.attention_due()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wait_for_array<const N: usize>(&mut self, timeout: Duration) -> Result<[u8; N], RecvError> {
+        let span = self.wait_for_span(timeout)?;
+        self.take_exactly(&span)
+    }
+
+    /// Waits for a message and takes it with those that have come with it, at most `limit`.
+    ///
+    /// # Errors
+    /// As [`Consumer::recv`].
+    pub fn recv_many(
+        &mut self,
+        limit: usize,
+        timeout: Duration,
+    ) -> Result<ReadBatch<'_>, RecvError> {
+        if self.ring.ready().is_none() {
+            self.wait_for_span(timeout)?;
+        }
+        Ok(self.poll_many(limit))
+    }
+
     /// What [`Consumer::recv_array`] does with a message that is not plain, or not of its length.
     #[cold]
     #[inline(never)]

@@ -174,6 +174,43 @@ impl Producer {
         self.send(&message, timeout)
     }
 
+    /// Sends `count` messages of one length, waiting for room where there is none. What there is
+    /// room for becomes visible at once: one store publishes many messages.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use laneway_shm::{PairOptions, pair};
+    /// # let (mut producer, mut consumer) = pair(PairOptions::default())?;
+    /// let mut prices = [101u64, 99, 100].into_iter();
+    /// producer.send_arrays(3, Duration::ZERO, || prices.next().unwrap_or(0).to_le_bytes())?;
+    /// let mut sum = 0;
+    /// consumer.recv_arrays(8, Duration::ZERO, |price| sum += u64::from_le_bytes(price))?;
+    /// assert_eq!(sum, 300);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Producer::reserve`]. Then some of the messages may have been sent:
+    /// [`Producer::position`] tells.
+    #[inline(always)]
+    pub fn send_arrays<const N: usize>(
+        &mut self,
+        count: usize,
+        timeout: Duration,
+        mut make: impl FnMut() -> [u8; N],
+    ) -> Result<(), ReserveError> {
+        let mut left = count;
+        loop {
+            left -= self.ring.commit_arrays(left, &mut make);
+            if left == 0 {
+                return Ok(());
+            }
+            // A long message, or no room: this one waits, the others may then find some.
+            self.send_waiting(make(), timeout)?;
+            left -= 1;
+        }
+    }
+
     /// Starts a batch: messages that become visible together.
     pub fn batch(&mut self) -> WriteBatch<'_> {
         // A revocation leaves no room: the first push reports it.

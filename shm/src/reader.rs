@@ -164,6 +164,38 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
         Some(bytes)
     }
 
+    /// As [`Reader::take_array`] for up to `limit` messages, released together; returns how many.
+    ///
+    /// The place stays in registers from one message to the next.
+    #[inline(always)]
+    pub(crate) fn take_arrays<const N: usize>(
+        &mut self,
+        limit: u64,
+        mut read: impl FnMut([u8; N]),
+    ) -> u64 {
+        let Some(peer) = &self.peer else { return 0 };
+        let start = self.next.position;
+        let mut place = self.next;
+        // A ring holds no more, and must not be read twice before it is released.
+        let limit = limit.min(self.geometry.count());
+        let run = self.free_run.min(start.saturating_add(limit));
+        while place.position < run && N <= self.geometry.payload() as usize {
+            // As in Reader::ready_at.
+            let word = peer.load_acquire(place.offset);
+            #[expect(clippy::cast_possible_truncation, reason = "at most a slot's payload")]
+            if word != CommitWord::of(&place, Kind::Data, N as u32).0 {
+                break;
+            }
+            read(peer.copy_array(place.offset + WORD_BYTES));
+            place.advance(&self.geometry);
+        }
+        let taken = place.position - start;
+        if taken > 0 {
+            self.release_to(place, 0, taken * N as u64);
+        }
+        taken
+    }
+
     /// Spins until the next message is there, if it is a plain one, at most `spins` times.
     #[inline]
     pub fn spin(&self, spins: u32) -> Option<Span> {

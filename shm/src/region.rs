@@ -190,24 +190,23 @@ impl<Access> Region<Access> {
         self.map.len()
     }
 
-    /// Address of `offset`, proven to have `size` bytes behind it: a whole line for anything that
-    /// fits into one, which takes a single comparison.
+    /// Address of `offset`, proven to have `size` bytes behind it. What fits into a line and does
+    /// not start in the last one takes a single comparison.
     ///
     /// # Panics
     /// Never for offsets from a [`crate::geometry::Geometry`] whose segment size was checked
     /// against this mapping; the check keeps the functions above sound whatever calls them.
     #[inline(always)]
     fn at(&self, offset: usize, size: usize) -> *mut u8 {
-        let len = self.map.len();
-        let inside = if size <= LINE {
-            offset <= self.last_line.get()
-        } else {
-            size <= len && offset <= len - size
-        };
-        if !inside {
+        let in_a_line = size <= LINE && offset <= self.last_line.get();
+        if !in_a_line && !self.holds(offset, size) {
             outside(offset, size, self.map.len());
         }
         self.map.as_mut_ptr().wrapping_add(offset)
+    }
+
+    fn holds(&self, offset: usize, size: usize) -> bool {
+        offset.checked_add(size).is_some_and(|end| end <= self.map.len())
     }
 
     #[inline(always)]

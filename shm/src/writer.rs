@@ -264,6 +264,45 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         }
     }
 
+    /// Writes up to `count` messages of `N` bytes, one slot each, and makes them visible together;
+    /// returns how many there was room for without a look at the consumer.
+    ///
+    /// The place stays in registers from one message to the next.
+    #[inline(always)]
+    pub(crate) fn commit_arrays<const N: usize>(
+        &mut self,
+        count: usize,
+        mut make: impl FnMut() -> [u8; N],
+    ) -> usize {
+        let start = self.next;
+        let room = self.free_run.saturating_sub(start.position);
+        let fits = N <= self.geometry.payload() as usize;
+        let end = start.position + room.min(count as u64);
+        if !fits || end == start.position {
+            return 0;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "one slot holds at most u24")]
+        let len = N as u32;
+        let mut place = start;
+        self.own.copy_in(place.offset + WORD_BYTES, &make());
+        place.advance(&self.geometry);
+        while place.position < end {
+            self.own.copy_in(place.offset + WORD_BYTES, &make());
+            // As in Writer::stage: unseen until the first one's word is there.
+            self.own.store_relaxed(place.offset, CommitWord::of(&place, Kind::Data, len).0);
+            place.advance(&self.geometry);
+        }
+        self.publish(start, CommitWord::of(&start, Kind::Data, len));
+        let sent = end - start.position;
+        self.next = place;
+        self.bytes += sent * N as u64;
+        if self.wait == WaitMode::Park {
+            self.wake_parked_consumer();
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "at most `count`")]
+        return sent as usize;
+    }
+
     /// Adds a message to the open batch: written, not yet visible.
     #[inline(always)]
     pub fn stage(&mut self, span: &Span) {

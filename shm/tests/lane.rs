@@ -347,3 +347,47 @@ fn messages_by_value_arrive_whole_for_every_length_in_one_slot_or_in_several() {
     there_and_back::<25>();
     there_and_back::<96>();
 }
+
+#[test]
+fn arrays_sent_together_are_received_together_in_order_and_released() {
+    let (mut producer, mut consumer) = pair(options(8, 64)).unwrap();
+    let (mut sent, mut received) = (0u64, 0u64);
+    for round in 0..200 {
+        let count = round % 49;
+        let next = || {
+            sent += 1;
+            sent.to_le_bytes()
+        };
+        producer.send_arrays(count, Duration::ZERO, next).unwrap();
+        while received < sent {
+            let (before, limit) = (received, 1 + round % 7);
+            let check = |bytes: [u8; 8]| {
+                received += 1;
+                assert_eq!(u64::from_le_bytes(bytes), received);
+            };
+            let taken = consumer.recv_arrays(limit, Duration::ZERO, check).unwrap();
+            assert_eq!(taken, limit.min(usize::try_from(sent - before).unwrap()));
+        }
+    }
+    assert_eq!((consumer.position(), producer.position()), (sent, sent));
+    let none = consumer.recv_arrays(4, Duration::ZERO, |_: [u8; 8]| panic!("nothing was sent"));
+    assert!(matches!(none, Err(RecvError::TimedOut { .. })));
+}
+
+#[test]
+fn arrays_wait_for_room_and_a_stranger_among_them_stays_in_the_lane() {
+    let (mut producer, mut consumer) = pair(options(8, 4)).unwrap();
+    let full = producer.send_arrays(6, Duration::ZERO, || [7; 8]);
+    assert!(matches!(full, Err(ReserveError::TimedOut { .. })));
+    assert_eq!(producer.position(), 4);
+    let all = consumer.recv_arrays(9, Duration::ZERO, |b: [u8; 8]| assert_eq!(b, [7; 8]));
+    assert_eq!(all.unwrap(), 4);
+    producer.send_arrays(1, Duration::ZERO, || [8; 8]).unwrap();
+    producer.send_arrays(1, Duration::ZERO, || [9; 3]).unwrap();
+    let all = consumer.recv_arrays(9, Duration::ZERO, |b: [u8; 8]| assert_eq!(b, [8; 8]));
+    assert_eq!(all.unwrap(), 1);
+    let stranger = consumer.recv_arrays(9, Duration::ZERO, |_: [u8; 8]| ());
+    assert!(matches!(stranger, Err(RecvError::Length { found: 3, expected: 8 })));
+    let all = consumer.recv_arrays(9, Duration::ZERO, |b: [u8; 3]| assert_eq!(b, [9; 3]));
+    assert_eq!(all.unwrap(), 1);
+}
