@@ -75,11 +75,13 @@ pub const C_EMPTY: usize = 536;
 pub const C_BELL: usize = 640;
 /// Odd while the consumer sleeps for a message; each sleep has its own number.
 pub const C_PARKED: usize = 644;
+/// 1 if the consumer pays for both fences when it goes to sleep (see [`crate::memory::Memory`]).
+pub const C_HEAVY: usize = 648;
 
 const _: () = {
     assert!(HEADER_FIELDS.len() * 8 <= C_RELEASED);
     assert!(P_JOINED + 8 <= P_SLOTS);
-    assert!(C_PARKED + 4 <= CONSUMER_SEGMENT_BYTES);
+    assert!(C_HEAVY + 4 <= CONSUMER_SEGMENT_BYTES);
     assert!(P_BELL.is_multiple_of(4) && C_BELL.is_multiple_of(4) && P_SLOTS.is_multiple_of(64));
 };
 

@@ -31,6 +31,7 @@
 #![warn(missing_docs)]
 
 mod attach;
+mod barrier;
 mod bell;
 mod consumer;
 mod control;

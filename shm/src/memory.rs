@@ -33,6 +33,17 @@ pub trait Memory {
     /// Orders all earlier stores of this thread before all its later loads.
     fn full_fence(&self);
 
+    /// As [`Memory::full_fence`], for a thread that is about to sleep: also makes every
+    /// [`OwnedMemory::light_fence`] of other processes count as a full one.
+    fn heavy_fence(&self) {
+        self.full_fence();
+    }
+
+    /// Whether [`Memory::heavy_fence`] really does that here: the kernel may refuse.
+    fn heavy_works(&self) -> bool {
+        false
+    }
+
     /// Sleeps while the 32-bit word at `offset` is `expected`, at most `timeout`.
     /// May return early for no reason.
     fn wait(&self, offset: usize, expected: u32, timeout: Duration);
@@ -48,6 +59,17 @@ pub trait OwnedMemory: Memory {
 
     /// Stores the 32-bit word at `offset` with release order.
     fn store_u32(&self, offset: usize, value: u32);
+
+    /// Orders earlier stores before later loads as long as whoever looks at both uses
+    /// [`Memory::heavy_fence`]. Costs nothing, where [`OwnedMemory::allow_light`] said yes.
+    fn light_fence(&self) {
+        self.full_fence();
+    }
+
+    /// Makes this process ready for light fences. False if the kernel refuses.
+    fn allow_light(&self) -> bool {
+        false
+    }
 
     /// Copies bytes in.
     fn copy_in(&self, offset: usize, source: &[u8]);

@@ -19,6 +19,8 @@ use crate::wire::{Frame, Grant, PeerSegment, Role};
 
 /// Spins before a sleep, about 50 µs: two wake-ups' worth on the machine of the measurements.
 const SPINS_BEFORE_PARK: u32 = 2048;
+/// Grade of a core that the scheduler leaves alone.
+const ISOLATED: u8 = b'A';
 /// A producer that leaves gives a restarted agent this long to take its segments back.
 const SETTLE_WITHIN: Duration = Duration::from_secs(1);
 /// Longest single sleep: bounds how late a change of the agent's is noticed.
@@ -46,6 +48,10 @@ impl Producer {
         let wait = if grant.park { WaitMode::Park } else { WaitMode::Spin };
         let mut ring = Writer::new(region, geometry, wait, grant.base, grant.released);
         ring.attend_in(link.pulse.slots());
+        // Nobody may interrupt a cpu that was isolated on purpose.
+        if wait == WaitMode::Park && grant.grade != ISOLATED {
+            ring.allow_light();
+        }
         Ok(Self { ring, link, wait, grant, joined: 0, not_sync: std::marker::PhantomData })
     }
 

@@ -7,8 +7,8 @@ use crate::cursor::{CommitWord, Kind, SlotState, read_slot};
 use crate::error::Corruption;
 use crate::geometry::{Geometry, Place, WORD_BYTES};
 use crate::layout::{
-    C_BELL, C_BYTES, C_EMPTY, C_MESSAGES, C_PARKED, C_RELEASED, P_BELL, P_COMMITTED, P_JOINED,
-    P_PARKED,
+    C_BELL, C_BYTES, C_EMPTY, C_HEAVY, C_MESSAGES, C_PARKED, C_RELEASED, P_BELL, P_COMMITTED,
+    P_JOINED, P_PARKED,
 };
 use crate::memory::{Memory, OwnedMemory};
 use crate::ring::{Span, UNJOINED_SLEEP, WaitMode};
@@ -53,6 +53,8 @@ pub struct Reader<P, C> {
     bytes: u64,
     empties: u64,
     parked: u32,
+    /// Going to sleep pays for the producer's fences, too, and the producer knows.
+    heavy: bool,
     bell: Bell,
     poison: Option<Corruption>,
 }
@@ -60,6 +62,10 @@ pub struct Reader<P, C> {
 impl<P: Memory, C: OwnedMemory> Reader<P, C> {
     /// A reader whose next message has position `start`, of the consumer's `incarnation`.
     pub fn new(own: C, geometry: Geometry, wait: WaitMode, start: u64, incarnation: u64) -> Self {
+        let heavy = wait == WaitMode::Park && own.heavy_works();
+        if heavy {
+            own.store_u32(C_HEAVY, 1);
+        }
         let publish_every = (geometry.count() / 4).max(1);
         Self {
             peer: None,
@@ -77,6 +83,7 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
             bytes: 0,
             empties: 0,
             parked: 0,
+            heavy,
             bell: Bell::default(),
             poison: None,
         }
@@ -441,7 +448,11 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
         self.own.store_u32(C_PARKED, self.parked);
         // Pairs with the fence in Writer::wake_parked_consumer [sleep]: either it sees us parked,
         // or we see its commit now.
-        self.own.full_fence();
+        if self.heavy {
+            self.own.heavy_fence();
+        } else {
+            self.own.full_fence();
+        }
         match &self.peer {
             // Nobody could wake us: the caller looks at its control socket in between.
             None => std::thread::sleep(timeout.min(UNJOINED_SLEEP)),

@@ -13,11 +13,12 @@ use std::time::Duration;
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
+use crate::barrier;
 use crate::copy::copy_from_shared;
 use crate::error::SegmentError;
 use crate::layout::P_TAIL_PAD;
 use crate::memory::{Memory, OwnedMemory};
-use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
 
 /// A cache line, in bytes; every slot has as many bytes of pad behind it at least.
 const LINE: usize = P_TAIL_PAD;
@@ -309,6 +310,17 @@ impl<Access> Memory for Region<Access> {
         fence(Ordering::SeqCst);
     }
 
+    fn heavy_fence(&self) {
+        // A refusal after `heavy_works` said yes costs a sleep its bound, not its message.
+        if !barrier::run() {
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    fn heavy_works(&self) -> bool {
+        barrier::works()
+    }
+
     fn wait(&self, offset: usize, expected: u32, timeout: Duration) {
         let spec = libc::timespec {
             tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
@@ -346,6 +358,15 @@ impl OwnedMemory for Region<Owned> {
     #[inline(always)]
     fn store_u32(&self, offset: usize, value: u32) {
         self.at_u32(offset).store(value, Ordering::Release);
+    }
+
+    #[inline(always)]
+    fn light_fence(&self) {
+        compiler_fence(Ordering::SeqCst);
+    }
+
+    fn allow_light(&self) -> bool {
+        barrier::register()
     }
 
     #[inline(always)]

@@ -7,8 +7,8 @@ use crate::cursor::{CommitWord, Kind, accept_released};
 use crate::error::Corruption;
 use crate::geometry::{Geometry, Place, WORD_BYTES};
 use crate::layout::{
-    C_BELL, C_PARKED, C_RELEASED, P_BELL, P_BYTES, P_COMMITTED, P_JOINED, P_MESSAGES, P_PARKED,
-    P_STALLS,
+    C_BELL, C_HEAVY, C_PARKED, C_RELEASED, P_BELL, P_BYTES, P_COMMITTED, P_JOINED, P_MESSAGES,
+    P_PARKED, P_STALLS,
 };
 use crate::memory::{Memory, OwnedMemory};
 use crate::ring::{Span, UNJOINED_SLEEP, WaitMode};
@@ -44,6 +44,10 @@ pub struct Writer<P, C> {
     bytes: u64,
     stalls: u64,
     parked: u32,
+    /// This process lets sleepers run its fences.
+    may_be_light: bool,
+    /// The consumer does so: a commit needs no fence of its own.
+    light: bool,
     bell: Bell,
     poison: Option<Corruption>,
     /// The lane was taken away: there is no room any more.
@@ -81,6 +85,8 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
             bytes: 0,
             stalls: 0,
             parked: 0,
+            may_be_light: false,
+            light: false,
             bell: Bell::default(),
             poison: None,
             closed: false,
@@ -96,8 +102,14 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         self.measure_run();
     }
 
+    /// Leaves the fence of each commit to consumers that go to sleep, where they can pay for it.
+    pub(crate) fn allow_light(&mut self) {
+        self.may_be_light = self.own.allow_light();
+    }
+
     /// Starts to obey the cursor of the consumer's segment `peer`, its `incarnation`-th.
     pub fn join(&mut self, peer: C, incarnation: u64) {
+        self.light = self.may_be_light && peer.load_u32(C_HEAVY) == 1;
         self.peer = Some(peer);
         self.bell = self.bell.for_new_peer();
         // Until the consumer reads its own number here, it does not rely on being woken.
@@ -435,7 +447,11 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         let Some(peer) = &self.peer else { return };
         // Pairs with the fence in Reader::park [sleep]: either we see its parked word, or it sees
         // our commit when it looks again.
-        self.own.full_fence();
+        if self.light {
+            self.own.light_fence();
+        } else {
+            self.own.full_fence();
+        }
         let parked = peer.load_u32(C_PARKED);
         if parked.is_multiple_of(2) {
             return;
