@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use crate::model::capacity::{CpuSet, CpuSetError, PageCount, PageSize};
-use crate::model::topology::{Cpu, NodeMemory, NumaNode, PagePool, Topology};
+use crate::model::topology::{CacheSizes, Cpu, NodeMemory, NumaNode, PagePool, Topology};
 
 /// Reads the whole topology below `root`.
 ///
@@ -31,7 +31,11 @@ pub fn read(root: &Path) -> Result<Topology, SysfsError> {
     let nodes = read_nodes(root, &online)?;
     let cpus = read_cpus(&cpu_dir, &online, &nodes)?;
     let offline = present.difference(&online).iter().collect();
-    Ok(Topology { nodes, cpus, offline })
+    let caches = CacheSizes {
+        l2_bytes: smallest_cache(&cpu_dir, 2, &online)?,
+        l3_bytes: smallest_cache(&cpu_dir, 3, &online)?,
+    };
+    Ok(Topology { nodes, cpus, offline, caches })
 }
 
 /// Reads only the figures that change, for [`Topology::refresh`].
@@ -243,17 +247,22 @@ fn read_core(dir: &Path, package: u32, online: &CpuSet) -> Result<Group, SysfsEr
     })
 }
 
-/// The data cache of this level; `Unknown` where the machine does not say.
-fn read_cache(dir: &Path, level: u32, online: &CpuSet) -> Result<Group, SysfsError> {
+/// The directories of the data caches of this level: one, or none.
+fn data_caches(dir: &Path, level: u32) -> Result<Vec<PathBuf>, SysfsError> {
+    let mut found = Vec::new();
     for index in 0..CACHE_INDEX_LIMIT {
         let cache = dir.join(format!("index{index}"));
-        let Some(found) = read_number(&cache.join("level"))? else {
-            continue;
-        };
-        let instructions = read_text(&cache.join("type"))?.as_deref() == Some("Instruction");
-        if found != u64::from(level) || instructions {
-            continue;
+        let same_level = read_number(&cache.join("level"))? == Some(u64::from(level));
+        if same_level && read_text(&cache.join("type"))?.as_deref() != Some("Instruction") {
+            found.push(cache);
         }
+    }
+    Ok(found)
+}
+
+/// The data cache of this level; `Unknown` where the machine does not say.
+fn read_cache(dir: &Path, level: u32, online: &CpuSet) -> Result<Group, SysfsError> {
+    for cache in data_caches(dir, level)? {
         // Virtual machines repeat cache ids, so the list of sharers is asked first.
         if let Some(sharers) = read_cpu_list(&cache.join("shared_cpu_list"))? {
             return Ok(lowest_online(&sharers, online));
@@ -264,6 +273,29 @@ fn read_cache(dir: &Path, level: u32, online: &CpuSet) -> Result<Group, SysfsErr
         }
     }
     Ok(Group::Unknown)
+}
+
+/// The smallest data cache of this level that any cpu has, in bytes.
+fn smallest_cache(cpu_dir: &Path, level: u32, online: &CpuSet) -> Result<Option<u64>, SysfsError> {
+    let mut smallest = None;
+    for id in online.iter() {
+        for cache in data_caches(&cpu_dir.join(format!("cpu{id}/cache")), level)? {
+            let path = cache.join("size");
+            if let Some(text) = read_text(&path)? {
+                let bytes = cache_size(&path, &text)?;
+                smallest = Some(smallest.map_or(bytes, |least: u64| least.min(bytes)));
+            }
+        }
+    }
+    Ok(smallest)
+}
+
+/// A cache's size: always in KiB since the file exists, as "1024K".
+fn cache_size(path: &Path, text: &str) -> Result<u64, SysfsError> {
+    let expected = "a size in K";
+    let kib = text.strip_suffix('K').ok_or_else(|| malformed(path, text, expected))?;
+    let kib: u64 = number(path, kib)?;
+    kib.checked_mul(1024).filter(|&bytes| bytes > 0).ok_or_else(|| malformed(path, text, expected))
 }
 
 fn lowest_online(members: &CpuSet, online: &CpuSet) -> Group {
@@ -325,7 +357,7 @@ const FILE_SIZE_LIMIT: u64 = 64 << 10;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::topology::CacheRelation;
+    use crate::model::topology::{CacheRelation, CacheSizes};
 
     /// Reads a machine after changing some of its files; `None` removes a file or directory.
     fn read_changed(name: &str, changes: &[(&str, Option<&str>)]) -> Result<Topology, SysfsError> {
@@ -339,6 +371,20 @@ mod tests {
             }
         }
         read(root.path())
+    }
+
+    #[test]
+    fn cache_sizes_are_the_smallest_that_a_cpu_has_and_nonsense_is_refused() {
+        let caches = fixture::load("this-machine").caches;
+        assert_eq!((caches.l2_bytes, caches.l3_bytes), (Some(1 << 20), Some(32 << 20)));
+        let size = "sys/devices/system/cpu/cpu1/cache/index2/size";
+        let smaller = read_changed("this-machine", &[(size, Some("512K"))]).unwrap();
+        assert_eq!(smaller.caches.l2_bytes, Some(512 << 10));
+        for nonsense in ["", "K", "1024", "-1K", "0K", "99999999999999999999K", "1M"] {
+            let read = read_changed("this-machine", &[(size, Some(nonsense))]);
+            assert!(read.is_err(), "{nonsense:?} was taken");
+        }
+        assert_eq!(fixture::load("no-cache-info").caches, CacheSizes::default());
     }
 
     #[test]

@@ -118,6 +118,27 @@ fn validate_only_shows_the_placement_and_changes_nothing() {
     assert_eq!(agent.get("a").unwrap().id, made.id);
 }
 
+#[test]
+fn a_lane_without_a_depth_gets_one_for_its_profile_and_the_answer_says_why() {
+    let agent = Agent::start();
+    let ask = |name: &str, profile: v1::Profile| {
+        let spec = v1::LaneSpec { profile: profile.into(), ..plain(name, 56, 0) };
+        let request = v1::CreateLaneRequest { spec: Some(spec), ..Default::default() };
+        let lane = create(&agent, request).unwrap();
+        let slots = lane.spec.unwrap().geometry.unwrap().slot_count;
+        (slots, lane.placement.unwrap().depth_reason)
+    };
+    let (hot, why) = ask("hot", v1::Profile::Latency);
+    assert_eq!(hot, 64);
+    assert!(why.starts_with("latency") && why.contains("64 slots"), "{why}");
+    let (deep, why) = ask("deep", v1::Profile::Throughput);
+    assert!(deep > hot && deep.is_power_of_two(), "{deep}");
+    assert!(why.starts_with("throughput"), "{why}");
+    let spec = Some(plain("own", 56, 8));
+    let own = create(&agent, v1::CreateLaneRequest { spec, ..Default::default() }).unwrap();
+    assert_eq!(own.placement.unwrap().depth_reason, "");
+}
+
 // --- request ids --------------------------------------------------------------------------------
 
 const REUSED: (Code, &str) = (Code::InvalidArgument, "REQUEST_ID_REUSED");

@@ -61,9 +61,9 @@ pub(super) struct CreateArgs {
     /// Payload of one slot in bytes; 56 makes a slot of one cache line
     #[arg(long, default_value_t = 56)]
     slot_size: u32,
-    /// Slots, a power of two
-    #[arg(long, default_value_t = 1024)]
-    slots: u32,
+    /// Slots, a power of two; default what suits the profile, the caches and the cores
+    #[arg(long)]
+    slots: Option<u32>,
     /// Pages: 4KiB, 2MiB or 1GiB; default the best that can be had
     #[arg(long, value_parser = page_size)]
     page_size: Option<u64>,
@@ -262,7 +262,10 @@ fn spec(args: CreateArgs) -> v1::LaneSpec {
     v1::LaneSpec {
         name: args.name,
         tenant: args.tenant.unwrap_or_default(),
-        geometry: Some(v1::Geometry { slot_payload_bytes: args.slot_size, slot_count: args.slots }),
+        geometry: Some(v1::Geometry {
+            slot_payload_bytes: args.slot_size,
+            slot_count: args.slots.unwrap_or(0),
+        }),
         pages: Some(v1::PageRequest {
             page_size_bytes: args.page_size.unwrap_or(0),
             require: args.require_page_size,

@@ -89,6 +89,7 @@ pub(crate) fn lane_json(lane: &v1::Lane) -> Value {
             "relation": placed.relation,
             "score": placed.score,
             "proof": placed.proof,
+            "depth_reason": placed.depth_reason,
         },
         "producer": lane.producer.as_ref().map(end_json),
         "consumer": lane.consumer.as_ref().map(end_json),
@@ -145,6 +146,9 @@ pub(super) fn lane(lane: &v1::Lane, form: Output) -> CliResult {
     let relation = if placed.relation.is_empty() { "none".into() } else { placed.relation };
     println!("memory    {} on node {} ({bound})", size(placed.segment_bytes), placed.numa_node);
     println!("cores     {relation}");
+    if !placed.depth_reason.is_empty() {
+        println!("depth     {}", placed.depth_reason);
+    }
     for step in &placed.steps_down {
         println!("step down {}: {}", size(step.page_size_bytes), step.reason);
     }

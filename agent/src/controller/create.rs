@@ -11,6 +11,7 @@ use crate::ledger::Role;
 use crate::model::capacity::PageSize;
 use crate::model::id::{LaneId, Secret};
 use crate::model::lane::{LaneRecord, LaneSpec, SegmentRecord, Stage};
+use crate::placement::depth::propose;
 use crate::placement::{Placement, place};
 use crate::plan::{SegmentKey, Step};
 use crate::provision::{Outcome, is_page_shortage};
@@ -33,13 +34,15 @@ impl Controller {
         let taken = self.names.contains_key(&spec.name);
         admit(&spec, &self.rules, self.lanes.len(), taken)?;
         self.refresh_pools();
+        let (spec, depth_reason) = self.with_depth(spec)?;
         let size_bytes = spec.geometry()?.segment_bytes();
         let mut ladder = spec.page_ladder(size_bytes);
         let mut refused = Vec::new();
         loop {
             let placement = self.placed(&spec, size_bytes, &ladder, &refused)?;
             let page_size = placement.page_size;
-            let record = self.draft_record(&spec, placement, &refused);
+            let mut record = self.draft_record(&spec, placement, &refused);
+            record.depth_reason.clone_from(&depth_reason);
             if validate_only {
                 return Ok(self.view(&record));
             }
@@ -52,6 +55,22 @@ impl Controller {
                 result => return result,
             }
         }
+    }
+
+    /// The spec with a depth: its own, or one that suits the cores which the lane would get.
+    fn with_depth(&self, mut spec: LaneSpec) -> Result<(LaneSpec, Option<String>), ControlError> {
+        if spec.slot_count != 0 {
+            return Ok((spec, None));
+        }
+        let caches = self.topology.caches;
+        let depth = |relation| propose(spec.slot_payload_bytes, spec.throughput, caches, relation);
+        let shallow = LaneSpec { slot_count: depth(None)?.slot_count, ..spec.clone() };
+        let size_bytes = shallow.geometry()?.segment_bytes();
+        let ladder = shallow.page_ladder(size_bytes);
+        let relation = self.placed(&shallow, size_bytes, &ladder, &[])?.relation;
+        let chosen = depth(relation)?;
+        spec.slot_count = chosen.slot_count;
+        Ok((spec, Some(chosen.reason)))
     }
 
     /// The answer to the same request from before, if there is one.
@@ -97,6 +116,7 @@ impl Controller {
         LaneRecord {
             id: LaneId(random()),
             spec: spec.clone(),
+            depth_reason: None,
             placement,
             refused_pages: refused.to_vec(),
             bound: false,

@@ -20,7 +20,7 @@ pub struct LaneSpec {
     pub tenant: Name,
     /// Payload of one slot, in bytes.
     pub slot_payload_bytes: u32,
-    /// Number of slots.
+    /// Number of slots; 0 in a request that leaves it to the agent.
     pub slot_count: u32,
     /// Page size that was asked for; `None` for the best.
     pub page_size: Option<PageSize>,
@@ -219,8 +219,10 @@ impl SegmentRecord {
 pub struct LaneRecord {
     /// Number.
     pub id: LaneId,
-    /// What was asked for.
+    /// What was asked for, with the depth that the agent chose where that was asked.
     pub spec: LaneSpec,
+    /// Why the ring is as deep as it is, where the agent chose.
+    pub depth_reason: Option<String>,
     /// Where it went.
     pub placement: Placement,
     /// Page sizes that the kernel refused although they were counted free, and why.

@@ -19,6 +19,17 @@ pub struct Topology {
     pub cpus: Vec<Cpu>,
     /// Cpus that are present but offline; no lane may have them.
     pub offline: Vec<u32>,
+    /// Sizes of the caches.
+    pub caches: CacheSizes,
+}
+
+/// Sizes of the caches of a cpu, the smallest of the machine; `None` where it does not tell.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct CacheSizes {
+    /// Level 2, in bytes.
+    pub l2_bytes: Option<u64>,
+    /// Level 3, in bytes.
+    pub l3_bytes: Option<u64>,
 }
 
 /// One NUMA node.

@@ -6,6 +6,7 @@
 //! nothing: the caller refreshes the topology before and grants the holding after. Existing lanes
 //! are never moved.
 
+pub mod depth;
 #[cfg(test)]
 mod oracle;
 mod refusal;

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::time::{Duration, UNIX_EPOCH};
 
 use laneway_proto::v1;
+use laneway_shm::geometry::Geometry;
 use laneway_shm::observer::Counters;
 use prost_types::Timestamp;
 
@@ -58,11 +59,22 @@ pub(super) fn spec(spec: Option<v1::LaneSpec>, tenant: &Name) -> Result<LaneSpec
     if checked.page_required && checked.page_size.is_none() {
         return Err(BadField::new("spec.pages.require", "needs spec.pages.page_size_bytes"));
     }
-    match checked.geometry() {
+    // Without a depth, the payload at least must be one of which a ring can be made.
+    let slots = if checked.slot_count == 0 { 2 } else { checked.slot_count };
+    match Geometry::try_new(checked.slot_payload_bytes, slots) {
         Ok(_) => Ok(checked),
         Err(laneway_shm::SegmentError::Geometry { field, found, allowed }) => {
-            let description = format!("is {found}, allowed is {allowed}");
-            Err(BadField::new(format!("spec.geometry.{field}"), description))
+            Err(match field {
+                "slot_payload_bytes" | "slot_count" => BadField::new(
+                    format!("spec.geometry.{field}"),
+                    format!("is {found}, allowed is {allowed}"),
+                ),
+                // A limit on both together: a path names one field.
+                both => BadField::new(
+                    "spec.geometry",
+                    format!("{both} is {found}, allowed is {allowed}"),
+                ),
+            })
         }
         Err(other) => Err(BadField::new("spec.geometry", other.to_string())),
     }
@@ -306,6 +318,7 @@ fn placement_to_proto(view: &LaneView) -> v1::Placement {
         relation: placed.relation.map(|relation| relation.to_string()).unwrap_or_default(),
         score: placed.score.clone(),
         proof: format!("{:?}", placed.proof).to_lowercase(),
+        depth_reason: record.depth_reason.clone().unwrap_or_default(),
     }
 }
 

@@ -1,0 +1,108 @@
+//! How deep a ring is, where its owner leaves that to the agent. Pure.
+//!
+//! Latency wants few slots that stay hot; a stream between near cores wants a ring beyond the
+//! producer's private cache and within the shared one, because lines that have spilled there are
+//! cheaper to fetch; between far cores depth buys nothing (`docs/measurements.md`, "Depth of a
+//! ring").
+
+use laneway_shm::SegmentError;
+use laneway_shm::geometry::{Geometry, SLOT_COUNT_MAX};
+use serde::{Deserialize, Serialize};
+
+use crate::model::topology::{CacheRelation, CacheSizes};
+
+/// Slots of a latency ring: the producer looks at the consumer's cursor once in as many messages.
+const HOT_SLOTS: u64 = 64;
+/// Fewest slots: one end can always be a step ahead.
+const SLOTS_MIN: u64 = 4;
+/// Assumed private cache where the machine does not tell, in bytes: the smallest of today's.
+const L2_BYTES: u64 = 1 << 20;
+
+/// A proposed depth.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Depth {
+    /// Slots, a power of two.
+    pub slot_count: u32,
+    /// Why so many, for a person.
+    pub reason: String,
+}
+
+/// The depth of a ring whose slots hold `slot_payload_bytes`.
+///
+/// # Errors
+/// A payload outside the limits.
+pub fn propose(
+    slot_payload_bytes: u32,
+    throughput: bool,
+    caches: CacheSizes,
+    relation: Option<CacheRelation>,
+) -> Result<Depth, SegmentError> {
+    let stride = Geometry::try_new(slot_payload_bytes, 2)?.stride() as u64;
+    let l2 = caches.l2_bytes.unwrap_or(L2_BYTES);
+    let near = relation.is_some_and(|relation| relation <= CacheRelation::SameL3);
+    let (bytes, slots_max, why) = if !throughput {
+        (l2 / 4, HOT_SLOTS, "latency: few slots, within a quarter of the L2")
+    } else if near {
+        let l3 = caches.l3_bytes.unwrap_or(l2 * 16);
+        let why = "throughput below one L3: four times the L2, at most a quarter of the L3";
+        ((l2 * 4).min(l3 / 4), u64::from(SLOT_COUNT_MAX), why)
+    } else {
+        (l2, u64::from(SLOT_COUNT_MAX), "throughput between far or free cores: as large as the L2")
+    };
+    let slots = (bytes / stride).clamp(SLOTS_MIN, slots_max);
+    let slot_count = 1u32 << slots.ilog2();
+    let ring = u64::from(slot_count) * stride;
+    let known = if caches.l2_bytes.is_some() { "" } else { ", assumed" };
+    let reason = format!("{why} ({l2} bytes{known}): {slot_count} slots in {ring} bytes");
+    Ok(Depth { slot_count, reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CACHES: CacheSizes = CacheSizes { l2_bytes: Some(1 << 20), l3_bytes: Some(32 << 20) };
+
+    fn slots(payload: u32, throughput: bool, relation: Option<CacheRelation>) -> u32 {
+        propose(payload, throughput, CACHES, relation).unwrap().slot_count
+    }
+
+    #[test]
+    fn latency_stays_hot_and_streams_go_beyond_the_l2_only_where_the_l3_is_shared() {
+        let near = Some(CacheRelation::SameL3);
+        assert_eq!(slots(56, false, near), 64);
+        assert_eq!(slots(65_000, false, near), 4);
+        assert_eq!(slots(56, true, near), 65_536);
+        assert_eq!(slots(8, true, near), 262_144);
+        assert_eq!(slots(4096, true, near), 512);
+        for far in [Some(CacheRelation::SameNode), Some(CacheRelation::OtherNode), None] {
+            assert_eq!(slots(56, true, far), 16_384);
+        }
+        assert_eq!(slots(1 << 20, true, near), 4);
+    }
+
+    #[test]
+    fn a_small_l3_bounds_the_ring_and_unknown_caches_are_named_as_assumed() {
+        let small = CacheSizes { l2_bytes: Some(2 << 20), l3_bytes: Some(8 << 20) };
+        let near = Some(CacheRelation::SameL2);
+        let depth = propose(56, true, small, near).unwrap();
+        assert_eq!(depth.slot_count, 32_768);
+        let depth = propose(56, true, CacheSizes::default(), near).unwrap();
+        assert_eq!(depth.slot_count, 65_536);
+        assert!(depth.reason.contains("assumed"), "{}", depth.reason);
+    }
+
+    #[test]
+    fn every_payload_gets_a_legal_ring() {
+        let top = laneway_shm::geometry::SLOT_PAYLOAD_MAX;
+        for payload in [1, 7, 8, 24, 56, 57, 4088, 65_536, 1 << 20, top] {
+            for throughput in [false, true] {
+                for relation in [None, Some(CacheRelation::SameL3)] {
+                    let depth = propose(payload, throughput, CACHES, relation).unwrap();
+                    Geometry::try_new(payload, depth.slot_count).unwrap();
+                }
+            }
+        }
+        assert!(propose(0, false, CACHES, None).is_err());
+    }
+}
