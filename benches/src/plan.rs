@@ -11,8 +11,8 @@ pub(crate) const SIZES: [usize; 8] = [8, 56, 64, 256, 1024, 4096, 65536, 1 << 20
 /// The same for a first look.
 pub(crate) const QUICK_SIZES: [usize; 3] = [56, 64, 4096];
 /// Slots of a latency lane: few enough to stay hot, enough that the producer asks for the
-/// consumer's cursor only once in 64 messages.
-const LATENCY_SLOTS: u32 = 64;
+/// consumer's cursor only once in 256 messages.
+const LATENCY_SLOTS: u32 = 256;
 /// Largest ring of a latency lane, in bytes: half of a small private L2, and still two slots.
 const LATENCY_BYTES: usize = 256 << 10;
 /// A stream's ring, in bytes: deeper than a private L2, within a shared L3.
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn latency_rings_are_hot_powers_of_two() {
         let slots = SIZES.map(|bytes| Depths::of(bytes).unwrap().latency);
-        assert_eq!(slots, [64, 64, 64, 64, 64, 32, 2, 2]);
+        assert_eq!(slots, [256, 256, 256, 256, 128, 32, 2, 2]);
     }
 
     #[test]

@@ -129,8 +129,8 @@ fn a_lane_without_a_depth_gets_one_for_its_profile_and_the_answer_says_why() {
         (slots, lane.placement.unwrap().depth_reason)
     };
     let (hot, why) = ask("hot", v1::Profile::Latency);
-    assert_eq!(hot, 64);
-    assert!(why.starts_with("latency") && why.contains("64 slots"), "{why}");
+    assert_eq!(hot, 256);
+    assert!(why.starts_with("latency") && why.contains("256 slots"), "{why}");
     let (deep, why) = ask("deep", v1::Profile::Throughput);
     assert!(deep > hot && deep.is_power_of_two(), "{deep}");
     assert!(why.starts_with("throughput"), "{why}");

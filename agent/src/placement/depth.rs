@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::topology::{CacheRelation, CacheSizes};
 
-/// Slots of a latency ring: the producer looks at the consumer's cursor once in as many messages.
-const HOT_SLOTS: u64 = 64;
+/// Slots of a latency ring. The producer looks at the consumer's cursor once in as many messages,
+/// and a dialogue over rings of 2 to 16 slots was up to half slower than over 64 to 256.
+const HOT_SLOTS: u64 = 256;
 /// Fewest slots: one end can always be a step ahead.
 const SLOTS_MIN: u64 = 4;
 /// Assumed private cache where the machine does not tell, in bytes: the smallest of today's.
@@ -70,7 +71,7 @@ mod tests {
     #[test]
     fn latency_stays_hot_and_streams_go_beyond_the_l2_only_where_the_l3_is_shared() {
         let near = Some(CacheRelation::SameL3);
-        assert_eq!(slots(56, false, near), 64);
+        assert_eq!(slots(56, false, near), 256);
         assert_eq!(slots(65_000, false, near), 4);
         assert_eq!(slots(56, true, near), 65_536);
         assert_eq!(slots(8, true, near), 262_144);
