@@ -14,7 +14,7 @@ use std::time::Duration;
 use memmap2::{Advice, MmapOptions, MmapRaw};
 
 use crate::barrier;
-use crate::copy::copy_from_shared;
+use crate::copy::{copy_from_shared, copy_to_shared};
 use crate::error::SegmentError;
 use crate::layout::P_TAIL_PAD;
 use crate::memory::{Memory, OwnedMemory};
@@ -376,7 +376,7 @@ impl OwnedMemory for Region<Owned> {
         // - `at` proved the target range inside this process's own writable mapping;
         // - no reference to the target exists: `bytes_mut` borrows the region exclusively;
         // - the source is a live slice of private memory, so the ranges do not overlap.
-        unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), target, source.len()) }
+        unsafe { copy_to_shared(source.as_ptr(), target, source.len()) }
     }
 
     fn wake(&self, offset: usize) {
