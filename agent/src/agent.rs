@@ -96,9 +96,10 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
     prepare(&config.agent.state_dir, 0o700)?;
     let _lock = lock(&config.agent.run_dir)?;
     raise_open_files();
-    let journal = Journal::open(&config.agent.state_dir.join("journal.redb"))?;
+    let boot_id = boot_id();
+    let journal = Journal::open(&config.agent.state_dir.join("journal.redb"), &boot_id)?;
     let registry = Arc::new(Registry::default());
-    let (setup, findings) = setup(config, journal, Arc::clone(&registry))?;
+    let (setup, findings) = setup(config, journal, boot_id, Arc::clone(&registry))?;
     let listen = |what: &str| {
         let what = what.to_owned();
         move |source| AgentError::Listen { what, source }
@@ -144,18 +145,13 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
 fn setup(
     config: &Config,
     journal: Journal,
+    boot_id: String,
     registry: Arc<Registry>,
 ) -> Result<(Setup, Arc<Vec<doctor::Finding>>), AgentError> {
     let sys_root = config.agent.sys_root.clone();
     let mut topology = sysfs::read(&sys_root)?;
-    let boot_id = boot_id();
-    let same_boot = journal.fact::<String>("boot_id")?.as_ref() == Some(&boot_id);
     // What an agent of this boot added and could not give back is this agent's to give back.
-    let mut added = match journal.fact("hugepages_added")? {
-        Some(added) if same_boot => added,
-        _ => pools::Added::new(),
-    };
-    journal.set_fact("boot_id", &boot_id)?;
+    let mut added = journal.fact("hugepages_added")?.unwrap_or_else(pools::Added::new);
     pools::grow(&sys_root, &mut topology, &config.hugepages.reserve, &mut added);
     let findings = Arc::new(doctor::examine(&sys_root));
     for finding in findings.iter().filter(|finding| !finding.works && finding.required) {

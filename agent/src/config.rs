@@ -50,7 +50,7 @@ pub struct Config {
 pub struct AgentConfig {
     /// Sockets go here. Gone after a reboot.
     pub run_dir: PathBuf,
-    /// The journal goes here. Survives a reboot.
+    /// The journal goes here. Nothing in it outlives the boot.
     pub state_dir: PathBuf,
     /// Also listen for gRPC on this loopback address.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,8 +1,13 @@
 //! What must survive the agent: lanes, answered requests, tickets and a few facts, in one file.
 //!
 //! An embedded ACID store (redb) rather than a log of our own. Every call is one transaction that
-//! is durable before it returns. Knows nothing of effects; the controller decides the order.
+//! survives a kill of the agent once it returned, and not the end of the kernel, which ends every
+//! lane. Knows nothing of effects; the controller decides the order.
 
+mod pages;
+
+use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -64,6 +69,14 @@ pub enum JournalError {
     /// The store said no.
     #[error("journal: {0}")]
     Store(Box<redb::Error>),
+    /// A file beside the store, or the store's own, cannot be had.
+    #[error("journal: cannot {what}: {source}")]
+    File {
+        /// What was tried.
+        what: String,
+        /// The kernel's refusal.
+        source: io::Error,
+    },
     /// A record cannot be read.
     #[error("journal: a record of table {table} cannot be read: {source}")]
     Record {
@@ -89,13 +102,33 @@ impl<E: Into<redb::Error>> From<E> for JournalError {
 }
 
 impl Journal {
-    /// Opens or makes the store.
+    /// Opens or makes the store of the boot `boot_id`.
+    ///
+    /// One of another boot is set aside as `*.previous`: nothing in it exists any more, and after
+    /// a power cut it may be torn. The boot stands in `*.boot`, beside the store.
     ///
     /// # Errors
     /// The store is damaged, held by another agent, or of another version.
-    pub fn open(path: &Path) -> Result<Self, JournalError> {
+    pub fn open(path: &Path, boot_id: &str) -> Result<Self, JournalError> {
+        let failed = |what: &str, path: &Path| {
+            let what = format!("{what} {}", path.display());
+            move |source| JournalError::File { what, source }
+        };
+        let mark = path.with_extension("boot");
+        if !fs::read_to_string(&mark).is_ok_and(|found| found == boot_id) {
+            let previous = path.with_extension("previous");
+            match fs::rename(path, &previous) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                result => result.map_err(failed("move the journal to", &previous))?,
+            }
+            // Only after the move: a mark beside a store of another boot would vouch for it.
+            fs::write(&mark, boot_id).map_err(failed("write", &mark))?;
+        }
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(path);
+        let file = file.map_err(failed("open", path))?;
         // The default cache is a gigabyte; a thousand lanes are two megabytes.
-        let db = Database::builder().set_cache_size(4 << 20).create(path)?;
+        let mut builder = Database::builder();
+        let db = builder.set_cache_size(4 << 20).create_with_backend(pages::Pages::new(file)?)?;
         let write = db.begin_write()?;
         write.open_table(LANES)?;
         write.open_table(REQUESTS)?;
@@ -272,4 +305,37 @@ fn encode<T: Serialize>(value: &T) -> Vec<u8> {
 
 fn decode<T: DeserializeOwned>(table: &'static str, bytes: &[u8]) -> Result<T, JournalError> {
     serde_json::from_slice(bytes).map_err(|source| JournalError::Record { table, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_journal_of_another_boot_is_set_aside_even_if_it_is_torn() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.redb");
+        let journal = Journal::open(&path, "first").unwrap();
+        journal.set_fact("kept", &7u64).unwrap();
+        drop(journal);
+        let journal = Journal::open(&path, "first").unwrap();
+        assert_eq!(journal.fact::<u64>("kept").unwrap(), Some(7));
+        drop(journal);
+        fs::write(&path, b"what a power cut left").unwrap();
+        assert!(Journal::open(&path, "first").is_err(), "damage within a boot is told");
+        let journal = Journal::open(&path, "second").unwrap();
+        assert_eq!(journal.fact::<u64>("kept").unwrap(), None);
+        let aside = fs::read(path.with_extension("previous")).unwrap();
+        assert_eq!(aside, b"what a power cut left");
+    }
+
+    #[test]
+    fn two_agents_cannot_open_one_journal() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.redb");
+        let first = Journal::open(&path, "boot").unwrap();
+        assert!(Journal::open(&path, "boot").is_err());
+        drop(first);
+        Journal::open(&path, "boot").unwrap();
+    }
 }

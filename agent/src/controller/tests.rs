@@ -12,7 +12,7 @@ use crate::sysfs;
 
 /// A controller on a fake world, with its journal in `dir` and a recorded machine as `/sys`.
 fn controller(dir: &Path, world: &FakeWorld) -> Controller {
-    let journal = Journal::open(&dir.join("journal.redb")).unwrap();
+    let journal = Journal::open(&dir.join("journal.redb"), "boot").unwrap();
     let sys_root = dir.join("root");
     if !sys_root.exists() {
         std::fs::create_dir(&sys_root).unwrap();
