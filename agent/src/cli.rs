@@ -145,7 +145,7 @@ fn dispatch(cli: Cli) -> CliResult {
         Command::Agent(args) => agent(args),
         Command::Lane(command) => lane::run(command, &socket(), cli.output),
         Command::Node(command) => node::run(command, &socket(), cli.output),
-        Command::Attach(command) => attach::run(command, cli.output),
+        Command::Attach(command) => attach::run(command, cli.socket.as_deref(), cli.output),
         Command::Doctor => doctor(cli.output),
         Command::Health => client::health(&socket()),
         Command::Demo(args) => crate::demo::run(args, cli.output == Output::Json),

@@ -338,6 +338,25 @@ fn a_text_goes_through_a_lane_byte_for_byte() {
 }
 
 #[test]
+fn the_attach_socket_is_found_beside_the_control_socket() {
+    let agent = Agent::start();
+    let control = agent.socket().display().to_string();
+    let lane = made(&agent, "near --slots 16 --wait park");
+    let beside = |verb: &'static str, role: &str| {
+        let ticket = lane["tickets"][role].as_str().unwrap().to_owned();
+        ["attach", verb, "--no-pin", "--socket", &control, "--ticket", &ticket].map(str::to_owned)
+    };
+    let (send, recv) = (beside("send", "producer"), beside("recv", "consumer"));
+    let (sent, received) = std::thread::scope(|scope| {
+        let receiver = scope.spawn(|| output(&recv.each_ref().map(String::as_str), b""));
+        let sent = output(&send.each_ref().map(String::as_str), b"hello");
+        (sent, receiver.join().unwrap())
+    });
+    assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
+    assert_eq!(received.stdout, b"hello");
+}
+
+#[test]
 fn the_receiver_counts_what_the_sender_generated() {
     let agent = Agent::start();
     let lane = made(&agent, "counted --slots 256 --wait park");

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
@@ -10,7 +10,7 @@ use laneway_shm::{Attach, RecvError};
 use serde_json::json;
 
 use super::{CliResult, Output};
-use crate::config::Config;
+use crate::config::{ATTACH_SOCKET, Config};
 use crate::workload::{Tally, fill};
 
 #[derive(Debug, Subcommand)]
@@ -24,7 +24,7 @@ pub(super) enum AttachCommand {
 /// Where to attach and by what right.
 #[derive(Debug, Args)]
 struct Where {
-    /// Attach socket of the agent
+    /// Attach socket of the agent; default the one beside its control socket
     #[arg(long, env = "LANEWAY_ATTACH_SOCKET", value_name = "PATH")]
     attach_socket: Option<PathBuf>,
     /// One-time ticket (visible in the process list; a file or the variable is not)
@@ -45,9 +45,12 @@ struct Where {
 }
 
 impl Where {
-    fn attach(&self) -> Result<Attach, Box<dyn Error>> {
-        let socket =
-            self.attach_socket.clone().unwrap_or_else(|| Config::default().attach_socket());
+    fn attach(&self, control: Option<&str>) -> Result<Attach, Box<dyn Error>> {
+        // An agent of its own directory is named once, by its control socket.
+        let beside = control.filter(|control| !control.contains("://"));
+        let beside = beside.and_then(|path| Some(Path::new(path).parent()?.join(ATTACH_SOCKET)));
+        let socket = self.attach_socket.clone().or(beside);
+        let socket = socket.unwrap_or_else(|| Config::default().attach_socket());
         let attach = match (&self.ticket, &self.ticket_file, &self.lane) {
             (Some(ticket), _, _) => Attach::with_ticket(socket, ticket)?,
             (_, Some(file), _) => {
@@ -98,15 +101,15 @@ pub(super) struct RecvArgs {
     verify: bool,
 }
 
-pub(super) fn run(command: AttachCommand, form: Output) -> CliResult {
+pub(super) fn run(command: AttachCommand, control: Option<&str>, form: Output) -> CliResult {
     match command {
-        AttachCommand::Send(args) => send(&args),
-        AttachCommand::Recv(args) => receive(&args, form),
+        AttachCommand::Send(args) => send(&args, control),
+        AttachCommand::Recv(args) => receive(&args, control, form),
     }
 }
 
-fn send(args: &SendArgs) -> CliResult {
-    let mut producer = args.at.attach()?.producer()?;
+fn send(args: &SendArgs, control: Option<&str>) -> CliResult {
+    let mut producer = args.at.attach(control)?.producer()?;
     let timeout = args.at.timeout();
     let mut message = vec![0; (args.size as usize).min(producer.message_max())];
     if let Some(count) = args.count {
@@ -128,8 +131,8 @@ fn send(args: &SendArgs) -> CliResult {
     Ok(())
 }
 
-fn receive(args: &RecvArgs, form: Output) -> CliResult {
-    let mut consumer = args.at.attach()?.consumer()?;
+fn receive(args: &RecvArgs, control: Option<&str>, form: Output) -> CliResult {
+    let mut consumer = args.at.attach(control)?.consumer()?;
     let mut output = std::io::stdout().lock();
     let mut message = vec![0; consumer.message_max().min(1 << 20)];
     let mut tally = Tally::default();

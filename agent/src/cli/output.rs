@@ -150,7 +150,9 @@ pub(super) fn lane(lane: &v1::Lane, form: Output) -> CliResult {
         println!("depth     {}", placed.depth_reason);
     }
     for step in &placed.steps_down {
-        println!("step down {}: {}", size(step.page_size_bytes), step.reason);
+        let tried = size(step.page_size_bytes);
+        let reason = step.reason.strip_prefix(&format!("{tried}: ")).unwrap_or(&step.reason);
+        println!("step down {tried}: {reason}");
     }
     for (name, end) in [("producer", &lane.producer), ("consumer", &lane.consumer)] {
         if let Some(counters) = end.as_ref().and_then(|end| end.counters) {

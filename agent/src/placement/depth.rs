@@ -50,11 +50,12 @@ pub fn propose(
     } else {
         (l2, u64::from(SLOT_COUNT_MAX), "throughput between far or free cores: as large as the L2")
     };
+    let least = if bytes / stride < SLOTS_MIN { ", but no fewer than 4 slots" } else { "" };
     let slots = (bytes / stride).clamp(SLOTS_MIN, slots_max);
     let slot_count = 1u32 << slots.ilog2();
     let ring = u64::from(slot_count) * stride;
     let known = if caches.l2_bytes.is_some() { "" } else { ", assumed" };
-    let reason = format!("{why} ({l2} bytes{known}): {slot_count} slots in {ring} bytes");
+    let reason = format!("{why} ({l2} bytes{known}){least}: {slot_count} slots in {ring} bytes");
     Ok(Depth { slot_count, reason })
 }
 
