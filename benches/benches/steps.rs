@@ -11,7 +11,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use laneway_shm::cursor::{CommitWord, Kind, read_slot};
 use laneway_shm::geometry::Geometry;
 use laneway_shm::wire::{Frame, Grant, Pinning, Role};
-use laneway_shm::{Consumer, PairOptions, Producer, Profile, pair};
+use laneway_shm::{Consumer, PairOptions, Producer, Profile, WaitMode, pair};
 
 const SIZES: [u32; 4] = [56, 64, 1024, 4096];
 const BATCH: usize = 32;
@@ -39,17 +39,18 @@ fn message(c: &mut Criterion) {
     group.finish();
 }
 
-/// As above with a length that the compiler knows: what a program with fixed messages gets.
-fn fixed(c: &mut Criterion) {
-    let (mut producer, mut consumer) = lane(56, 64);
-    c.bench_function("message/fixed 56", |b| {
-        b.iter(|| {
-            producer.send(black_box(&[7u8; 56]), Duration::ZERO).unwrap();
-            let mut target = [0u8; 56];
-            consumer.poll().unwrap().unwrap().copy_to(&mut target);
-            black_box(target)
+/// As above by value, the way of small messages, and what it costs that the peer may sleep.
+fn by_value(c: &mut Criterion) {
+    for wait in [WaitMode::Spin, WaitMode::Park] {
+        let options = PairOptions { slot_count: 64, wait, ..PairOptions::default() };
+        let (mut producer, mut consumer) = pair(options).unwrap();
+        c.bench_function(&format!("message/by value 56, {wait:?}"), |b| {
+            b.iter(|| {
+                producer.send_array(black_box([7u8; 56]), Duration::ZERO).unwrap();
+                consumer.recv_array(Duration::ZERO, black_box::<[u8; 56]>).unwrap()
+            });
         });
-    });
+    }
 }
 
 /// Each half alone: a ring is filled untimed and emptied timed, or the other way round.
@@ -176,6 +177,6 @@ fn frames(c: &mut Criterion) {
 criterion_group! {
     name = steps;
     config = Criterion::default().sample_size(50).without_plots();
-    targets = message, fixed, halves, batch, copy_out, judge, frames
+    targets = message, by_value, halves, batch, copy_out, judge, frames
 }
 criterion_main!(steps);
