@@ -134,6 +134,14 @@ pub enum RecvError {
         /// Length that was asked for, in bytes.
         expected: usize,
     },
+    /// The next message is longer than was asked for; it stays in the lane.
+    #[error("the next message has {found} bytes, more than the {limit} that there is room for")]
+    TooLong {
+        /// Length of the message, in bytes.
+        found: usize,
+        /// Longest message that was asked for, in bytes.
+        limit: usize,
+    },
     /// The agent took the lane away.
     #[error("lane was revoked by the agent")]
     Revoked,

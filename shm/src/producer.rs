@@ -217,6 +217,46 @@ impl Producer {
         }
     }
 
+    /// Sends messages of any lengths, waiting for room where there is none; returns how many.
+    /// What there is room for becomes visible at once.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use laneway_shm::{PairOptions, pair};
+    /// # let (mut producer, mut consumer) = pair(PairOptions::default())?;
+    /// producer.send_many(["bid", "ask", ""], Duration::ZERO)?;
+    /// assert_eq!(consumer.recv(Duration::ZERO)?.to_vec(), b"bid");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Producer::reserve`], for the last message that was taken from `messages`: it was not
+    /// sent, all before it were.
+    pub fn send_many<M: AsRef<[u8]>>(
+        &mut self,
+        messages: impl IntoIterator<Item = M>,
+        timeout: Duration,
+    ) -> Result<usize, ReserveError> {
+        let mut messages = messages.into_iter().fuse();
+        let mut sent = 0;
+        loop {
+            let mut batch = self.batch();
+            let mut waiting = None;
+            for message in messages.by_ref() {
+                if batch.push(message.as_ref()).is_err() {
+                    waiting = Some(message);
+                    break;
+                }
+                sent += 1;
+            }
+            batch.commit();
+            // No room, or a reason that this one tells.
+            let Some(message) = waiting else { return Ok(sent) };
+            self.send(message.as_ref(), timeout)?;
+            sent += 1;
+        }
+    }
+
     /// Starts a batch: messages that become visible together.
     pub fn batch(&mut self) -> WriteBatch<'_> {
         // A revocation leaves no room: the first push reports it.

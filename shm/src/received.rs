@@ -3,6 +3,8 @@
 //! Strict: the producer may be hostile, so no reference to its bytes exists here. What comes out
 //! is a bounded copy or single loads.
 
+use std::mem::ManuallyDrop;
+
 use crate::consumer::Consumer;
 use crate::error::RecvError;
 use crate::geometry::Place;
@@ -69,6 +71,11 @@ impl ReadSlot<'_> {
 
     /// Gives the slots back to the producer.
     pub fn release(self) {}
+
+    /// Leaves the message in the lane: the next poll finds it again.
+    pub fn keep(self) {
+        let _unreleased = ManuallyDrop::new(self);
+    }
 }
 
 impl Drop for ReadSlot<'_> {
@@ -177,21 +184,41 @@ impl ReadBatch<'_> {
     #[expect(clippy::should_implement_trait, reason = "a lending iterator, see above")]
     #[inline(always)]
     pub fn next(&mut self) -> Result<Option<View<'_>>, RecvError> {
+        let found = self.look()?;
+        Ok(found.map(|span| self.take(span)))
+    }
+
+    /// As [`ReadBatch::next`], for a message of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// `TooLong` if the next message is longer: it stays in the lane, and what was taken before is
+    /// as it was. Otherwise as [`ReadBatch::next`].
+    #[inline(always)]
+    pub fn next_within(&mut self, limit: usize) -> Result<Option<View<'_>>, RecvError> {
+        match self.look()? {
+            Some(span) if span.len > limit => Err(RecvError::TooLong { found: span.len, limit }),
+            found => Ok(found.map(|span| self.take(span))),
+        }
+    }
+
+    #[inline(always)]
+    fn look(&mut self) -> Result<Option<Span>, RecvError> {
         if self.left == 0 || self.end.position >= self.limit {
             return Ok(None);
         }
-        let span = match self.consumer.ring.ready_at(self.end) {
-            Some(span) => span,
-            None => match self.find()? {
-                Some(span) => span,
-                None => return Ok(None),
-            },
-        };
+        match self.consumer.ring.ready_at(self.end) {
+            Some(span) => Ok(Some(span)),
+            None => self.find(),
+        }
+    }
+
+    #[inline(always)]
+    fn take(&mut self, span: Span) -> View<'_> {
         self.left -= 1;
         self.spare += span.slots - 1;
         self.bytes += span.len as u64;
         self.end = span.end(self.consumer.ring.geometry());
-        Ok(Some(View { consumer: self.consumer, span, start: 0, len: span.len }))
+        View { consumer: self.consumer, span, start: 0, len: span.len }
     }
 
     /// Everything that is not a plain message.

@@ -391,3 +391,51 @@ fn arrays_wait_for_room_and_a_stranger_among_them_stays_in_the_lane() {
     let all = consumer.recv_arrays(9, Duration::ZERO, |b: [u8; 3]| assert_eq!(b, [9; 3]));
     assert_eq!(all.unwrap(), 1);
 }
+
+#[test]
+fn a_message_that_is_kept_or_too_long_stays_in_the_lane() {
+    let (mut producer, mut consumer) = pair(options(56, 8)).unwrap();
+    for message in [&b"one"[..], b"three", &[7; 100], b"two"] {
+        producer.send(message, Duration::ZERO).unwrap();
+    }
+    consumer.recv(Duration::ZERO).unwrap().keep();
+    consumer.poll().unwrap().unwrap().keep();
+    let mut batch = consumer.recv_many(8, Duration::ZERO).unwrap();
+    assert_eq!(batch.next_within(3).unwrap().unwrap().to_vec(), b"one");
+    for _ in 0..2 {
+        match batch.next_within(4) {
+            Err(RecvError::TooLong { found: 5, limit: 4 }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(batch.next_within(5).unwrap().unwrap().to_vec(), b"three");
+    assert!(matches!(batch.next_within(99), Err(RecvError::TooLong { found: 100, .. })));
+    drop(batch);
+    consumer.poll().unwrap().unwrap().keep();
+    assert_eq!(consumer.poll().unwrap().unwrap().to_vec(), [7; 100]);
+    assert_eq!(consumer.poll().unwrap().unwrap().to_vec(), b"two");
+    assert!(consumer.poll().unwrap().is_none());
+}
+
+#[test]
+fn many_messages_of_any_length_go_out_in_order_until_one_cannot() {
+    let (mut producer, mut consumer) = pair(options(8, 8)).unwrap();
+    let messages: Vec<Vec<u8>> = (0..200u8).map(|n| vec![n; usize::from(n % 20)]).collect();
+    let sent = messages.clone();
+    let sender = std::thread::spawn(move || {
+        let sent = producer.send_many(&sent, Duration::from_secs(30));
+        (producer, sent)
+    });
+    for message in &messages {
+        assert_eq!(consumer.recv(Duration::from_secs(30)).unwrap().to_vec(), *message);
+    }
+    let (mut producer, sent) = sender.join().unwrap();
+    assert_eq!(sent.unwrap(), 200);
+    let mut fetched = 0;
+    let messages = [3, 65, 2].map(|len| vec![1; len]);
+    let refused = producer.send_many(messages.iter().inspect(|_| fetched += 1), Duration::ZERO);
+    assert!(matches!(refused, Err(ReserveError::TooLarge { asked_bytes: 65, limit_bytes: 64 })));
+    assert_eq!(fetched, 2);
+    assert_eq!(consumer.poll().unwrap().unwrap().len(), 3);
+    assert!(consumer.poll().unwrap().is_none());
+}
