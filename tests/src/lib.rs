@@ -5,6 +5,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub mod agent;
+pub mod bindings;
 pub mod hugepages;
 pub mod process;
 

@@ -11,6 +11,7 @@ use laneway_proto::v1::end_status::State;
 use laneway_proto::v1::lane_service_client::LaneServiceClient;
 use laneway_proto::v1::watch_lanes_response::Kind;
 use laneway_tests::agent::{Agent, plain};
+use laneway_tests::bindings::python_with;
 use laneway_tests::process::{PATIENCE, run};
 use laneway_tests::skipped;
 use tonic::{Code, Status, Streaming};
@@ -428,7 +429,8 @@ fn a_client_may_send_the_socket_path_as_authority() {
 /// Python's gRPC dials `unix:PATH` and derives the authority by itself.
 #[test]
 fn a_python_client_dials_the_socket_by_its_path_and_finds_the_services() {
-    let Some(python) = python_with_grpc() else {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("authority-venv");
+    let Some(python) = python_with(&folder, "grpcio", "grpc") else {
         return skipped("python client", "no Python, or no way to install grpcio");
     };
     let agent = Agent::start();
@@ -441,26 +443,4 @@ fn a_python_client_dials_the_socket_by_its_path_and_finds_the_services() {
     for expected in ["serving: 1", "lanes: 1"].iter().chain(&services) {
         assert!(text.contains(expected), "{expected} is missing: {text}");
     }
-}
-
-/// An interpreter with grpcio, in an environment of its own below the target folder.
-fn python_with_grpc() -> Option<std::path::PathBuf> {
-    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("authority-venv");
-    let python = venv.join("bin/python");
-    let succeeds = |mut command: Command| command.output().is_ok_and(|out| out.status.success());
-    let command = |program: &Path, args: &[&str]| {
-        let mut command = Command::new(program);
-        command.args(args);
-        command
-    };
-    let installed = || succeeds(command(&python, &["-c", "import grpc"]));
-    if !installed() {
-        let path = venv.display().to_string();
-        let made = succeeds(command(Path::new("python3"), &["-m", "venv", &path]));
-        let pip = ["-m", "pip", "install", "--quiet", "--only-binary=:all:", "grpcio"];
-        if !made || !succeeds(command(&python, &pip)) || !installed() {
-            return None;
-        }
-    }
-    Some(python)
 }

@@ -1,0 +1,395 @@
+/* Laneway: private lanes between two processes of one node.
+ *
+ * Every function answers a `laneway_status`, and what else there is to tell through pointers.
+ * Timeouts are nanoseconds: 0 does not wait, LANEWAY_FOREVER waits for ever.
+ *
+ * Threads: a handle may move from thread to thread, and one thread at a time uses it, the closing
+ * included. Different handles have nothing to do with each other. An attach that pins its thread
+ * gives the old affinity back when the same thread closes the handle. Handles are of the process
+ * that attached: a forked child has none of the lane's memory and must not use them.
+ *
+ * A handle is a number and never followed: one that was closed, made up, or is of the other kind,
+ * is answered by LANEWAY_STATUS_INVALID_HANDLE. Null, misaligned and oversized arguments are
+ * answered by LANEWAY_STATUS_INVALID_ARGUMENT. Nothing was done then.
+ *
+ * Made from the sources: `BLESS=1 cargo test -p laneway-c` rewrites it. */
+
+#ifndef LANEWAY_H
+#define LANEWAY_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+// Version of this interface. It grows when something is taken away or changes its meaning.
+#define LANEWAY_ABI_VERSION 1
+
+// For a timeout: waits until there is something to answer.
+#define LANEWAY_FOREVER UINT64_MAX
+
+// For a cpu: none was granted.
+#define LANEWAY_NO_CPU UINT32_MAX
+
+// For `laneway_attach_options`: leaves the thread where it is, whatever core was granted.
+#define LANEWAY_ATTACH_NO_PIN 1
+
+// For `laneway_grant`: ends sleep when there is nothing to do.
+#define LANEWAY_GRANT_PARKS 1
+
+// For `laneway_grant`: the lane is tuned for throughput, not for latency.
+#define LANEWAY_GRANT_THROUGHPUT 2
+
+// For `laneway_grant`: the attach pinned its thread, unless it was told not to.
+#define LANEWAY_GRANT_PINS_ITSELF 4
+
+// For `laneway_grant`: the agent pins the thread.
+#define LANEWAY_GRANT_PINNED_BY_AGENT 8
+
+// What a call answers. Later versions may add numbers; none changes its meaning.
+//
+// All but `LANEWAY_STATUS_OK` and `LANEWAY_STATUS_EMPTY` leave a text for
+// `laneway_error_message`.
+typedef enum laneway_status {
+  // Done.
+  LANEWAY_STATUS_OK = 0,
+  // No message is there now.
+  LANEWAY_STATUS_EMPTY = 1,
+  // The time ran out. Silence is not death: the text says what is known of the other end.
+  LANEWAY_STATUS_TIMED_OUT = 2,
+  // The producer ended the stream, and everything before the end was received.
+  LANEWAY_STATUS_CLOSED = 3,
+  // The agent took the lane away.
+  LANEWAY_STATUS_REVOKED = 4,
+  // The other end broke the protocol, or a segment did not stand up to the check. Final.
+  LANEWAY_STATUS_CORRUPT = 5,
+  // The message can never fit into this lane.
+  LANEWAY_STATUS_TOO_LARGE = 6,
+  // The next message is longer than the buffer. It stays in the lane, and its length was
+  // written where the call says.
+  LANEWAY_STATUS_TOO_SMALL = 7,
+  // No room now, and the call was not to wait.
+  LANEWAY_STATUS_FULL = 8,
+  // The agent refused; the text starts with its fixed word.
+  LANEWAY_STATUS_REFUSED = 9,
+  // The agent cannot be reached.
+  LANEWAY_STATUS_UNREACHABLE = 10,
+  // The thread cannot be pinned to the granted cpu.
+  LANEWAY_STATUS_NOT_PINNED = 11,
+  // The message takes several slots and has no address of its own.
+  LANEWAY_STATUS_NOT_IN_PLACE = 12,
+  // A reservation is open, or none is.
+  LANEWAY_STATUS_OUT_OF_TURN = 13,
+  // An argument is null, misaligned, too large or no text.
+  LANEWAY_STATUS_INVALID_ARGUMENT = 14,
+  // This is no open handle: never attached, closed, or the other kind.
+  LANEWAY_STATUS_INVALID_HANDLE = 15,
+  // The operating system refused a call, or there are too many handles.
+  LANEWAY_STATUS_SYSTEM = 16,
+  // A bug in the library. The handle answers this for ever; it can still be detached.
+  LANEWAY_STATUS_PANICKED = 17,
+} laneway_status;
+
+// What is known of the other end. One that is silent is attached.
+typedef enum laneway_peer {
+  // It has not attached yet.
+  LANEWAY_PEER_ABSENT = 0,
+  // It is attached, as far as the agent knows.
+  LANEWAY_PEER_LIVE = 1,
+  // Its process ended, or it detached.
+  LANEWAY_PEER_GONE = 2,
+} laneway_peer;
+
+// The consumer's end of a lane.
+typedef struct laneway_consumer laneway_consumer;
+
+// The producer's end of a lane.
+typedef struct laneway_producer laneway_producer;
+
+// How to attach. All zero is a good choice, and what a null pointer means.
+typedef struct laneway_attach_options {
+  // Longest wait for each answer of the agent, in nanoseconds; 0 for 5 s.
+  uint64_t timeout_ns;
+  // `LANEWAY_ATTACH_NO_PIN` or 0.
+  uint32_t flags;
+  // 0.
+  uint32_t reserved;
+} laneway_attach_options;
+
+// A place for one received message.
+typedef struct laneway_buffer {
+  // First byte; may be null if `capacity` is 0.
+  void *data;
+  // Bytes that there is room for.
+  size_t capacity;
+  // Length of the message that was received.
+  size_t len;
+} laneway_buffer;
+
+// What the agent granted to an end. Never grows: what comes later gets a function of its own.
+typedef struct laneway_grant {
+  // Largest message of the lane, in bytes.
+  uint64_t message_max_bytes;
+  // Size of the end's own segment, in bytes.
+  uint64_t segment_bytes;
+  // Size of its pages, in bytes.
+  uint64_t page_bytes;
+  // Counts the ends that attached here, this one included.
+  uint64_t generation;
+  // Payload of one slot, in bytes. Longer messages take several slots.
+  uint32_t slot_payload_bytes;
+  // Slots of the lane.
+  uint32_t slot_count;
+  // Granted cpu, or `LANEWAY_NO_CPU`.
+  uint32_t cpu;
+  // Sum of `LANEWAY_GRANT_` flags.
+  uint32_t flags;
+  // How well the core is kept free of other work: 'A' (isolated) to 'D' (not at all).
+  char grade;
+} laneway_grant;
+
+// Bytes to send.
+typedef struct laneway_slice {
+  // First byte; may be null if `len` is 0.
+  const void *data;
+  // Number of bytes.
+  size_t len;
+} laneway_slice;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+// `LANEWAY_ABI_VERSION` of the library that was loaded: compare it with the header's.
+uint32_t laneway_abi_version(void);
+
+// The text of this thread's last call that answered neither `LANEWAY_STATUS_OK` nor
+// `LANEWAY_STATUS_EMPTY`; empty before the first. Valid until the next such call of the thread.
+const char *laneway_error_message(void);
+
+// Attaches the consumer's end with a ticket, as the control API printed it: 32 hexadecimal digits.
+// `socket` is the path of the agent's attach socket. Pins the thread to the granted core, unless
+// `options` forbids it, until the end is closed or detached by the same thread.
+//
+// # Safety
+// `socket` and `ticket` are texts that end with 0. `options` is null or points to such a
+// struct. `consumer` may be written.
+enum laneway_status laneway_consumer_attach(const char *socket,
+                                            const char *ticket,
+                                            const struct laneway_attach_options *options,
+                                            struct laneway_consumer **consumer);
+
+// Attaches the consumer's end by the lane's name: its rule about user and group ids decides.
+//
+// # Safety
+// `socket` and `lane` are texts that end with 0. `options` is null or points to such a struct.
+// `consumer` may be written.
+enum laneway_status laneway_consumer_attach_by_name(const char *socket,
+                                                    const char *lane,
+                                                    const struct laneway_attach_options *options,
+                                                    struct laneway_consumer **consumer);
+
+// Waits for the next message at most `timeout_ns`, copies it to `buffer` and gives its slots back.
+// `len` tells its length, also where the answer is `LANEWAY_STATUS_TOO_SMALL`.
+//
+// # Safety
+// One thread at a time uses the handle. `buffer` has `capacity` bytes that may be written.
+// `len` may be written and is not part of them.
+enum laneway_status laneway_consumer_recv(struct laneway_consumer *consumer,
+                                          void *buffer,
+                                          size_t capacity,
+                                          uint64_t timeout_ns,
+                                          size_t *len);
+
+// As `laneway_consumer_recv` without a wait: `LANEWAY_STATUS_EMPTY` if no message is there now.
+//
+// # Safety
+// One thread at a time uses the handle. `buffer` has `capacity` bytes that may be written.
+// `len` may be written and is not part of them.
+enum laneway_status laneway_consumer_poll(struct laneway_consumer *consumer,
+                                          void *buffer,
+                                          size_t capacity,
+                                          size_t *len);
+
+// Waits for a message at most `timeout_ns` and receives those that are there, at most `count`,
+// each into a buffer of its own. `received` tells how many. Stops before a message that is longer
+// than its buffer; if that is the first one, the answer is `LANEWAY_STATUS_TOO_SMALL` and the
+// first buffer's `len` tells the length.
+//
+// # Safety
+// One thread at a time uses the handle. `buffers` has `count` buffers, each with its
+// `capacity` bytes, that may be written. None overlaps another, the array or `received`, which
+// may be written.
+enum laneway_status laneway_consumer_recv_many(struct laneway_consumer *consumer,
+                                               struct laneway_buffer *buffers,
+                                               size_t count,
+                                               uint64_t timeout_ns,
+                                               size_t *received);
+
+// As `laneway_consumer_recv_many`, one message behind the other from `bytes` on, without gaps,
+// with their lengths in `lengths`.
+//
+// # Safety
+// One thread at a time uses the handle. `bytes` has `capacity` bytes and `lengths` `count`
+// numbers that may be written. Neither overlaps the other or `received`, which may be written.
+enum laneway_status laneway_consumer_recv_packed(struct laneway_consumer *consumer,
+                                                 void *bytes,
+                                                 size_t capacity,
+                                                 size_t *lengths,
+                                                 size_t count,
+                                                 uint64_t timeout_ns,
+                                                 size_t *received);
+
+// Tells what the agent granted.
+//
+// # Safety
+// One thread at a time uses the handle. `grant` may be written.
+enum laneway_status laneway_consumer_grant(struct laneway_consumer *consumer,
+                                           struct laneway_grant *grant);
+
+// Tells the position of the next message, in slots since the lane was made.
+//
+// # Safety
+// One thread at a time uses the handle. `position` may be written.
+enum laneway_status laneway_consumer_position(struct laneway_consumer *consumer,
+                                              uint64_t *position);
+
+// Tells what is known of the producer.
+//
+// # Safety
+// One thread at a time uses the handle. `peer` may be written.
+enum laneway_status laneway_consumer_peer(struct laneway_consumer *consumer,
+                                          enum laneway_peer *peer);
+
+// Looks at the agent's events: a new producer, a restarted agent, a revocation. A consumer that
+// waits, or receives at full rate, does so by itself.
+//
+// # Safety
+// One thread at a time uses the handle.
+enum laneway_status laneway_consumer_maintain(struct laneway_consumer *consumer);
+
+// Closes the handle. A successor goes on after what was received.
+//
+// # Safety
+// One thread at a time uses the handle.
+enum laneway_status laneway_consumer_detach(struct laneway_consumer *consumer);
+
+// Attaches the producer's end with a ticket, as the control API printed it: 32 hexadecimal digits.
+// `socket` is the path of the agent's attach socket. Pins the thread to the granted core, unless
+// `options` forbids it, until the end is closed or detached by the same thread.
+//
+// # Safety
+// `socket` and `ticket` are texts that end with 0. `options` is null or points to such a
+// struct. `producer` may be written.
+enum laneway_status laneway_producer_attach(const char *socket,
+                                            const char *ticket,
+                                            const struct laneway_attach_options *options,
+                                            struct laneway_producer **producer);
+
+// Attaches the producer's end by the lane's name: its rule about user and group ids decides.
+//
+// # Safety
+// `socket` and `lane` are texts that end with 0. `options` is null or points to such a struct.
+// `producer` may be written.
+enum laneway_status laneway_producer_attach_by_name(const char *socket,
+                                                    const char *lane,
+                                                    const struct laneway_attach_options *options,
+                                                    struct laneway_producer **producer);
+
+// Copies one message into the lane and makes it visible. Waits for room at most `timeout_ns`; with
+// 0 it does not wait and answers `LANEWAY_STATUS_FULL`.
+//
+// # Safety
+// One thread at a time uses the handle. `message` has `len` bytes that may be read.
+enum laneway_status laneway_producer_send(struct laneway_producer *producer,
+                                          const void *message,
+                                          size_t len,
+                                          uint64_t timeout_ns);
+
+// Sends messages in order; what there is room for becomes visible at once. Waits for room at most
+// `timeout_ns` for each. `sent` tells how many were sent, also where the answer is a failure.
+//
+// # Safety
+// One thread at a time uses the handle. `messages` has `count` slices, and each its bytes,
+// that may be read. `sent` may be written and is not part of them.
+enum laneway_status laneway_producer_send_many(struct laneway_producer *producer,
+                                               const struct laneway_slice *messages,
+                                               size_t count,
+                                               uint64_t timeout_ns,
+                                               size_t *sent);
+
+// Finds room for a message of `len` bytes, which are then written in place, in the lane's own
+// memory, from `*bytes` on. They keep what an earlier message left there. Nothing is visible, and
+// nothing else can be sent, before `laneway_producer_commit` or `laneway_producer_abort`.
+//
+// # Safety
+// One thread at a time uses the handle. `bytes` may be written. `*bytes` is used until the
+// commit, the abort, the close or the detach, and no longer, for `len` bytes and no more.
+enum laneway_status laneway_producer_reserve(struct laneway_producer *producer,
+                                             size_t len,
+                                             uint64_t timeout_ns,
+                                             void **bytes);
+
+// Makes the first `len` bytes of the open reservation visible as a message.
+//
+// # Safety
+// One thread at a time uses the handle.
+enum laneway_status laneway_producer_commit(struct laneway_producer *producer, size_t len);
+
+// Gives the open reservation up: nobody will ever see it.
+//
+// # Safety
+// One thread at a time uses the handle.
+enum laneway_status laneway_producer_abort(struct laneway_producer *producer);
+
+// Tells what the agent granted.
+//
+// # Safety
+// One thread at a time uses the handle. `grant` may be written.
+enum laneway_status laneway_producer_grant(struct laneway_producer *producer,
+                                           struct laneway_grant *grant);
+
+// Tells the position after the last visible message, in slots since the lane was made.
+//
+// # Safety
+// One thread at a time uses the handle. `position` may be written.
+enum laneway_status laneway_producer_position(struct laneway_producer *producer,
+                                              uint64_t *position);
+
+// Tells how many visible slots the consumer has not released, as last seen.
+//
+// # Safety
+// One thread at a time uses the handle. `lag` may be written.
+enum laneway_status laneway_producer_lag(struct laneway_producer *producer, uint64_t *lag);
+
+// Tells what is known of the consumer.
+//
+// # Safety
+// One thread at a time uses the handle. `peer` may be written.
+enum laneway_status laneway_producer_peer(struct laneway_producer *producer,
+                                          enum laneway_peer *peer);
+
+// Looks at the agent's events: a new consumer, a restarted agent, a revocation. A producer that
+// waits, or sends at full rate, does so by itself; one that sends rarely calls it now and then.
+//
+// # Safety
+// One thread at a time uses the handle.
+enum laneway_status laneway_producer_maintain(struct laneway_producer *producer);
+
+// Ends the stream and closes the handle: the consumer sees the end after the last message. Waits
+// at most `timeout_ns` for the one slot that the end takes. Where the answer is not
+// `LANEWAY_STATUS_OK`, the handle stays open: close it again, or detach it.
+//
+// # Safety
+// One thread at a time uses the handle.
+enum laneway_status laneway_producer_close(struct laneway_producer *producer, uint64_t timeout_ns);
+
+// Closes the handle and leaves the stream open for a successor. An open reservation is given up.
+//
+// # Safety
+// One thread at a time uses the handle.
+enum laneway_status laneway_producer_detach(struct laneway_producer *producer);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* LANEWAY_H */

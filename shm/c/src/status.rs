@@ -1,0 +1,146 @@
+//! What a call answers: a number for the program, a text for whoever reads its log.
+
+use std::cell::RefCell;
+use std::ffi::{CString, c_char};
+
+use laneway_shm::{AttachError, RecvError, ReserveError};
+
+/// What a call answers. Later versions may add numbers; none changes its meaning.
+///
+/// All but `LANEWAY_STATUS_OK` and `LANEWAY_STATUS_EMPTY` leave a text for
+/// `laneway_error_message`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LanewayStatus {
+    /// Done.
+    Ok = 0,
+    /// No message is there now.
+    Empty = 1,
+    /// The time ran out. Silence is not death: the text says what is known of the other end.
+    TimedOut = 2,
+    /// The producer ended the stream, and everything before the end was received.
+    Closed = 3,
+    /// The agent took the lane away.
+    Revoked = 4,
+    /// The other end broke the protocol, or a segment did not stand up to the check. Final.
+    Corrupt = 5,
+    /// The message can never fit into this lane.
+    TooLarge = 6,
+    /// The next message is longer than the buffer. It stays in the lane, and its length was
+    /// written where the call says.
+    TooSmall = 7,
+    /// No room now, and the call was not to wait.
+    Full = 8,
+    /// The agent refused; the text starts with its fixed word.
+    Refused = 9,
+    /// The agent cannot be reached.
+    Unreachable = 10,
+    /// The thread cannot be pinned to the granted cpu.
+    NotPinned = 11,
+    /// The message takes several slots and has no address of its own.
+    NotInPlace = 12,
+    /// A reservation is open, or none is.
+    OutOfTurn = 13,
+    /// An argument is null, misaligned, too large or no text.
+    InvalidArgument = 14,
+    /// This is no open handle: never attached, closed, or the other kind.
+    InvalidHandle = 15,
+    /// The operating system refused a call, or there are too many handles.
+    System = 16,
+    /// A bug in the library. The handle answers this for ever; it can still be detached.
+    Panicked = 17,
+}
+
+/// A status that is not well, with its text.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) status: LanewayStatus,
+    text: String,
+}
+
+impl Failure {
+    pub(crate) fn new(status: LanewayStatus, text: impl Into<String>) -> Self {
+        Self { status, text: text.into() }
+    }
+
+    pub(crate) fn argument(name: &str, wrong: &str) -> Self {
+        Self::new(LanewayStatus::InvalidArgument, format!("argument {name} {wrong}"))
+    }
+
+    pub(crate) fn handle() -> Self {
+        let text = "not an open handle: never attached, closed already, or of the other kind";
+        Self::new(LanewayStatus::InvalidHandle, text)
+    }
+
+    pub(crate) fn panicked() -> Self {
+        let text = "the library panicked, which is a bug; detach this handle and report it";
+        Self::new(LanewayStatus::Panicked, text)
+    }
+
+    /// Leaves the text for [`message`].
+    pub(crate) fn tell(self) -> LanewayStatus {
+        let mut bytes = self.text.into_bytes();
+        bytes.retain(|byte| *byte != 0);
+        // A thread that is ending has no place for it any more, and nobody who would ask.
+        let _ = MESSAGE.try_with(|place| {
+            *place.borrow_mut() = CString::new(bytes).unwrap_or_default();
+        });
+        self.status
+    }
+}
+
+thread_local! {
+    static MESSAGE: RefCell<CString> = RefCell::new(CString::default());
+}
+
+/// The text of this thread's last failure; valid until its next one.
+pub(crate) fn message() -> *const c_char {
+    MESSAGE.try_with(|place| place.borrow().as_ptr()).unwrap_or(c"".as_ptr())
+}
+
+impl From<AttachError> for Failure {
+    fn from(error: AttachError) -> Self {
+        let status = match &error {
+            AttachError::Refused { .. } => LanewayStatus::Refused,
+            AttachError::Connect { .. } | AttachError::Disconnected { .. } => {
+                LanewayStatus::Unreachable
+            }
+            AttachError::TimedOut { .. } => LanewayStatus::TimedOut,
+            AttachError::Pin { .. } => LanewayStatus::NotPinned,
+            AttachError::Os { .. } => LanewayStatus::System,
+            // What the agent sent, and whatever a later library may add to it.
+            _ => LanewayStatus::Corrupt,
+        };
+        let text = match &error {
+            AttachError::Refused { reason, message } => format!("{reason}: {message}"),
+            other => other.to_string(),
+        };
+        Self::new(status, text)
+    }
+}
+
+impl From<ReserveError> for Failure {
+    fn from(error: ReserveError) -> Self {
+        let status = match &error {
+            ReserveError::Full { .. } => LanewayStatus::Full,
+            ReserveError::TooLarge { .. } => LanewayStatus::TooLarge,
+            ReserveError::TimedOut { .. } => LanewayStatus::TimedOut,
+            ReserveError::Revoked => LanewayStatus::Revoked,
+            _ => LanewayStatus::Corrupt,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+impl From<RecvError> for Failure {
+    fn from(error: RecvError) -> Self {
+        let status = match &error {
+            RecvError::Closed { .. } => LanewayStatus::Closed,
+            RecvError::TimedOut { .. } => LanewayStatus::TimedOut,
+            RecvError::TooLong { .. } => LanewayStatus::TooSmall,
+            RecvError::Revoked => LanewayStatus::Revoked,
+            _ => LanewayStatus::Corrupt,
+        };
+        Self::new(status, error.to_string())
+    }
+}

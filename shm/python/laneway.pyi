@@ -1,0 +1,172 @@
+"""Private shared-memory lanes between two processes of one node."""
+
+from collections.abc import Iterable
+from os import PathLike
+from types import TracebackType
+from typing import Any, Literal, Optional, Union, final
+
+# Anything that `memoryview` takes: before Python 3.12 there is no name for it.
+_Buffer = Any
+_Socket = Union[str, "PathLike[str]"]
+_Peer = Literal["absent", "live", "gone"]
+
+__version__: str
+
+class LanewayError(Exception):
+    """Every error of a lane is one."""
+
+class TimedOutError(LanewayError, TimeoutError):
+    """The time ran out; the text says what is known of the other end."""
+
+class ClosedError(LanewayError):
+    """The producer ended the stream, and everything before the end was received."""
+
+class RevokedError(LanewayError):
+    """The agent took the lane away."""
+
+class CorruptError(LanewayError):
+    """The other end broke the protocol. The end stays unusable."""
+
+class RefusedError(LanewayError):
+    """The agent refused the attach."""
+
+    reason: str
+    """The fixed word of the refusal, such as ``TICKET_INVALID``."""
+
+class UnreachableError(LanewayError, ConnectionError):
+    """The agent cannot be reached."""
+
+class TooLargeError(LanewayError, ValueError):
+    """The message can never fit into this lane."""
+
+class FullError(LanewayError):
+    """No room now, and the timeout was 0."""
+
+class BufferTooSmallError(LanewayError, ValueError):
+    """The next message is longer than the buffer; it stays in the lane."""
+
+    required: int
+    """Its length, in bytes."""
+
+@final
+class Grant:
+    """What the agent granted to an end."""
+
+    @property
+    def message_max_bytes(self) -> int: ...
+    @property
+    def segment_bytes(self) -> int: ...
+    @property
+    def page_bytes(self) -> int: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def slot_payload_bytes(self) -> int: ...
+    @property
+    def slot_count(self) -> int: ...
+    @property
+    def cpu(self) -> Optional[int]: ...
+    @property
+    def grade(self) -> str: ...
+    @property
+    def parks(self) -> bool: ...
+    @property
+    def profile(self) -> Literal["latency", "throughput"]: ...
+    @property
+    def pinning(self) -> Literal["none", "self", "enforced"]: ...
+
+@final
+class Producer:
+    """The producer's end of a lane. One thread at a time uses it."""
+
+    def send(self, message: _Buffer, timeout: Optional[float] = None) -> None:
+        """Sends one bytes-like object, waiting for room at most ``timeout`` seconds."""
+    def send_many(self, messages: Iterable[_Buffer], timeout: Optional[float] = None) -> int:
+        """Sends in order, waiting for room at most ``timeout`` seconds for each.
+
+        Returns how many; an error has the number as its attribute ``sent``.
+        """
+    @property
+    def grant(self) -> Grant: ...
+    @property
+    def peer(self) -> _Peer: ...
+    @property
+    def position(self) -> int:
+        """Position after the last visible message, in slots since the lane was made."""
+    @property
+    def lag(self) -> int:
+        """Visible slots that the consumer has not released, as last seen."""
+    def maintain(self) -> None:
+        """Looks at the agent's events; for a producer that sends rarely."""
+    def close(self, timeout: Optional[float] = None) -> None:
+        """Ends the stream. If that fails, the end stays open."""
+    def detach(self) -> None:
+        """Leaves the stream open for a successor."""
+    def __enter__(self) -> Producer: ...
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        value: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> bool: ...
+
+@final
+class Consumer:
+    """The consumer's end of a lane. One thread at a time uses it."""
+
+    def recv(self, timeout: Optional[float] = None) -> bytes:
+        """The next message, waiting for it at most ``timeout`` seconds."""
+    def poll(self) -> Optional[bytes]:
+        """The next message, if there is one now."""
+    def recv_many(self, limit: int = 1024, timeout: Optional[float] = None) -> list[bytes]:
+        """The messages that are there, waiting for the first one."""
+    def recv_into(self, buffer: _Buffer, timeout: Optional[float] = None) -> int:
+        """Copies the next message into a buffer that can be written; returns its length."""
+    def recv_array(self, dtype: Any, limit: int = 1024, timeout: Optional[float] = None) -> Any:
+        """The items of the messages that are there, at most ``limit`` messages, as one numpy array.
+
+        ValueError for a message whose length is no multiple of the item's; it stays in the lane.
+        """
+    @property
+    def grant(self) -> Grant: ...
+    @property
+    def peer(self) -> _Peer: ...
+    @property
+    def position(self) -> int:
+        """Position of the next message, in slots since the lane was made."""
+    def maintain(self) -> None:
+        """Looks at the agent's events; for a consumer that receives rarely."""
+    def detach(self) -> None:
+        """Lets go of the lane. A successor goes on after what was received."""
+    def __iter__(self) -> Consumer: ...
+    def __next__(self) -> bytes: ...
+    def __enter__(self) -> Consumer: ...
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        value: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> bool: ...
+
+def attach_producer(
+    socket: _Socket,
+    *,
+    ticket: Optional[str] = None,
+    lane: Optional[str] = None,
+    timeout: Optional[float] = 5.0,
+    pin: bool = True,
+) -> Producer:
+    """Attaches the producer's end, by a ticket or by the lane's name.
+
+    ``timeout`` is for each answer of the agent. ``pin`` pins the calling thread to the granted core.
+    """
+
+def attach_consumer(
+    socket: _Socket,
+    *,
+    ticket: Optional[str] = None,
+    lane: Optional[str] = None,
+    timeout: Optional[float] = 5.0,
+    pin: bool = True,
+) -> Consumer:
+    """Attaches the consumer's end, as ``attach_producer`` does the producer's."""

@@ -1,0 +1,128 @@
+//! Programs in C on both ends of real lanes, through the shared and the static library.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use laneway_proto::v1::Role;
+use laneway_shm::{Attach, RecvError};
+use laneway_tests::agent::{Agent, plain};
+use laneway_tests::bindings::{built, has, numbered, root};
+use laneway_tests::process::{Finished, Running};
+use laneway_tests::{skipped, turn};
+use tempfile::TempDir;
+
+const SOON: Duration = Duration::from_secs(30);
+const MESSAGES: u64 = 1_000_000;
+
+/// How a program gets the library.
+#[derive(Clone, Copy)]
+enum Link {
+    Shared,
+    Static,
+}
+
+/// A compiled program, in a folder that goes with it.
+struct Program {
+    folder: TempDir,
+}
+
+impl Program {
+    /// Compiles one source below the root, against the generated header.
+    fn compile(source: &str, link: Link) -> Self {
+        let (folder, libraries) = (tempfile::tempdir().unwrap(), built("laneway-c"));
+        let mut command = Command::new("cc");
+        command.args(["-std=c11", "-O1", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]);
+        command.arg("-I").arg(root().join("shm/c/include")).arg(root().join(source));
+        match link {
+            Link::Shared => {
+                let found = format!("-Wl,-rpath,{}", libraries.display());
+                command.arg("-L").arg(&libraries).args(["-Wl,-Bdynamic", "-llaneway", &found]);
+            }
+            Link::Static => {
+                let system = ["-lgcc_s", "-lrt", "-lpthread", "-ldl", "-lm"];
+                command.arg(libraries.join("liblaneway.a")).args(system);
+            }
+        }
+        let output = command.arg("-o").arg(folder.path().join("program")).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Self { folder }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("program")
+    }
+
+    fn start(&self, socket: &Path, args: &[&str]) -> Running {
+        let mut command = Command::new(self.path());
+        command.arg(socket).args(args);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Running::start(command)
+    }
+}
+
+fn succeeded(finished: &Finished) {
+    assert!(finished.status.success(), "{}: {}", finished.status, finished.stderr);
+}
+
+#[test]
+fn a_million_messages_go_from_c_to_rust() {
+    let _turn = turn();
+    if !has("cc") {
+        return skipped("a_million_messages_go_from_c_to_rust", "no C compiler");
+    }
+    let program = Program::compile("shm/c/examples/producer.c", Link::Shared);
+    let agent = Agent::start();
+    agent.create(plain("c", 56, 4096)).unwrap();
+    let tickets = [Role::Producer, Role::Consumer].map(|role| agent.ticket("c", role));
+    let socket = agent.attach_socket();
+    let mut consumer = Attach::with_ticket(&socket, &tickets[1]).unwrap().consumer().unwrap();
+    let running = program.start(&socket, &[&tickets[0], &MESSAGES.to_string()]);
+    for number in 0..MESSAGES {
+        let same = consumer.recv_array(SOON, |bytes| bytes == numbered(number)).unwrap();
+        assert!(same, "message {number} is another one");
+    }
+    assert!(matches!(consumer.recv(SOON), Err(RecvError::Closed { .. })));
+    succeeded(&running.finish());
+}
+
+#[test]
+fn a_million_messages_go_from_rust_to_c() {
+    let _turn = turn();
+    if !has("cc") {
+        return skipped("a_million_messages_go_from_rust_to_c", "no C compiler");
+    }
+    let program = Program::compile("shm/c/examples/consumer.c", Link::Shared);
+    let agent = Agent::start();
+    agent.create(plain("c", 56, 4096)).unwrap();
+    let tickets = [Role::Producer, Role::Consumer].map(|role| agent.ticket("c", role));
+    let socket = agent.attach_socket();
+    let mut producer = Attach::with_ticket(&socket, &tickets[0]).unwrap().producer().unwrap();
+    let running = program.start(&socket, &[&tickets[1]]);
+    for number in 0..MESSAGES {
+        producer.send_array(numbered(number), SOON).unwrap();
+    }
+    producer.close(SOON).unwrap();
+    let finished = running.finish();
+    succeeded(&finished);
+    assert_eq!(finished.stdout.trim(), MESSAGES.to_string());
+}
+
+#[test]
+fn every_function_and_status_of_the_c_abi_does_what_the_header_says() {
+    let _turn = turn();
+    if !has("cc") {
+        return skipped("every_function_and_status_of_the_c_abi", "no C compiler");
+    }
+    for link in [Link::Shared, Link::Static] {
+        let program = Program::compile("tests/tests/c/behaviour.c", link);
+        let agent = Agent::start();
+        agent.create(plain("c", 56, 8)).unwrap();
+        let ticket = |role| agent.ticket("c", role);
+        let tickets = [ticket(Role::Producer), ticket(Role::Consumer), ticket(Role::Producer)];
+        let args: Vec<&str> = tickets.iter().map(String::as_str).collect();
+        let finished = program.start(&agent.attach_socket(), &args).finish();
+        succeeded(&finished);
+        assert_eq!(finished.stdout.trim(), "all of it");
+    }
+}

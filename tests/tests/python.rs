@@ -1,0 +1,165 @@
+//! Python programs on both ends of real lanes, through the module as cargo builds it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use laneway_proto::v1::Role;
+use laneway_shm::{Attach, RecvError};
+use laneway_tests::agent::{Agent, plain};
+use laneway_tests::bindings::{built, has, numbered, python_with, root};
+use laneway_tests::process::{Finished, Running};
+use laneway_tests::{skipped, turn};
+use tempfile::TempDir;
+
+const SOON: Duration = Duration::from_secs(30);
+const MESSAGES: u64 = 1_000_000;
+
+/// An interpreter that finds the module.
+struct Python {
+    folder: TempDir,
+    program: PathBuf,
+}
+
+impl Python {
+    /// `None` where there is no interpreter.
+    fn find() -> Option<Self> {
+        has("python3").then(|| Self::with("python3".into()))
+    }
+
+    fn with(program: PathBuf) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let library = built("laneway-python").join("liblaneway_python.so");
+        std::fs::copy(library, folder.path().join("laneway.abi3.so")).unwrap();
+        Self { folder, program }
+    }
+
+    fn command(&self, script: &str) -> Command {
+        let mut command = Command::new(&self.program);
+        // No byte code: it would land beside the sources.
+        command.arg("-B").arg(root().join(script)).env("PYTHONPATH", self.folder.path());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// A scenario of `python/behaviour.py` on a fresh lane.
+    fn behaviour(&self, agent: &Agent, scenario: &str) -> Command {
+        agent.create(plain(scenario, 56, 8)).unwrap();
+        let mut command = self.command("tests/tests/python/behaviour.py");
+        command.arg(scenario).arg(agent.attach_socket());
+        command.args([Role::Producer, Role::Consumer].map(|role| agent.ticket(scenario, role)));
+        command
+    }
+
+    fn passes(&self, scenarios: &[&str]) {
+        let agent = Agent::start();
+        for scenario in scenarios {
+            let finished = Running::start(self.behaviour(&agent, scenario)).finish();
+            succeeded(&finished, scenario);
+        }
+    }
+}
+
+fn succeeded(finished: &Finished, what: &str) {
+    assert!(finished.status.success(), "{what}: {}: {}", finished.status, finished.stderr);
+}
+
+/// An agent with one lane, and a ticket for each end.
+fn lane() -> (Agent, [String; 2]) {
+    let agent = Agent::start();
+    agent.create(plain("python", 56, 4096)).unwrap();
+    let tickets = [Role::Producer, Role::Consumer].map(|role| agent.ticket("python", role));
+    (agent, tickets)
+}
+
+#[test]
+fn a_million_messages_go_from_python_to_rust() {
+    let _turn = turn();
+    let Some(python) = Python::find() else {
+        return skipped("a_million_messages_go_from_python_to_rust", "no python3");
+    };
+    let (agent, tickets) = lane();
+    let socket = agent.attach_socket();
+    let mut consumer = Attach::with_ticket(&socket, &tickets[1]).unwrap().consumer().unwrap();
+    let mut command = python.command("shm/python/examples/producer.py");
+    command.arg(&socket).args([&tickets[0], &MESSAGES.to_string()]);
+    let running = Running::start(command);
+    for number in 0..MESSAGES {
+        let same = consumer.recv_array(SOON, |bytes| bytes == numbered(number)).unwrap();
+        assert!(same, "message {number} is another one");
+    }
+    assert!(matches!(consumer.recv(SOON), Err(RecvError::Closed { .. })));
+    succeeded(&running.finish(), "producer.py");
+}
+
+#[test]
+fn a_million_messages_go_from_rust_to_python() {
+    let _turn = turn();
+    let Some(python) = Python::find() else {
+        return skipped("a_million_messages_go_from_rust_to_python", "no python3");
+    };
+    let (agent, tickets) = lane();
+    let socket = agent.attach_socket();
+    let mut producer = Attach::with_ticket(&socket, &tickets[0]).unwrap().producer().unwrap();
+    let mut command = python.command("shm/python/examples/consumer.py");
+    command.arg(&socket).arg(&tickets[1]);
+    let running = Running::start(command);
+    for number in 0..MESSAGES {
+        producer.send_array(numbered(number), SOON).unwrap();
+    }
+    producer.close(SOON).unwrap();
+    let finished = running.finish();
+    succeeded(&finished, "consumer.py");
+    assert_eq!(finished.stdout.trim(), MESSAGES.to_string());
+}
+
+#[test]
+fn every_way_to_send_and_receive_in_python_does_what_it_says() {
+    let _turn = turn();
+    let Some(python) = Python::find() else {
+        return skipped("every_way_to_send_and_receive_in_python", "no python3");
+    };
+    python.passes(&["messages", "facts", "contexts", "exception", "fork", "bare"]);
+}
+
+#[test]
+fn every_error_of_a_lane_is_a_typed_exception_with_its_numbers() {
+    let _turn = turn();
+    let Some(python) = Python::find() else {
+        return skipped("every_error_of_a_lane_is_a_typed_exception", "no python3");
+    };
+    python.passes(&["errors"]);
+}
+
+#[test]
+fn a_wait_in_python_lets_other_threads_run_and_ends_with_ctrl_c() {
+    let _turn = turn();
+    let Some(python) = Python::find() else {
+        return skipped("a_wait_in_python_lets_other_threads_run", "no python3");
+    };
+    python.passes(&["threads", "interrupt"]);
+}
+
+#[test]
+fn messages_arrive_as_typed_numpy_arrays() {
+    let _turn = turn();
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("numpy-venv");
+    let Some(python) = python_with(&folder, "numpy", "numpy") else {
+        return skipped(
+            "messages_arrive_as_typed_numpy_arrays",
+            "no Python, or no numpy to be had",
+        );
+    };
+    Python::with(python).passes(&["arrays"]);
+}
+
+/// The stub and the module name the same things.
+#[test]
+fn the_type_stubs_name_what_the_module_has() {
+    let Some(python) = Python::find() else {
+        return skipped("the_type_stubs_name_what_the_module_has", "no python3");
+    };
+    let mut command = python.command("tests/tests/python/stubs.py");
+    command.arg(root().join("shm/python/laneway.pyi"));
+    succeeded(&Running::start(command).finish(), "stubs.py");
+}

@@ -1,0 +1,219 @@
+"""What the module promises, scenario by scenario, against a real agent.
+
+    python behaviour.py SCENARIO SOCKET PRODUCER_TICKET CONSUMER_TICKET
+
+The lane has 8 slots of 56 bytes, and no cores.
+"""
+
+import array
+import os
+import signal
+import sys
+import threading
+
+import laneway
+
+SOON = 30
+
+
+def raises(kind, call, *args, **named):
+    """The exception that a call must raise."""
+    try:
+        found = call(*args, **named)
+    except kind as error:
+        return error
+    raise AssertionError(f"{call} answered {found!r} and not {kind.__name__}")
+
+
+def both(socket, tickets):
+    producer = laneway.attach_producer(socket, ticket=tickets[0])
+    return producer, laneway.attach_consumer(socket, ticket=tickets[1])
+
+
+def messages(socket, tickets):
+    """Every way to send and to receive."""
+    producer, consumer = both(socket, tickets)
+    assert consumer.poll() is None
+    kinds = [b"bytes", bytearray(b"bytearray"), memoryview(b"xviewx")[1:5], b""]
+    for message in kinds:
+        producer.send(message, timeout=SOON)
+        assert consumer.recv(timeout=SOON) == bytes(message)
+    producer.send(array.array("H", [1, 2]), 0)
+    assert array.array("H", consumer.recv()).tolist() == [1, 2]
+    raises(TypeError, producer.send, "text")
+
+    assert producer.send_many(iter([b"a", bytearray(b"b"), b"c" * 100])) == 3
+    assert consumer.recv_many(2) == [b"a", b"b"]
+    assert consumer.recv_many() == [b"c" * 100]
+    raises(ValueError, consumer.recv_many, 0)
+    assert consumer.poll() is None
+
+    buffer = bytearray(6)
+    producer.send(b"seven b")
+    small = raises(laneway.BufferTooSmallError, consumer.recv_into, buffer)
+    assert small.required == 7 and buffer == bytes(6)
+    raises(TypeError, consumer.recv_into, b"constant")
+    numbers = array.array("H", range(4))
+    assert consumer.recv_into(numbers, timeout=SOON) == 7
+    assert numbers.tobytes() == b"seven b\0"
+    producer.send(b"part")
+    assert consumer.recv_into(memoryview(buffer)[2:]) == 4 and buffer == b"\0\0part"
+
+
+def errors(socket, tickets):
+    """Every exception has its type, its numbers and a text that says what to do."""
+    refused = raises(laneway.RefusedError, laneway.attach_producer, socket, ticket="0" * 32)
+    assert refused.reason == "TICKET_INVALID" and "TICKET_INVALID" in str(refused)
+    raises(laneway.RefusedError, laneway.attach_consumer, socket, lane="nowhere")
+    raises(laneway.UnreachableError, laneway.attach_consumer, "/no/socket", lane="x")
+    raises(ConnectionError, laneway.attach_consumer, "/no/socket", lane="x")
+    raises(ValueError, laneway.attach_producer, socket, ticket="no ticket")
+    raises(ValueError, laneway.attach_producer, socket)
+    raises(ValueError, laneway.attach_producer, socket, ticket="0" * 32, lane="x")
+
+    producer, consumer = both(socket, tickets)
+    late = raises(laneway.TimedOutError, consumer.recv, timeout=0.01)
+    assert isinstance(late, (TimeoutError, laneway.LanewayError)) and "no message" in str(late)
+    for bad in (-1, float("nan")):
+        raises(ValueError, consumer.recv, timeout=bad)
+    raises(laneway.TooLargeError, producer.send, bytes(8 * 56 + 1))
+    failed = raises(laneway.FullError, producer.send_many, [b""] * 9, timeout=0)
+    assert failed.sent == 8
+    raises(laneway.FullError, producer.send, b"", timeout=0)
+    raises(laneway.TimedOutError, producer.send, b"", timeout=0.01)
+    raises(laneway.TimedOutError, producer.close, timeout=0.01)
+    assert consumer.recv_many() == [b""] * 8 and consumer.poll() is None
+    wrong = raises(TypeError, producer.send_many, [b"sent", 7])
+    assert wrong.sent == 1 and consumer.recv() == b"sent"
+
+    producer.close()
+    raises(laneway.ClosedError, consumer.recv)
+    raises(laneway.ClosedError, consumer.poll)
+    assert list(consumer) == []
+    raises(laneway.LanewayError, producer.send, b"")
+    producer.detach()
+    consumer.detach()
+    raises(laneway.LanewayError, consumer.recv)
+
+
+def facts(socket, tickets):
+    """Grant, positions, and what is known of the other end."""
+    producer, consumer = both(socket, tickets)
+    for end in (producer, consumer):
+        end.maintain()
+        grant = end.grant
+        assert (grant.slot_payload_bytes, grant.slot_count) == (56, 8), grant
+        assert grant.message_max_bytes == 8 * 56 and grant.page_bytes == 4096, grant
+        assert grant.cpu is None and grant.pinning == "none", grant
+        assert grant.grade in "ABCD" and grant.profile in ("latency", "throughput"), grant
+        assert end.position == 0
+    producer.send_many([b"1", b"2"])
+    assert (producer.position, producer.lag) == (2, 2)
+    assert consumer.recv() == b"1" and consumer.position == 1
+    assert consumer.peer == "live"
+
+
+def contexts(socket, tickets):
+    """`with` ends the stream, unless it is left by an exception."""
+    producer, consumer = both(socket, tickets)
+    with consumer:
+        with producer as same:
+            assert same is producer
+            producer.send_many([b"a", b"b"])
+        assert list(consumer) == [b"a", b"b"]
+        raises(laneway.ClosedError, consumer.recv)
+    raises(laneway.LanewayError, consumer.poll)
+
+
+def exception(socket, tickets):
+    producer, consumer = both(socket, tickets)
+    try:
+        with producer:
+            producer.send(b"half")
+            raise KeyError("half way")
+    except KeyError:
+        pass
+    assert consumer.recv() == b"half"
+    raises(laneway.TimedOutError, consumer.recv, timeout=0.3)
+
+
+def once_it_waits(consumer, act):
+    """Runs `act` in a thread as soon as another thread is inside a call of the consumer."""
+
+    def watch():
+        try:
+            while True:
+                consumer.position
+        except laneway.LanewayError as error:
+            assert "another thread" in str(error)
+            act()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    return watcher
+
+
+def threads(socket, tickets):
+    """A wait lets other threads run: here the one that ends it."""
+    producer, consumer = both(socket, tickets)
+    watcher = once_it_waits(consumer, lambda: producer.send(b"wake up"))
+    assert consumer.recv() == b"wake up"
+    watcher.join()
+
+
+def interrupt(socket, tickets):
+    """Ctrl-C ends a wait without a timeout."""
+    _, consumer = both(socket, tickets)
+    watcher = once_it_waits(consumer, lambda: os.kill(os.getpid(), signal.SIGINT))
+    raises(KeyboardInterrupt, lambda: list(consumer))
+    watcher.join()
+
+
+def fork(socket, tickets):
+    """A forked child is told that the ends are not its own, and does no harm to them."""
+    producer, consumer = both(socket, tickets)
+    producer.send(b"before")
+    child = os.fork()
+    if child == 0:
+        for call in (consumer.poll, consumer.detach, lambda: producer.send(b"child")):
+            assert "fork" in str(raises(laneway.LanewayError, call))
+        del producer, consumer
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    producer.send(b"after")
+    assert consumer.recv_many() == [b"before", b"after"]
+
+
+def arrays(socket, tickets):
+    """Messages as one typed array."""
+    import numpy
+
+    producer, consumer = both(socket, tickets)
+    prices = numpy.arange(6, dtype="<f8")
+    producer.send_many([prices[:2], prices[2:], b""])
+    found = consumer.recv_array("<f8", timeout=SOON)
+    assert found.dtype == numpy.dtype("<f8") and (found == prices).all()
+    found[0] = 7
+    producer.send_many([b"12345678", b"odd"])
+    assert consumer.recv_array(numpy.uint64).tolist() == [int.from_bytes(b"12345678", "little")]
+    raises(ValueError, consumer.recv_array, "u8")
+    assert consumer.recv() == b"odd"
+    record = numpy.dtype([("price", "<i4"), ("size", "<u2")])
+    rows = numpy.array([(-1, 2), (3, 4)], dtype=record)
+    producer.send(rows)
+    assert (consumer.recv_array(record, limit=1) == rows).all()
+    raises(ValueError, consumer.recv_array, object)
+    producer.close()
+    raises(laneway.ClosedError, consumer.recv_array, "u1")
+
+
+def bare(socket, tickets):
+    """Without numpy the one function that needs it says so."""
+    sys.modules["numpy"] = None
+    _, consumer = both(socket, tickets)
+    missing = raises(ImportError, consumer.recv_array, "u8")
+    assert "pip install numpy" in str(missing)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](sys.argv[2], sys.argv[3:])
