@@ -31,7 +31,7 @@ use crate::admission::{Rejection, Rules};
 use crate::journal::{Journal, JournalError};
 use crate::ledger::{Ledger, LedgerError, Role};
 use crate::model::id::{LaneId, Name};
-use crate::model::lane::{LaneRecord, LaneSpec};
+use crate::model::lane::{LaneRecord, LaneSpec, SchemaMismatch};
 use crate::model::topology::Topology;
 use crate::placement::Refusal;
 use crate::plan::{SegmentKey, Step};
@@ -143,6 +143,9 @@ pub enum ControlError {
         /// The end.
         role: Role,
     },
+    /// The end has other messages than the lane.
+    #[error("{0}")]
+    Schema(#[from] SchemaMismatch),
     /// Too many generations wait to be drained.
     #[error("{open} generations wait to be drained, at most {limit} may; attach a consumer")]
     GenerationsExhausted {

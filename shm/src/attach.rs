@@ -36,6 +36,7 @@ pub struct Attach {
     claim: Claim,
     timeout: Duration,
     pin: bool,
+    schema: u64,
 }
 
 impl Attach {
@@ -65,7 +66,8 @@ impl Attach {
     }
 
     fn new(socket: &Path, claim: Claim) -> Self {
-        Self { socket: socket.to_path_buf(), claim, timeout: Duration::from_secs(5), pin: true }
+        let timeout = Duration::from_secs(5);
+        Self { socket: socket.to_path_buf(), claim, timeout, pin: true, schema: 0 }
     }
 
     /// Waits at most this long for each answer of the agent (default 5 s).
@@ -79,6 +81,14 @@ impl Attach {
     #[must_use]
     pub fn pin(mut self, pin: bool) -> Self {
         self.pin = pin;
+        self
+    }
+
+    /// What the messages are, as in [`Schema`](crate::message::Schema): the agent refuses an end
+    /// whose schema is not the lane's. 0, the default, for an end that does not say.
+    #[must_use]
+    pub fn schema(mut self, schema: u64) -> Self {
+        self.schema = schema;
         self
     }
 
@@ -106,7 +116,8 @@ impl Attach {
             source,
         })?;
         let thread = nix::unistd::gettid().as_raw().cast_unsigned();
-        send(&socket, &Frame::Hello { role, claim: self.claim.clone(), thread })?;
+        let (claim, schema) = (self.claim.clone(), self.schema);
+        send(&socket, &Frame::Hello { role, claim, thread, schema })?;
         let (grant, fd) = self.granted(&socket, role)?;
         let region = map_own(&grant, &fd)?;
         send(&socket, &Frame::Mapped)?;

@@ -248,7 +248,10 @@ impl Consumer {
     /// What [`Consumer::recv_array`] does with a message that is not plain, or not of its length.
     #[cold]
     #[inline(never)]
-    fn take_exactly<const N: usize>(&mut self, span: &Span) -> Result<[u8; N], RecvError> {
+    pub(crate) fn take_exactly<const N: usize>(
+        &mut self,
+        span: &Span,
+    ) -> Result<[u8; N], RecvError> {
         if span.len != N {
             return Err(RecvError::Length { found: span.len, expected: N });
         }

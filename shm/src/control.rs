@@ -266,7 +266,8 @@ impl Control {
         let Resume { role, lane, generation, token, .. } = self.resume;
         let claim = Claim::Resume { lane, generation, token };
         let thread = nix::unistd::gettid().as_raw().cast_unsigned();
-        let hello = Frame::Hello { role, claim, thread };
+        // The agent's journal knows what this end said when it attached.
+        let hello = Frame::Hello { role, claim, thread, schema: 0 };
         let presented = open(&self.path).and_then(|socket| {
             let segment = self.resume.segment.as_fd();
             fdpass::send(&socket, &hello.encode(), Some(segment))?;

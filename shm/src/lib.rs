@@ -13,6 +13,7 @@
 //! | `region`, `copy`, [`memfd`] | mappings, racy copies, sealed files |
 //! | [`wire`], [`fdpass`] | the attach protocol's frames and descriptors |
 //! | [`Attach`], [`Producer`], [`Consumer`], [`TrustedConsumer`] | what a workload uses |
+//! | [`message`], [`TypedProducer`], [`TypedConsumer`] | messages as values, their schema |
 //! | [`observer`], [`pin`] | what the agent sees; what a thread runs on |
 //!
 //! The first message in ten lines, without an agent:
@@ -30,9 +31,13 @@
 //! ```
 #![warn(missing_docs)]
 
+// What the macros write is the same inside this crate as outside.
+extern crate self as laneway_shm;
+
 mod attach;
 mod barrier;
 mod bell;
+mod by_value;
 mod consumer;
 mod control;
 mod copy;
@@ -44,6 +49,7 @@ mod received;
 mod region;
 mod sync;
 mod trusted;
+mod typed;
 mod writer;
 
 pub mod cursor;
@@ -52,6 +58,7 @@ pub mod geometry;
 pub mod layout;
 pub mod memfd;
 pub mod memory;
+pub mod message;
 pub mod observer;
 pub mod pin;
 pub mod ring;
@@ -67,3 +74,6 @@ pub use producer::{Producer, WriteBatch, WriteSlot};
 pub use received::{ReadBatch, ReadSlot, View};
 pub use ring::{Profile, WaitMode};
 pub use trusted::{TrustedConsumer, TrustedSlot};
+pub use typed::{TypedConsumer, TypedProducer, typed_pair};
+/// The crate that proves what a message's type must be; its derives are what `message!` uses.
+pub use zerocopy;

@@ -30,6 +30,19 @@ pub trait Memory {
         bytes
     }
 
+    /// As [`Memory::copy_array`], for `count` arrays one after the other.
+    #[inline(always)]
+    fn copy_arrays<const N: usize>(
+        &self,
+        offset: usize,
+        count: usize,
+        mut read: impl FnMut([u8; N]),
+    ) {
+        for index in 0..count {
+            read(self.copy_array(offset + index * N));
+        }
+    }
+
     /// Orders all earlier stores of this thread before all its later loads.
     fn full_fence(&self);
 

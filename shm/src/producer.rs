@@ -29,7 +29,7 @@ pub(crate) const SLEEP_MAX: Duration = Duration::from_millis(100);
 /// The producer's end of a lane. `Send`, not `Sync`, not `Clone`: one writer by construction.
 #[derive(Debug)]
 pub struct Producer {
-    ring: Writer<Region<Owned>, Region<Foreign>>,
+    pub(crate) ring: Writer<Region<Owned>, Region<Foreign>>,
     link: Link,
     wait: WaitMode,
     grant: Grant,
@@ -442,6 +442,16 @@ impl WriteSlot<'_> {
         }
         let at = self.span.place.offset + WORD_BYTES;
         Some(self.producer.ring.own_mut().bytes_mut(at, self.span.len))
+    }
+
+    /// As [`WriteSlot::as_mut`], with the bytes that an earlier message left there as they are.
+    #[inline]
+    pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        if self.span.slots != 1 {
+            return None;
+        }
+        let at = self.span.place.offset + WORD_BYTES;
+        Some(self.producer.ring.own_mut().written_mut(at, self.span.len))
     }
 
     /// Makes the message visible.

@@ -80,6 +80,15 @@ impl Region<Owned> {
         unsafe { std::slice::from_raw_parts_mut(start.cast(), len) }
     }
 
+    /// As [`Region::bytes_mut`], with what an earlier message or the kernel's zeros left there.
+    #[inline(always)]
+    pub(crate) fn written_mut(&mut self, offset: usize, len: usize) -> &mut [u8] {
+        let start = self.at(offset, len);
+        // SAFETY: as in `bytes_mut`, and every byte of a file's mapping has a value: the kernel
+        // hands out zeros, and whatever stands there since was stored by this process.
+        unsafe { std::slice::from_raw_parts_mut(start, len) }
+    }
+
     /// Binds the pages that are allocated from now on to one NUMA node.
     ///
     /// # Errors
@@ -303,6 +312,27 @@ impl<Access> Memory for Region<Access> {
             bytes.copy_from_slice(word.get(..bytes.len()).unwrap_or_default());
         }
         bytes
+    }
+
+    #[inline(always)]
+    fn copy_arrays<const N: usize>(
+        &self,
+        offset: usize,
+        count: usize,
+        mut read: impl FnMut([u8; N]),
+    ) {
+        if N == 0 || N > WORDS_MAX || !N.is_multiple_of(8) {
+            (0..count).for_each(|index| read(self.copy_array(offset + index * N)));
+            return;
+        }
+        // One look at the limits for all of them.
+        for words in self.words(offset, count * (N / 8)).chunks_exact(N / 8) {
+            let mut bytes = [0; N];
+            for (bytes, word) in bytes.chunks_exact_mut(8).zip(words) {
+                bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
+            }
+            read(bytes);
+        }
     }
 
     #[inline(always)]

@@ -130,6 +130,8 @@ pub enum Frame {
         claim: Claim,
         /// The attaching thread's id in its own pid namespace.
         thread: u32,
+        /// What its messages are, or 0 from a client that does not say.
+        schema: u64,
     },
     /// Client: my segment is mapped; seal it.
     Mapped,
@@ -219,11 +221,12 @@ impl Frame {
         out.u32(MAGIC);
         out.u16(VERSION);
         match self {
-            Self::Hello { role, claim, thread } => {
+            Self::Hello { role, claim, thread, schema } => {
                 out.u16(1);
                 out.u8(role_byte(*role));
                 out.u32(*thread);
                 encode_claim(&mut out, claim);
+                out.u64(*schema);
             }
             Self::Mapped => out.u16(2),
             Self::Drained { generation } => {
@@ -295,7 +298,8 @@ impl Frame {
             1 => {
                 let role = input.role()?;
                 let thread = input.u32()?;
-                Self::Hello { role, thread, claim: decode_claim(input)? }
+                let claim = decode_claim(input)?;
+                Self::Hello { role, thread, claim, schema: input.u64()? }
             }
             2 => Self::Mapped,
             3 => Self::Drained { generation: input.u64()? },
@@ -552,7 +556,7 @@ mod tests {
             cpu: NO_CPU,
             grade: b'C',
         };
-        let hello = |claim| Frame::Hello { role: Role::Producer, claim, thread: 7 };
+        let hello = |claim| Frame::Hello { role: Role::Producer, claim, thread: 7, schema: 8 };
         vec![
             hello(Claim::Ticket([7; 16])),
             hello(Claim::Name("orders".into())),

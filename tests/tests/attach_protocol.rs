@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use laneway_proto::v1;
 use laneway_proto::v1::end_status::State;
+use laneway_shm::message::Schema;
 use laneway_shm::wire::{Claim, FRAME_MAX, Frame, Role};
+use laneway_shm::{Attach, AttachError};
 use laneway_tests::agent::{Agent, plain};
-use laneway_tests::process::{Finished, Running, laneway_as};
+use laneway_tests::process::{Finished, PATIENCE, Running, laneway_as};
 use laneway_tests::{is_root, skipped};
 
 #[path = "attach_protocol/raw.rs"]
@@ -433,6 +435,72 @@ fn a_client_that_reads_no_events_is_cut_off_and_no_problem_for_others() {
     }
     assert!(cycles > 100, "an honest client is slow at times: {cycles}");
     drop(deaf);
+}
+
+// --- schemas ------------------------------------------------------------------------------------
+
+/// The refusal's reason and message.
+fn refused<T>(attached: Result<T, AttachError>) -> (String, String) {
+    match attached {
+        Err(AttachError::Refused { reason, message }) => (reason, message),
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("attached"),
+    }
+}
+
+#[test]
+fn an_end_with_other_messages_is_refused_by_both_schemas_also_after_a_restart() {
+    let mut agent = with_lanes(&["a"]);
+    let end = || Attach::by_name(agent.attach_socket(), "a").pin(false);
+    drop(end().producer().expect("an end that does not say decides nothing"));
+    let mut producer = end().typed_producer::<u64>().expect("the first that says decides");
+    let by_ticket = || {
+        let ticket = agent.ticket("a", v1::Role::Consumer);
+        Attach::with_ticket(agent.attach_socket(), &ticket).expect("ticket").pin(false)
+    };
+    let ticket = by_ticket();
+    let (reason, message) = refused(ticket.typed_consumer::<i64>());
+    assert_eq!(reason, "SCHEMA_MISMATCH");
+    for schema in [u64::SCHEMA, i64::SCHEMA] {
+        assert!(message.contains(&format!("{schema:016x}")), "{message}");
+    }
+    // The refusal did not use the ticket up.
+    let mut consumer = ticket.typed_consumer::<u64>().expect("the same messages");
+    producer.send(&7, PATIENCE).expect("sent");
+    assert_eq!(consumer.recv(PATIENCE).expect("message"), 7);
+    drop(consumer);
+    let is_gone = |end: &v1::EndStatus| end.state() == State::Gone;
+    agent.wait_for("a", "consumer's end", |lane| lane.consumer.as_ref().is_some_and(is_gone));
+    let socket = agent.attach_socket();
+    agent.kill();
+    agent.start_again();
+    let consumer = raw::until("the producer came back", || {
+        producer.producer_mut().maintain().expect("not revoked");
+        let attach = Attach::by_name(&socket, "a").pin(false);
+        match refused(attach.typed_consumer::<f64>()).0.as_str() {
+            "SCHEMA_MISMATCH" => attach.consumer().ok(),
+            _ => None,
+        }
+    });
+    drop(consumer);
+}
+
+#[test]
+fn of_two_ends_that_say_different_things_at_once_the_later_is_refused() {
+    let agent = with_lanes(&["a"]);
+    let [first, second] = [(Role::Producer, 1), (Role::Consumer, 2)].map(|(role, schema)| {
+        let claim = Claim::Name("a".to_owned());
+        let client = Raw::connect(&agent);
+        client.send(&Frame::Hello { role, claim, thread: 1, schema }, None);
+        client.grant();
+        client
+    });
+    second.send(&Frame::Mapped, None);
+    assert_eq!(second.next().map(|(frame, _)| frame), Some(Frame::Live));
+    first.send(&Frame::Mapped, None);
+    assert_eq!(first.end(), "SCHEMA_MISMATCH");
+    // And the end is free for one that fits.
+    attached(&agent, "a", Role::Producer);
 }
 
 // --- resume -------------------------------------------------------------------------------------

@@ -72,14 +72,15 @@ async fn begin(
     controller: &Handle,
 ) -> Result<SegmentKey, SessionError> {
     let (frame, fd) = connection.expect("HELLO", HELLO_WITHIN).await?;
-    let Frame::Hello { role, claim, thread } = frame else {
+    let Frame::Hello { role, claim, thread, schema } = frame else {
         return Err(SessionError::OutOfTurn { found: frame.name(), expected: "HELLO" });
     };
     let role = match role {
         wire::Role::Producer => Role::Producer,
         wire::Role::Consumer => Role::Consumer,
     };
-    let request = Box::new(AttachRequest { role, claim, peer: peer.record, thread, events });
+    let peer = peer.record;
+    let request = Box::new(AttachRequest { role, claim, peer, thread, schema, events });
     if let (Claim::Resume { .. }, Some(fd)) = (&request.claim, fd) {
         let key = controller.ask(|reply| Command::Resume { request, fd, reply }).await?;
         connection.send(&Frame::Live, None).await?;

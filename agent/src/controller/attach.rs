@@ -30,6 +30,8 @@ pub struct AttachRequest {
     pub peer: PeerRecord,
     /// Its thread, as it calls itself.
     pub thread: u32,
+    /// What its messages are; 0 if it does not say.
+    pub schema: u64,
     /// Where its events go.
     pub events: mpsc::UnboundedSender<Event>,
 }
@@ -52,6 +54,7 @@ impl Controller {
         let Some(record) = self.lanes.get(&id) else {
             return Err(ControlError::TicketInvalid);
         };
+        record.check_schema(request.schema)?;
         let taken = record.newest(role).is_some_and(SegmentRecord::is_held)
             || self.sessions.keys().any(|key| key.lane == id && key.role == role);
         if taken {
@@ -212,9 +215,12 @@ impl Controller {
             return Err(ControlError::Fenced);
         };
         let (peer, thread) = (session.request.peer, session.request.thread);
+        let schema = session.request.schema;
         let Some(record) = self.lanes.get(&key.lane) else {
             return Err(ControlError::Fenced);
         };
+        // Once more: the other end may have said another one since this one was granted.
+        record.check_schema(schema)?;
         let mut steps = vec![Step::SealSegment { key }];
         let end = match key.role {
             Role::Producer => &record.placement.producer,
@@ -235,6 +241,9 @@ impl Controller {
             self.lanes.get_mut(&key.lane).and_then(|r| r.segment_mut(key.role, key.number))
         {
             segment.peer = Some(peer);
+        }
+        if let Some(record) = self.lanes.get_mut(&key.lane).filter(|_| schema != 0) {
+            record.schema = schema;
         }
         if let Some(session) = self.sessions.get_mut(&key) {
             session.live = true;

@@ -129,6 +129,7 @@ impl Controller {
             generations: Vec::new(),
             consumer: None,
             released: 0,
+            schema: 0,
             drifts: [0; 2],
         }
     }

@@ -9,7 +9,7 @@ use crate::placement::Constraint;
 use crate::provision::StepError;
 
 /// Every reason that the agent gives, in the order of the documentation.
-pub const REASONS: [&str; 29] = [
+pub const REASONS: [&str; 30] = [
     "INVALID_FIELD",
     "UNIMPLEMENTED_FIELD",
     "REQUEST_ID_REUSED",
@@ -29,6 +29,7 @@ pub const REASONS: [&str; 29] = [
     "ROLE_TAKEN",
     "TICKET_INVALID",
     "NOT_ALLOWED",
+    "SCHEMA_MISMATCH",
     "GENERATIONS_EXHAUSTED",
     "AGENT_RECOVERING",
     "FENCED",
@@ -71,6 +72,7 @@ impl ControlError {
             Self::RoleTaken { .. } => "ROLE_TAKEN",
             Self::TicketInvalid => "TICKET_INVALID",
             Self::NotAllowed { .. } => "NOT_ALLOWED",
+            Self::Schema(_) => "SCHEMA_MISMATCH",
             Self::GenerationsExhausted { .. } => "GENERATIONS_EXHAUSTED",
             Self::Recovering => "AGENT_RECOVERING",
             Self::Fenced => "FENCED",

@@ -232,6 +232,7 @@ fn every_refusal_has_a_documented_reason() {
         ControlError::GenerationsExhausted { open: 1, limit: 1 },
         ControlError::NotAllowed { uid: 1, gid: 1, role: Role::Producer },
         ControlError::OutOfPages { size_bytes: 1, tried: String::new() },
+        SchemaMismatch { lane: Name::parse("a").unwrap(), expected: 1, found: 2 }.into(),
     ];
     for error in samples {
         assert!(REASONS.contains(&error.reason()), "{error}: {}", error.reason());

@@ -249,9 +249,39 @@ pub struct LaneRecord {
     pub released: u64,
     /// Drifts of the producer's and the consumer's thread.
     pub drifts: [u64; 2],
+    /// What the messages are, as the first end said that said anything; 0 before.
+    #[serde(default)]
+    pub schema: u64,
+}
+
+/// An end whose messages are not the lane's.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "lane {lane} carries messages of schema {expected:016x}, this end's are {found:016x}: build \
+     both ends with the same message type, or make a new lane for the new one"
+)]
+pub struct SchemaMismatch {
+    /// The lane.
+    pub lane: Name,
+    /// What it carries.
+    pub expected: u64,
+    /// What the end said.
+    pub found: u64,
 }
 
 impl LaneRecord {
+    /// Whether an end with messages of this schema belongs here. One that does not say, 0, does.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn check_schema(&self, found: u64) -> Result<(), SchemaMismatch> {
+        let (lane, expected) = (&self.spec.name, self.schema);
+        if found == 0 || expected == 0 || found == expected {
+            return Ok(());
+        }
+        Err(SchemaMismatch { lane: lane.clone(), expected, found })
+    }
+
     /// A segment by role and number.
     #[must_use]
     pub fn segment(&self, role: Role, number: u64) -> Option<&SegmentRecord> {
