@@ -14,6 +14,8 @@
 //! | [`wire`], [`fdpass`] | the attach protocol's frames and descriptors |
 //! | [`Attach`], [`Producer`], [`Consumer`], [`TrustedConsumer`] | what a workload uses |
 //! | [`message`], [`TypedProducer`], [`TypedConsumer`] | messages as values, their schema |
+//! | [`FanIn`], [`TypedFanIn`], [`Merge`] | many lanes read by one, in turn or by time stamps |
+//! | [`Duplex`], [`Caller`], [`Responder`] | two lanes as a conversation; requests and responses |
 //! | [`observer`], [`pin`] | what the agent sees; what a thread runs on |
 //!
 //! The first message in ten lines, without an agent:
@@ -38,15 +40,21 @@ mod attach;
 mod barrier;
 mod bell;
 mod by_value;
+mod call;
 mod consumer;
 mod control;
 mod copy;
+mod duplex;
 mod error;
+mod fan_in;
+mod lanes;
+mod merge;
 mod pair;
 mod producer;
 mod reader;
 mod received;
 mod region;
+mod responder;
 mod sync;
 mod trusted;
 mod typed;
@@ -65,13 +73,19 @@ pub mod ring;
 pub mod wire;
 
 pub use attach::Attach;
+pub use call::{CallCounts, CallError, CallId, Caller, Envelope};
 pub use consumer::Consumer;
+pub use duplex::{Duplex, duplex_pair};
 pub use error::{
     AttachError, Corruption, FrameError, PeerState, RecvError, ReserveError, SegmentError,
 };
+pub use fan_in::{FanIn, TypedFanIn};
+pub use lanes::{FanInError, LaneKey};
+pub use merge::{Merge, Merged};
 pub use pair::{PairOptions, pair};
 pub use producer::{Producer, WriteBatch, WriteSlot};
 pub use received::{ReadBatch, ReadSlot, View};
+pub use responder::{Later, Reply, Responder, ServeCounts};
 pub use ring::{Profile, WaitMode};
 pub use trusted::{TrustedConsumer, TrustedSlot};
 pub use typed::{TypedConsumer, TypedProducer, typed_pair};

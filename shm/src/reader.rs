@@ -438,6 +438,24 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
 
     /// Sleeps until something is committed, at most `timeout`. May return early.
     pub fn park(&mut self, timeout: Duration) {
+        let rung = self.announce_sleep();
+        self.fence_sleep();
+        match &self.peer {
+            // Nobody could wake us: the caller looks at its control socket in between.
+            None => std::thread::sleep(timeout.min(UNJOINED_SLEEP)),
+            Some(peer) => {
+                let limit = if self.is_noticed() { timeout } else { timeout.min(UNJOINED_SLEEP) };
+                if self.finds_nothing() {
+                    peer.wait(P_BELL, rung, limit);
+                }
+            }
+        }
+        self.end_sleep();
+    }
+
+    /// First step to a sleep, of this ring alone or of several: says so to the producer. Returns
+    /// the bell's value to sleep on.
+    pub(crate) fn announce_sleep(&mut self) -> u32 {
         if self.published != self.next.position {
             self.publish();
         }
@@ -446,6 +464,12 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
         let rung = self.peer.as_ref().map_or(0, |peer| peer.load_u32(P_BELL));
         self.parked = self.parked.wrapping_add(1) | 1;
         self.own.store_u32(C_PARKED, self.parked);
+        rung
+    }
+
+    /// Second step: whatever the producer did not ring for is seen from here on. Where a
+    /// [`Reader::is_heavy`] ring does it, it does it for every ring of the process.
+    pub(crate) fn fence_sleep(&self) {
         // Pairs with the fence in Writer::wake_parked_consumer [sleep]: either it sees us parked,
         // or we see its commit now.
         if self.heavy {
@@ -453,18 +477,25 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
         } else {
             self.own.full_fence();
         }
-        match &self.peer {
-            // Nobody could wake us: the caller looks at its control socket in between.
-            None => std::thread::sleep(timeout.min(UNJOINED_SLEEP)),
-            Some(peer) => {
-                // Until the producer reads this incarnation's parked word it cannot wake us.
-                let joined = peer.load_acquire(P_JOINED) == self.incarnation;
-                let limit = if joined { timeout } else { timeout.min(UNJOINED_SLEEP) };
-                if matches!(self.look(&self.next), Ok(SlotState::Empty)) {
-                    peer.wait(P_BELL, rung, limit);
-                }
-            }
-        }
+    }
+
+    /// Third step: whether there is still a reason to sleep.
+    pub(crate) fn finds_nothing(&self) -> bool {
+        matches!(self.look(&self.next), Ok(SlotState::Empty))
+    }
+
+    /// Whether the producer reads this incarnation's parked word: before, it cannot wake us.
+    pub(crate) fn is_noticed(&self) -> bool {
+        self.peer.as_ref().is_some_and(|p| p.load_acquire(P_JOINED) == self.incarnation)
+    }
+
+    /// Whether [`Reader::fence_sleep`] pays for the producer's fences, too.
+    pub(crate) fn is_heavy(&self) -> bool {
+        self.heavy
+    }
+
+    /// Last step: awake.
+    pub(crate) fn end_sleep(&mut self) {
         self.parked = self.parked.wrapping_add(1);
         self.own.store_u32(C_PARKED, self.parked);
     }

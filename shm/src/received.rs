@@ -66,7 +66,7 @@ impl ReadSlot<'_> {
     /// A bounded view for reading parts in place.
     #[must_use]
     pub fn view(&self) -> View<'_> {
-        View { consumer: self.consumer, span: self.span, start: 0, len: self.span.len }
+        View::new(self.consumer, self.span)
     }
 
     /// Gives the slots back to the producer.
@@ -94,6 +94,13 @@ pub struct View<'a> {
     span: Span,
     start: usize,
     len: usize,
+}
+
+impl<'a> View<'a> {
+    #[inline(always)]
+    pub(crate) fn new(consumer: &'a Consumer, span: Span) -> Self {
+        Self { consumer, span, start: 0, len: span.len }
+    }
 }
 
 impl View<'_> {
@@ -218,7 +225,7 @@ impl ReadBatch<'_> {
         self.spare += span.slots - 1;
         self.bytes += span.len as u64;
         self.end = span.end(self.consumer.ring.geometry());
-        View { consumer: self.consumer, span, start: 0, len: span.len }
+        View::new(self.consumer, span)
     }
 
     /// Everything that is not a plain message.

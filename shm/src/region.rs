@@ -12,6 +12,9 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
+use rustix::io::Errno;
+use rustix::thread::futex::{Wait, WaitFlags, WaitPtr, WaitvFlags, waitv};
+use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use crate::barrier;
 use crate::copy::{copy_from_shared, copy_to_shared};
@@ -154,6 +157,15 @@ impl Region<Foreign> {
     /// sleep whose peer died.
     pub(crate) fn wake_foreign(&self, offset: usize) {
         futex_wake(self.at_u32(offset));
+    }
+
+    /// The futex word at `offset` while it is `expected`, for [`wait_any`].
+    pub(crate) fn bell(&self, offset: usize, expected: u32) -> Wait {
+        let mut bell = Wait::new();
+        bell.val = expected.into();
+        bell.uaddr = WaitPtr::new(self.at_u32(offset).as_ptr().cast());
+        bell.flags = WaitFlags::SIZE_U32;
+        bell
     }
 
     /// NUMA node of the page at `offset`, which must have been touched.
@@ -411,6 +423,34 @@ impl OwnedMemory for Region<Owned> {
 
     fn wake(&self, offset: usize) {
         futex_wake(self.at_u32(offset));
+    }
+}
+
+/// How a sleep on several words ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Woken {
+    /// A word was rung or had changed, or a signal came.
+    Early,
+    /// Nothing happened in time.
+    InTime,
+    /// The kernel has no such sleep, or forbids it: nobody slept.
+    Refused,
+}
+
+/// Sleeps while every one of the words is what was expected, at most `timeout`.
+///
+/// The kernel only reads the words, and refuses what is not mapped any more.
+pub(crate) fn wait_any(words: &[Wait], timeout: Duration) -> Woken {
+    let clock = ClockId::Monotonic;
+    let now = clock_gettime(clock);
+    let until = Timespec::try_from(timeout).ok().and_then(|timeout| now.checked_add(timeout));
+    if words.is_empty() {
+        return Woken::Refused;
+    }
+    match waitv(words, WaitvFlags::empty(), until.as_ref(), clock) {
+        Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Woken::Early,
+        Err(Errno::TIMEDOUT) => Woken::InTime,
+        Err(_) => Woken::Refused,
     }
 }
 

@@ -445,8 +445,8 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
     #[inline]
     fn wake_parked_consumer(&mut self) {
         let Some(peer) = &self.peer else { return };
-        // Pairs with the fence in Reader::park [sleep]: either we see its parked word, or it sees
-        // our commit when it looks again.
+        // Pairs with the fence in Reader::fence_sleep [sleep]: either we see its parked word, or it
+        // sees our commit when it looks again.
         if self.light {
             self.own.light_fence();
         } else {

@@ -1,0 +1,108 @@
+//! The library's examples as their readers run them: the lanes that they ask for, made by the
+//! commands that they print, and each side a process of its own.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use laneway_tests::agent::Agent;
+use laneway_tests::process::{Finished, Running, laneway};
+use laneway_tests::turn;
+
+const SENSORS: &str = env!("CARGO_BIN_EXE_example-sensors");
+const REQUEST_RESPONSE: &str = env!("CARGO_BIN_EXE_example-request-response");
+
+/// Runs every `laneway lane create` of the example's header.
+fn make_lanes(agent: &Agent, example: &str) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shm/examples");
+    let text = std::fs::read_to_string(folder.join(example)).expect("example");
+    assert!(text.lines().count() <= 80, "{example} is an example and not a program");
+    let header = text.lines().map_while(|line| line.strip_prefix("//!"));
+    let header = header.collect::<Vec<_>>().join("\n").replace("\\\n", " ");
+    let uid = nix::unistd::geteuid().to_string();
+    let mut made = 0;
+    for line in header.lines().filter(|line| line.contains("laneway lane create")) {
+        let line = line.replace("$(id -u)", &uid);
+        let mut create = laneway();
+        create.arg("--socket").arg(agent.socket()).args(line.split_whitespace().skip(1));
+        let created = Running::start(create).finish();
+        assert!(created.status.success(), "{line}: {}", created.stderr);
+        made += 1;
+    }
+    assert_eq!(made, 2, "{example} says which lanes it wants");
+}
+
+fn start(agent: &Agent, example: &str, words: &[&str]) -> Running {
+    let mut command = Command::new(example);
+    command.arg(agent.attach_socket()).args(words);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Running::start(command)
+}
+
+/// Standard output of an example that went well.
+fn printed(finished: &Finished) -> Vec<&str> {
+    assert!(finished.status.success(), "{}: {}", finished.status, finished.stderr);
+    finished.stdout.lines().collect()
+}
+
+#[test]
+fn one_process_reads_the_sensors_of_two_others_to_their_ends() {
+    let _turn = turn();
+    let agent = Agent::start();
+    make_lanes(&agent, "sensors.rs");
+    let reader = start(&agent, SENSORS, &["read", "sensor-1", "sensor-2"]);
+    let first = start(&agent, SENSORS, &["send", "sensor-1", "30000"]);
+    let second = start(&agent, SENSORS, &["send", "sensor-2", "100"]);
+    for sender in [second, first] {
+        assert_eq!(printed(&sender.finish()), Vec::<&str>::new());
+    }
+    let reader = reader.finish();
+    let mut lines = printed(&reader);
+    lines.sort_unstable();
+    let expected = ["sensor-1: 30000 readings, mean 24.50", "sensor-2: 100 readings, mean 24.50"];
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn a_sensor_that_is_killed_delays_nobody_and_its_successor_goes_on() {
+    let _turn = turn();
+    let agent = Agent::start();
+    make_lanes(&agent, "sensors.rs");
+    let reader = start(&agent, SENSORS, &["read", "sensor-1", "sensor-2"]);
+    // So many that it cannot have ended before it is killed.
+    let killed = start(&agent, SENSORS, &["send", "sensor-1", "4000000000"]);
+    let moves = |lane: &laneway_proto::v1::Lane| {
+        let counters = lane.consumer.as_ref().and_then(|end| end.counters);
+        counters.is_some_and(|counters| counters.messages > 0)
+    };
+    agent.wait_for("sensor-1", "readings", moves);
+    killed.kill();
+    let other = start(&agent, SENSORS, &["send", "sensor-2", "500"]).finish();
+    assert_eq!(printed(&other), Vec::<&str>::new());
+    let is_gone = |lane: &laneway_proto::v1::Lane| {
+        let state = lane.producer.as_ref().map(laneway_proto::v1::EndStatus::state);
+        state == Some(laneway_proto::v1::end_status::State::Gone)
+    };
+    agent.wait_for("sensor-1", "the death to be known", is_gone);
+    let successor = start(&agent, SENSORS, &["send", "sensor-1", "10"]).finish();
+    assert_eq!(printed(&successor), Vec::<&str>::new());
+    let reader = reader.finish();
+    let lines = printed(&reader);
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines.contains(&"sensor-2: 500 readings, mean 24.50"), "{lines:?}");
+}
+
+#[test]
+fn requests_of_one_process_are_answered_by_another() {
+    let _turn = turn();
+    let agent = Agent::start();
+    make_lanes(&agent, "request_response.rs");
+    let lanes = ["requests", "responses"];
+    let server = start(&agent, REQUEST_RESPONSE, &[&["serve"][..], &lanes].concat());
+    let texts: Vec<String> = (0..100).map(|number| format!("request-{number}")).collect();
+    let words: Vec<&str> =
+        ["call"].into_iter().chain(lanes).chain(texts.iter().map(String::as_str)).collect();
+    let caller = start(&agent, REQUEST_RESPONSE, &words).finish();
+    let expected: Vec<String> = texts.iter().map(|text| text.to_uppercase()).collect();
+    assert_eq!(printed(&caller), expected);
+    assert_eq!(printed(&server.finish()), ["100 requests answered"]);
+}
