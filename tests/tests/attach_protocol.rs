@@ -486,6 +486,22 @@ fn an_end_with_other_messages_is_refused_by_both_schemas_also_after_a_restart() 
 }
 
 #[test]
+fn a_lane_that_was_made_for_one_schema_takes_no_other_from_its_first_end_on() {
+    let agent = Agent::start();
+    let uid = nix::unistd::geteuid().as_raw();
+    let made = agent.create(v1::LaneSpec { schema_id: u64::SCHEMA, ..open_to("a", uid) });
+    assert_eq!(made.expect("lane").schema_id, u64::SCHEMA);
+    let end = || Attach::by_name(agent.attach_socket(), "a").pin(false);
+    assert_eq!(refused(end().typed_producer::<i64>()).0, "SCHEMA_MISMATCH");
+    drop(end().typed_producer::<u64>().expect("the lane's own"));
+    // Where the lane leaves it open, it shows what the first end said.
+    assert_eq!(agent.create(open_to("b", uid)).expect("lane").schema_id, 0);
+    let attach = Attach::by_name(agent.attach_socket(), "b").pin(false);
+    let _producer = attach.typed_producer::<f32>().expect("attached");
+    assert_eq!(agent.get("b").expect("lane").schema_id, f32::SCHEMA);
+}
+
+#[test]
 fn of_two_ends_that_say_different_things_at_once_the_later_is_refused() {
     let agent = with_lanes(&["a"]);
     let [first, second] = [(Role::Producer, 1), (Role::Consumer, 2)].map(|(role, schema)| {

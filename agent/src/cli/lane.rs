@@ -118,6 +118,9 @@ pub(super) struct CreateArgs {
     /// Group that may attach the consumer by name; may be repeated
     #[arg(long, value_name = "GID")]
     consumer_gid: Vec<u32>,
+    /// What the messages are, as 16 hexadecimal digits: an end with another schema is refused
+    #[arg(long, value_name = "HEX", default_value = "0", value_parser = schema)]
+    schema: u64,
     /// Say what would happen, change nothing
     #[arg(long)]
     validate_only: bool,
@@ -176,6 +179,11 @@ fn page_size(text: &str) -> Result<u64, String> {
         "1GiB" => Ok(1 << 30),
         _ => Err("expected 4KiB, 2MiB or 1GiB".to_owned()),
     }
+}
+
+/// A schema as messages and `lane get` show it.
+fn schema(text: &str) -> Result<u64, String> {
+    u64::from_str_radix(text, 16).map_err(|_| "expected at most 16 hexadecimal digits".to_owned())
 }
 
 pub(super) fn run(command: LaneCommand, socket: &str, form: Output) -> CliResult {
@@ -286,6 +294,7 @@ fn spec(args: CreateArgs) -> v1::LaneSpec {
         )),
         numa_node: args.node,
         relation: relation.into(),
+        schema_id: args.schema,
         shape: v1::Shape::Spsc.into(),
     }
 }

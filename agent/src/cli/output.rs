@@ -73,6 +73,7 @@ pub(crate) fn lane_json(lane: &v1::Lane) -> Value {
         "slot_count": geometry.slot_count,
         "wait": name_of(spec.wait().as_str_name(), "WAIT_MODE_"),
         "profile": name_of(spec.profile().as_str_name(), "PROFILE_"),
+        "schema": format!("{:016x}", lane.schema_id),
         "generation": lane.generation,
         "open_generations": lane.open_generations,
         "lag_slots": lane.lag_slots,

@@ -129,7 +129,7 @@ impl Controller {
             generations: Vec::new(),
             consumer: None,
             released: 0,
-            schema: 0,
+            schema: spec.schema,
             drifts: [0; 2],
         }
     }

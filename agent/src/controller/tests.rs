@@ -60,6 +60,7 @@ fn spec(name: &str, page_size: Option<PageSize>) -> LaneSpec {
         consumer: end(),
         numa_node: None,
         relation: CacheRelationRule::Any,
+        schema: 0,
     }
 }
 

@@ -38,6 +38,9 @@ pub struct LaneSpec {
     pub numa_node: Option<u32>,
     /// How near the cores must be.
     pub relation: CacheRelationRule,
+    /// What the messages are; 0 leaves it to the first end that says so.
+    #[serde(default)]
+    pub schema: u64,
 }
 
 /// What one end was asked to be.

@@ -55,6 +55,7 @@ pub(super) fn spec(spec: Option<v1::LaneSpec>, tenant: &Name) -> Result<LaneSpec
         consumer: end("spec.consumer", spec.consumer.unwrap_or_default())?,
         numa_node: spec.numa_node,
         relation: relation(spec.relation)?,
+        schema: spec.schema_id,
     };
     if checked.page_required && checked.page_size.is_none() {
         return Err(BadField::new("spec.pages.require", "needs spec.pages.page_size_bytes"));
@@ -229,6 +230,7 @@ pub fn lane_to_proto(view: &LaneView) -> v1::Lane {
         open_generations: u32::try_from(record.generations.len()).unwrap_or(u32::MAX),
         revision: record.revision,
         create_time: Some(timestamp(record.created_ms)),
+        schema_id: record.schema,
     }
 }
 
@@ -262,6 +264,7 @@ fn spec_to_proto(spec: &LaneSpec) -> v1::LaneSpec {
         consumer: Some(end_spec_to_proto(&spec.consumer)),
         numa_node: spec.numa_node,
         relation: relation.into(),
+        schema_id: spec.schema,
         shape: v1::Shape::Spsc.into(),
     }
 }
