@@ -18,6 +18,7 @@ use crate::cli::PageSize;
 use crate::error::BenchError;
 use crate::interrupt::Interrupt;
 use crate::plan::{self, Depths};
+use crate::task::Wait;
 
 /// How long the agent may take to listen: it may have to grow a hugepage pool.
 const START_MAX: Duration = Duration::from_secs(30);
@@ -38,7 +39,8 @@ pub(crate) struct Lanes {
     pub(crate) bytes: usize,
     pub(crate) ping: Lane,
     pub(crate) pong: Lane,
-    pub(crate) stream: Lane,
+    /// For streams: one lane for each depth.
+    pub(crate) streams: Vec<Lane>,
 }
 
 /// One lane: a ticket for each end, and the pages that it got.
@@ -46,7 +48,24 @@ pub(crate) struct Lanes {
 pub(crate) struct Lane {
     pub(crate) producer: String,
     pub(crate) consumer: String,
+    pub(crate) slots: u32,
     pub(crate) page_bytes: u64,
+}
+
+/// What lanes are asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Wishes {
+    pub(crate) pages: PageSize,
+    pub(crate) wait: Wait,
+    /// Slots of the streams' lanes; empty means the plan's own depth for the size.
+    pub(crate) depths: Vec<u32>,
+}
+
+impl Wishes {
+    /// Slots of each stream's lane for messages of one size.
+    fn streams(&self, depths: Depths) -> Vec<u32> {
+        if self.depths.is_empty() { vec![depths.stream] } else { self.depths.clone() }
+    }
 }
 
 /// The part of `lane create --output json` that is needed here.
@@ -76,7 +95,7 @@ impl Agent {
     /// Starts an agent that can grant lanes for messages of these sizes.
     pub(crate) fn start(
         sizes: &[usize],
-        pages: PageSize,
+        wishes: &Wishes,
         interrupt: &Interrupt,
     ) -> Result<Self, BenchError> {
         let directory = tempfile::Builder::new()
@@ -89,7 +108,7 @@ impl Agent {
         command.args(["--", "agent", "--run-dir"]);
         command.arg(directory.path().join("run"));
         command.arg("--state-dir").arg(directory.path().join("state"));
-        if let Some(reserve) = reserve(sizes, pages)? {
+        if let Some(reserve) = reserve(sizes, wishes)? {
             command.args(["--reserve", &reserve]);
         }
         let output = log.try_clone().map_err(BenchError::io("cannot share the agent's log"))?;
@@ -137,14 +156,15 @@ impl Agent {
     }
 
     /// Makes the lanes for messages of `bytes` bytes.
-    pub(crate) fn lanes(&mut self, bytes: usize, pages: PageSize) -> Result<Lanes, BenchError> {
+    pub(crate) fn lanes(&mut self, bytes: usize, wishes: &Wishes) -> Result<Lanes, BenchError> {
         let depths = Depths::of(bytes)?;
-        Ok(Lanes {
-            bytes,
-            ping: self.create(bytes, depths.latency, "latency", pages)?,
-            pong: self.create(bytes, depths.latency, "latency", pages)?,
-            stream: self.create(bytes, depths.stream, "throughput", pages)?,
-        })
+        let ping = self.create(bytes, depths.latency, "latency", wishes)?;
+        let pong = self.create(bytes, depths.latency, "latency", wishes)?;
+        let mut streams = Vec::new();
+        for slots in wishes.streams(depths) {
+            streams.push(self.create(bytes, slots, "throughput", wishes)?);
+        }
+        Ok(Lanes { bytes, ping, pong, streams })
     }
 
     fn create(
@@ -152,14 +172,15 @@ impl Agent {
         bytes: usize,
         slots: u32,
         profile: &str,
-        pages: PageSize,
+        wishes: &Wishes,
     ) -> Result<Lane, BenchError> {
         self.created += 1;
         let name = lane_name(self.created);
-        let (bytes, slots) = (bytes.to_string(), slots.to_string());
-        let mut words = vec!["lane", "create", &name, "--slot-size", &bytes, "--slots", &slots];
+        let (bytes, depth) = (bytes.to_string(), slots.to_string());
+        let mut words = vec!["lane", "create", &name, "--slot-size", &bytes, "--slots", &depth];
         words.extend(["--profile", profile, "--pinning", "none", "--output", "json"]);
-        if let Some(size) = pages.as_flag() {
+        words.extend(["--wait", wishes.wait.as_flag()]);
+        if let Some(size) = wishes.pages.as_flag() {
             words.extend(["--page-size", size]);
         }
         let output = child::command("laneway")?
@@ -179,6 +200,7 @@ impl Agent {
         Ok(Lane {
             producer: created.tickets.producer,
             consumer: created.tickets.consumer,
+            slots,
             page_bytes: created.lane.placement.page_size_bytes,
         })
     }
@@ -205,8 +227,8 @@ fn lane_name(number: u32) -> String {
 }
 
 /// Pages that the lanes need, as the agent's `--reserve` wants them.
-fn reserve(sizes: &[usize], pages: PageSize) -> Result<Option<String>, BenchError> {
-    let (page, name) = match pages {
+fn reserve(sizes: &[usize], wishes: &Wishes) -> Result<Option<String>, BenchError> {
+    let (page, name) = match wishes.pages {
         PageSize::Base4K => return Ok(None),
         PageSize::Auto | PageSize::Huge2M => (2u64 << 20, "2MiB"),
         PageSize::Huge1G => (1 << 30, "1GiB"),
@@ -214,7 +236,8 @@ fn reserve(sizes: &[usize], pages: PageSize) -> Result<Option<String>, BenchErro
     let mut count = 0;
     for &bytes in sizes {
         let depths = Depths::of(bytes)?;
-        for slots in [depths.latency, depths.latency, depths.stream] {
+        let round_trips = [depths.latency, depths.latency];
+        for slots in round_trips.into_iter().chain(wishes.streams(depths)) {
             let geometry = Geometry::try_new(plan::payload(bytes), slots)?;
             count += geometry.segment_bytes().div_ceil(page);
         }

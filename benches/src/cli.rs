@@ -1,5 +1,6 @@
-//! The command line: one visible command, two hidden roles of the same program.
+//! The command line: the visible commands, and the hidden roles of the same program.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
@@ -9,7 +10,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::error::BenchError;
-use crate::{experiment, laneway, worker};
+#[cfg(feature = "rivals")]
+use crate::plan::Who;
+#[cfg(feature = "rivals")]
+use crate::task::Wait;
+use crate::{experiment, laneway, publish, worker};
 
 /// Measures lanes between two pinned processes, beside what this machine can do at all.
 #[derive(Debug, Parser)]
@@ -23,9 +28,27 @@ struct Cli {
 enum Command {
     /// Measure latency and throughput on real lanes from a real agent
     Run(RunArgs),
+    /// Measure lanes beside their rivals: iceoryx2, rings, pipes, sockets, gRPC
+    #[cfg(feature = "rivals")]
+    Compare(CompareArgs),
+    /// Measure lanes beside their rivals; this build has none, and says how to get them
+    #[cfg(not(feature = "rivals"))]
+    Compare {
+        #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Make a page with pictures and tables: of results in files, or of what is measured now
+    Report(ReportArgs),
     /// One side of every lane, pinned; reads orders from standard input
     #[command(hide = true)]
     Worker {
+        #[arg(long)]
+        parent: Option<i32>,
+    },
+    /// One side of a rival; reads its errand from standard input
+    #[cfg(feature = "rivals")]
+    #[command(hide = true)]
+    Rival {
         #[arg(long)]
         parent: Option<i32>,
     },
@@ -61,7 +84,7 @@ Method:
   How to read it: benches/METHOD.md.";
 
 /// Measure latency and throughput on real lanes from a real agent.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{METHOD}"))]
 pub(crate) struct RunArgs {
     /// Print one JSON object with every sample instead of tables
@@ -95,10 +118,120 @@ pub(crate) struct RunArgs {
     pub(crate) plot: Option<PathBuf>,
 }
 
+/// Measure lanes beside their rivals.
+#[cfg(feature = "rivals")]
+#[derive(Debug, Args)]
+#[command(after_help = COMPARE_EXAMPLES)]
+pub(crate) struct CompareArgs {
+    /// Print one JSON object with every sample instead of tables
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// One short round of two sizes
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Who is measured beside lanes [default: everybody]
+    #[arg(long, value_enum, value_name = "NAME,...", value_delimiter = ',')]
+    pub(crate) rivals: Vec<Who>,
+    /// Rounds; in each, everything is measured once [default: 5; quick: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) rounds: Option<u32>,
+    /// Seconds of one measurement, of which there are some forty for each size in a round
+    /// [default: 0.1; quick: 0.02]
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    pub(crate) seconds: Option<f64>,
+    /// Message sizes in bytes, at least 8 [default: 8,64,1024,4096,65536,1048576; quick: 64,4096]
+    #[arg(long, value_name = "BYTES,...", value_delimiter = ',',
+        value_parser = clap::value_parser!(u32).range(8..=16_777_152))]
+    pub(crate) sizes: Vec<u32>,
+    /// Slots of every ring that streams, lanes included: powers of two [default: each one's own
+    /// best, of a shallow and a deep one]
+    #[arg(long, value_name = "SLOTS,...", value_delimiter = ',', value_parser = slots)]
+    pub(crate) depths: Vec<u32>,
+    /// What ends do while they wait
+    #[arg(long, value_enum, default_value = "spin")]
+    pub(crate) wait: Wait,
+    /// Pages of the lanes
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) page_size: PageSize,
+    /// The two cpus [default: the first two of this process that are no siblings]
+    #[arg(long, value_name = "A,B", value_parser = two_cpus)]
+    pub(crate) cpus: Option<(u32, u32)>,
+    /// Pin each end to its cpu: the default
+    #[arg(long, overrides_with = "no_pin")]
+    pub(crate) pin: bool,
+    /// Leave the ends where the kernel puts them
+    #[arg(long)]
+    pub(crate) no_pin: bool,
+}
+
+#[cfg(feature = "rivals")]
+impl Default for CompareArgs {
+    fn default() -> Self {
+        Self {
+            json: false,
+            quick: false,
+            rivals: Vec::new(),
+            rounds: None,
+            seconds: None,
+            sizes: Vec::new(),
+            depths: Vec::new(),
+            wait: Wait::Spin,
+            page_size: PageSize::Auto,
+            cpus: None,
+            pin: true,
+            no_pin: false,
+        }
+    }
+}
+
+#[cfg(feature = "rivals")]
+const COMPARE_EXAMPLES: &str = "\
+Examples:
+  laneway-bench compare                                     everybody, some minutes
+  laneway-bench compare --quick                             a first look
+  laneway-bench compare --rivals iceoryx2,rtrb --sizes 64   two rivals, one size
+  laneway-bench compare --wait park                         ends that sleep
+  laneway-bench compare --depths 128,65536 --no-pin         two depths, ends that wander";
+
+/// Make a page of results.
+#[derive(Debug, Args)]
+#[command(after_help = REPORT_EXAMPLES)]
+pub(crate) struct ReportArgs {
+    /// Results of `run --json`, `compare --json` or `report --json` [default: measure now]
+    #[arg(long, value_name = "FILE.json", num_args = 1..)]
+    pub(crate) input: Vec<PathBuf>,
+    /// The page: one HTML file that needs nothing else
+    #[arg(long, value_name = "FILE.html", default_value = "report.html")]
+    pub(crate) output: PathBuf,
+    /// Also write the tables as Markdown
+    #[arg(long, value_name = "FILE.md")]
+    pub(crate) markdown: Option<PathBuf>,
+    /// Also write everything as JSON, to be read again
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) json: Option<PathBuf>,
+    /// Without input: measure for some seconds only
+    #[arg(long, conflicts_with = "input")]
+    pub(crate) quick: bool,
+    /// Without input: rounds [default: as `run` and `compare` have them]
+    #[arg(long, value_name = "N", conflicts_with = "input",
+        value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) rounds: Option<u32>,
+    /// Without input: seconds of one measurement [default: as `run` and `compare` have them]
+    #[arg(long, value_name = "S", conflicts_with = "input", value_parser = seconds)]
+    pub(crate) seconds: Option<f64>,
+}
+
+const REPORT_EXAMPLES: &str = "\
+Examples:
+  laneway-bench report                                      measures, then writes report.html
+  laneway-bench run --json > run.json
+  laneway-bench report --input run.json --markdown run.md   shows what was measured before";
+
 /// Pages of the lanes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub(crate) enum PageSize {
     /// The best that the agent can get
+    #[default]
     #[value(name = "auto")]
     #[serde(rename = "auto")]
     Auto,
@@ -137,11 +270,25 @@ fn two_cpus(text: &str) -> Result<(u32, u32), String> {
     }
 }
 
+#[cfg(feature = "rivals")]
+fn slots(text: &str) -> Result<u32, String> {
+    match text.parse::<u32>() {
+        Ok(slots) if slots.is_power_of_two() && (2..=1 << 24).contains(&slots) => Ok(slots),
+        _ => Err(format!("`{text}` is not a power of two from 2 to 16777216")),
+    }
+}
+
 fn seconds(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(value) if (0.01..=60.0).contains(&value) => Ok(value),
         _ => Err(format!("`{text}` is not a number from 0.01 to 60")),
     }
+}
+
+/// The sizes asked for, or the usual ones; each once and in order.
+pub(crate) fn sizes(asked: &[u32], usual: &[usize]) -> Vec<usize> {
+    let asked: BTreeSet<usize> = asked.iter().map(|&bytes| bytes as usize).collect();
+    if asked.is_empty() { usual.to_vec() } else { asked.into_iter().collect() }
 }
 
 /// Runs the program.
@@ -162,6 +309,13 @@ pub(crate) fn main() -> ExitCode {
 fn dispatch(command: Command) -> Result<ExitCode, BenchError> {
     match command {
         Command::Run(args) => experiment::run(&args).map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "rivals")]
+        Command::Compare(args) => crate::compare::run(&args).map(|()| ExitCode::SUCCESS),
+        #[cfg(not(feature = "rivals"))]
+        Command::Compare { arguments: _ } => Err(BenchError::NoRivals),
+        Command::Report(args) => publish::run(&args).map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "rivals")]
+        Command::Rival { parent } => crate::rivals::run(parent),
         Command::Worker { parent } => worker::run(parent),
         Command::Laneway { parent, arguments } => laneway::run(parent, arguments),
     }

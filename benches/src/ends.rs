@@ -60,29 +60,37 @@ macro_rules! reading {
 #[derive(Debug)]
 pub(crate) enum Ends {
     /// Starts round trips, produces streams.
-    Initiator { ping: Producer, pong: Option<Consumer>, stream: Producer },
+    Initiator { ping: Producer, pong: Option<Consumer>, streams: Vec<(u32, Producer)> },
     /// Answers round trips, consumes streams.
-    Responder { ping: Option<Consumer>, pong: Producer, stream: Option<Consumer> },
+    Responder { ping: Option<Consumer>, pong: Producer, streams: Vec<(u32, Option<Consumer>)> },
 }
 
 impl Ends {
-    /// Attaches the three ends that this side has of one message size.
+    /// Attaches the ends that this side has of one message size.
     pub(crate) fn attach(setup: &Setup, tickets: &Tickets) -> Result<Self, BenchError> {
         // The worker is pinned already, to the cpu that the caller of the benchmark chose.
         let attach = |ticket: &str| -> Result<Attach, BenchError> {
             Ok(Attach::with_ticket(&setup.socket, ticket)?.pin(false))
         };
         Ok(match setup.side {
-            Side::Initiator => Self::Initiator {
-                ping: attach(&tickets.ping)?.producer()?,
-                pong: Some(attach(&tickets.pong)?.consumer()?),
-                stream: attach(&tickets.stream)?.producer()?,
-            },
-            Side::Responder => Self::Responder {
-                ping: Some(attach(&tickets.ping)?.consumer()?),
-                pong: attach(&tickets.pong)?.producer()?,
-                stream: Some(attach(&tickets.stream)?.consumer()?),
-            },
+            Side::Initiator => {
+                let ping = attach(&tickets.ping)?.producer()?;
+                let pong = Some(attach(&tickets.pong)?.consumer()?);
+                let mut streams = Vec::new();
+                for (slots, ticket) in &tickets.streams {
+                    streams.push((*slots, attach(ticket)?.producer()?));
+                }
+                Self::Initiator { ping, pong, streams }
+            }
+            Side::Responder => {
+                let ping = Some(attach(&tickets.ping)?.consumer()?);
+                let pong = attach(&tickets.pong)?.producer()?;
+                let mut streams = Vec::new();
+                for (slots, ticket) in &tickets.streams {
+                    streams.push((*slots, Some(attach(ticket)?.consumer()?)));
+                }
+                Self::Responder { ping, pong, streams }
+            }
         })
     }
 
@@ -90,8 +98,9 @@ impl Ends {
     pub(crate) fn greet(&mut self) -> Result<(), BenchError> {
         let patience = crate::message::PATIENCE;
         match self {
-            Self::Initiator { ping, pong, stream } => {
-                for lane in [ping, stream] {
+            Self::Initiator { ping, pong, streams } => {
+                let streams = streams.iter_mut().map(|(_, lane)| lane);
+                for lane in std::iter::once(ping).chain(streams) {
                     lane.send(b"hello", patience)?;
                     lane.maintain()?;
                 }
@@ -99,8 +108,9 @@ impl Ends {
                     lane.recv(patience)?.release();
                 }
             }
-            Self::Responder { ping, pong, stream } => {
-                for lane in [ping, stream].into_iter().flatten() {
+            Self::Responder { ping, pong, streams } => {
+                let streams = streams.iter_mut().map(|(_, lane)| lane);
+                for lane in std::iter::once(ping).chain(streams).flatten() {
                     lane.recv(patience)?.release();
                 }
                 pong.send(b"hello", patience)?;
@@ -115,11 +125,19 @@ impl Ends {
         match (self, task.work) {
             (Self::Initiator { ping, pong, .. }, Work::Latency) => initiate(task, ping, pong),
             (Self::Responder { ping, pong, .. }, Work::Latency) => respond(task, ping, pong),
-            (Self::Initiator { stream, .. }, _) => produce(task, stream),
-            (Self::Responder { stream, .. }, Work::Batch) => consume_batches(task, stream),
-            (Self::Responder { stream, .. }, _) => consume(task, stream),
+            (Self::Initiator { streams, .. }, _) => produce(task, deep(streams, task.depth)?),
+            (Self::Responder { streams, .. }, Work::Batch) => {
+                consume_batches(task, deep(streams, task.depth)?)
+            }
+            (Self::Responder { streams, .. }, _) => consume(task, deep(streams, task.depth)?),
         }
     }
+}
+
+/// The stream's end with `slots` slots.
+fn deep<L>(streams: &mut [(u32, L)], slots: u32) -> Result<&mut L, BenchError> {
+    let found = streams.iter_mut().find(|(depth, _)| *depth == slots);
+    found.map(|(_, lane)| lane).ok_or(BenchError::Peer(Duration::ZERO))
 }
 
 fn initiate(

@@ -82,7 +82,7 @@ pub(crate) enum BenchError {
         len: usize,
     },
     /// The peer of a measurement is gone.
-    #[error("the other end fell silent for {0:?}")]
+    #[error("the other end is gone, or fell silent for {0:?}")]
     Peer(Duration),
     /// Attach.
     #[error("attach failed: {0}")]
@@ -109,6 +109,33 @@ pub(crate) enum BenchError {
         /// Where and why.
         source: serde_json::Error,
     },
+    /// A file that is no report.
+    #[error(
+        "{} is no report that can be shown: {why}; make one with `run --json`",
+        path.display()
+    )]
+    Input {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A command of another build.
+    #[cfg(not(feature = "rivals"))]
+    #[error(
+        "this build has no rivals to compare with; \
+         `cargo run --release -p laneway-benches --features rivals -- compare` builds them"
+    )]
+    NoRivals,
+    /// A rival could not do its work.
+    #[cfg(feature = "rivals")]
+    #[error("{what}: {why}")]
+    Rival {
+        /// What was tried.
+        what: &'static str,
+        /// What the rival said.
+        why: String,
+    },
     /// The process that started this one is gone.
     #[error("the process that started this one is gone")]
     Orphan,
@@ -122,6 +149,12 @@ impl BenchError {
     pub(crate) fn io<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Self {
         let what = what.into();
         move |source| Self::Io { what, source: source.into() }
+    }
+
+    /// For `map_err`: a rival's own error.
+    #[cfg(feature = "rivals")]
+    pub(crate) fn rival<E: std::fmt::Debug>(what: &'static str) -> impl FnOnce(E) -> Self {
+        move |error| Self::Rival { what, why: format!("{error:?}") }
     }
 
     /// For `map_err`: a text that is no such value.

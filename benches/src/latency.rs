@@ -1,19 +1,17 @@
-//! Closed-loop latency: one message in flight, there over one lane and back over another.
+//! Closed-loop latency: one message in flight, there over one lane or rival and back over another.
 
 use std::time::Duration;
 
-use laneway_shm::Producer;
-
 use crate::error::BenchError;
-use crate::message::{Inlet, STOP, Seen, Shape};
+use crate::message::{Receives, STOP, Seen, Sends};
 use crate::recorder::{Latency, Recorder};
 
 /// The end that starts each round trip and times it.
 #[inline(never)]
-pub(crate) fn initiate(
-    shape: &mut impl Shape,
-    ping: &mut Producer,
-    pong: &mut impl Inlet,
+pub(crate) fn initiate<O, I>(
+    shape: &mut (impl Sends<O> + Receives<I>),
+    ping: &mut O,
+    pong: &mut I,
     time: Duration,
 ) -> Result<Option<Latency>, BenchError> {
     let mut recorder = Recorder::new(time);
@@ -33,10 +31,10 @@ pub(crate) fn initiate(
 
 /// The end that answers each message with one of its own making.
 #[inline(never)]
-pub(crate) fn respond(
-    shape: &mut impl Shape,
-    ping: &mut impl Inlet,
-    pong: &mut Producer,
+pub(crate) fn respond<O, I>(
+    shape: &mut (impl Sends<O> + Receives<I>),
+    ping: &mut I,
+    pong: &mut O,
 ) -> Result<(), BenchError> {
     let mut number = 0;
     loop {

@@ -2,32 +2,49 @@
 //!
 //! One binary is the whole experiment: it starts a real agent, makes real lanes and measures two
 //! pinned processes that attached by ticket, all three being this program again in a hidden role.
-//! The method is in `METHOD.md`; the rooms in the order of the data: [`cli`] → [`agent`],
-//! [`workers`] → [`plan`] → [`rounds`] → [`summary`] → [`report`], [`table`], [`plot`].
+//! The method is in `METHOD.md`; the rooms in the order of the data: [`cli`] → [`stage`] with
+//! [`agent`] and [`workers`] → [`plan`] → [`rounds`] → [`summary`] → [`report`] → [`table`],
+//! [`charts`], [`page`]. What moves messages stands behind [`ports`]: lanes there, the queues of
+//! one process in [`queue`], and with the feature `rivals` everybody else in `rivals`.
 
 mod agent;
+mod charts;
 mod child;
 mod class;
 mod cli;
+#[cfg(feature = "rivals")]
+mod compare;
 mod copying;
 mod ends;
 mod error;
+#[cfg(test)]
+mod example;
 mod experiment;
+mod grid;
 mod interrupt;
 mod laneway;
 mod latency;
 mod machine;
+mod markup;
 mod message;
+mod output;
+mod page;
 mod plan;
 mod plot;
+mod ports;
 mod probe;
+mod publish;
 mod queue;
 mod recorder;
 mod report;
+#[cfg(feature = "rivals")]
+mod rivals;
 mod rounds;
+mod stage;
 mod stream;
 mod summary;
 mod table;
+mod targets;
 mod task;
 mod trusted;
 mod worker;

@@ -1,16 +1,17 @@
 //! What a message carries, so that a reader who skipped a byte would be caught.
 //!
 //! Eight bytes of sequence number, then its lowest byte repeated to the end. "All" readers check
-//! the number and the sum of every other byte; "header" readers check the number. How the bytes
-//! travel is the best documented practice for their size: small ones are built privately and
-//! sent, larger ones are written in place; both are copied out by a strict consumer.
+//! the number and the sum of every other byte; "header" readers check the number. Small messages
+//! have a size that the compiler knows and are built privately; large ones are written in place
+//! where the end can. What an end does with them is its own affair: see [`crate::ports`].
 
 use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
 
-use laneway_shm::{Consumer, Producer, ReserveError, View, WriteBatch};
+use laneway_shm::Producer;
 
 use crate::error::BenchError;
+use crate::ports::{Inlet, LargeInlet, LargeOutlet, Numbers, Outlet};
 use crate::stream::BATCH;
 
 /// Number that ends a run.
@@ -57,100 +58,31 @@ pub(crate) enum Seen {
     Stop,
 }
 
-/// A consuming end: the strict one, or the one that trusts its producer.
-pub(crate) trait Inlet {
-    /// The next message's bytes: `buffer` filled and handed to `read`, or the lane's own bytes
-    /// where that is allowed.
-    fn take_all<R>(
-        &mut self,
-        buffer: &mut [u8],
-        read: impl FnOnce(&[u8]) -> R,
-    ) -> Result<R, BenchError>;
-
-    /// Judges the next message, of `N` bytes, by value: from the lane to registers.
-    fn take_small<const N: usize>(&mut self, expected: u64) -> Result<Seen, BenchError>;
-
-    /// The next message's sequence number and length.
-    fn take_number(&mut self) -> Result<(u64, usize), BenchError>;
-}
-
-impl Inlet for Consumer {
-    #[inline(always)]
-    fn take_all<R>(
-        &mut self,
-        buffer: &mut [u8],
-        read: impl FnOnce(&[u8]) -> R,
-    ) -> Result<R, BenchError> {
-        let slot = self.recv(PATIENCE)?;
-        let found = slot.len();
-        let copied = slot.copy_to(buffer);
-        slot.release();
-        // The usual case has a length that the compiler knows.
-        Ok(if found == buffer.len() {
-            read(buffer)
-        } else {
-            read(buffer.get(..copied).unwrap_or_default())
-        })
-    }
-
-    #[inline(always)]
-    fn take_small<const N: usize>(&mut self, expected: u64) -> Result<Seen, BenchError> {
-        self.recv_array(PATIENCE, |bytes: [u8; N]| judge(&bytes, N, expected))?
-    }
-
-    #[inline(always)]
-    fn take_number(&mut self) -> Result<(u64, usize), BenchError> {
-        let slot = self.recv(PATIENCE)?;
-        let mut number = [0; NUMBER_BYTES];
-        slot.copy_to(&mut number);
-        Ok((u64::from_le_bytes(number), slot.len()))
-    }
-}
-
-/// How messages of one size and mode are made and judged.
-pub(crate) trait Shape {
+/// Makes messages of one size and mode and sends them into ends of kind `O`.
+pub(crate) trait Sends<O> {
     /// Sends message `number`.
-    fn send(&mut self, lane: &mut Producer, number: u64) -> Result<(), BenchError>;
+    fn send(&mut self, end: &mut O, number: u64) -> Result<(), BenchError>;
 
-    /// Sends `BATCH` messages from number `first` on, as one batch.
+    /// Sends [`BATCH`] messages from number `first` on, as one batch where the end has any.
     #[inline(always)]
-    fn send_batch(&mut self, lane: &mut Producer, first: u64) -> Result<(), BenchError> {
-        let mut batch = lane.batch();
-        for number in (first..).take(BATCH) {
-            let mut idle = Idle::default();
-            loop {
-                match self.push(&mut batch, number) {
-                    Err(ReserveError::Full { .. }) => idle.spin()?,
-                    result => break result?,
-                }
-            }
-        }
-        batch.commit();
-        Ok(())
+    fn send_batch(&mut self, end: &mut O, first: u64) -> Result<(), BenchError> {
+        (first..).take(BATCH).try_for_each(|number| self.send(end, number))
     }
+}
 
-    /// Adds message `number` to a batch, if there is room.
-    fn push(&mut self, batch: &mut WriteBatch<'_>, number: u64) -> Result<(), ReserveError>;
-
-    /// Receives what is there, at most `BATCH` messages of which the next is number `count + 1`,
-    /// and counts them.
-    #[inline(always)]
-    fn receive_batch(&mut self, lane: &mut Consumer, count: &mut u64) -> Result<Seen, BenchError> {
-        let mut batch = lane.recv_many(BATCH, PATIENCE)?;
-        while let Some(view) = batch.next()? {
-            if self.judge(&view, *count + 1)? == Seen::Stop {
-                return Ok(Seen::Stop);
-            }
-            *count += 1;
-        }
-        Ok(Seen::Message)
-    }
-
+/// Receives messages of one size and mode from ends of kind `I` and judges them.
+pub(crate) trait Receives<I> {
     /// Waits for the next message, which must be `expected` or the end.
-    fn receive(&mut self, lane: &mut impl Inlet, expected: u64) -> Result<Seen, BenchError>;
+    fn receive(&mut self, end: &mut I, expected: u64) -> Result<Seen, BenchError>;
 
-    /// Judges a message of a batch.
-    fn judge(&mut self, view: &View<'_>, expected: u64) -> Result<Seen, BenchError>;
+    /// Receives what is there, at most [`BATCH`] messages of which the next is number
+    /// `count + 1`, and counts them.
+    #[inline(always)]
+    fn receive_batch(&mut self, end: &mut I, count: &mut u64) -> Result<Seen, BenchError> {
+        let seen = self.receive(end, *count + 1)?;
+        *count += u64::from(seen == Seen::Message);
+        Ok(seen)
+    }
 }
 
 /// Every byte is written and read; the size is known to the compiler.
@@ -170,57 +102,34 @@ impl<const N: usize> Small<N> {
     }
 }
 
-impl<const N: usize> Shape for Small<N> {
+impl<O: Outlet<N>, const N: usize> Sends<O> for Small<N> {
     #[inline(always)]
-    fn send(&mut self, lane: &mut Producer, number: u64) -> Result<(), BenchError> {
-        Ok(lane.send_array(Self::make(number), PATIENCE)?)
+    fn send(&mut self, end: &mut O, number: u64) -> Result<(), BenchError> {
+        end.put(Self::make(number))
     }
 
     #[inline(always)]
-    fn push(&mut self, batch: &mut WriteBatch<'_>, number: u64) -> Result<(), ReserveError> {
-        batch.push_array(Self::make(number))
-    }
-
-    #[inline(always)]
-    fn send_batch(&mut self, lane: &mut Producer, first: u64) -> Result<(), BenchError> {
-        let mut numbers = first..;
-        let make = || Self::make(numbers.next().unwrap_or(STOP));
-        Ok(lane.send_arrays(BATCH, PATIENCE, make)?)
-    }
-
-    #[inline(always)]
-    fn receive(&mut self, lane: &mut impl Inlet, expected: u64) -> Result<Seen, BenchError> {
-        lane.take_small::<N>(expected)
-    }
-
-    #[inline(always)]
-    fn receive_batch(&mut self, lane: &mut Consumer, count: &mut u64) -> Result<Seen, BenchError> {
-        let mut seen = Ok(Seen::Message);
-        let mut next = *count;
-        lane.recv_arrays(BATCH, PATIENCE, |bytes: [u8; N]| {
-            match judge(&bytes, N, next + 1) {
-                Ok(Seen::Message) => next += 1,
-                // The first that is not a message is what counts.
-                other if matches!(seen, Ok(Seen::Message)) => seen = other,
-                _ => {}
-            }
-        })?;
-        *count = next;
-        seen
-    }
-
-    #[inline(always)]
-    fn judge(&mut self, view: &View<'_>, expected: u64) -> Result<Seen, BenchError> {
-        match view.to_array::<N>() {
-            Some(bytes) => judge(&bytes, N, expected),
-            None => wrong(expected, 0, view.len()),
-        }
+    fn send_batch(&mut self, end: &mut O, first: u64) -> Result<(), BenchError> {
+        end.put_batch(first)
     }
 }
 
-/// Every byte is written, in place, and read.
+impl<I: Inlet<N>, const N: usize> Receives<I> for Small<N> {
+    #[inline(always)]
+    fn receive(&mut self, end: &mut I, expected: u64) -> Result<Seen, BenchError> {
+        end.take(expected)
+    }
+
+    #[inline(always)]
+    fn receive_batch(&mut self, end: &mut I, count: &mut u64) -> Result<Seen, BenchError> {
+        end.take_batch(count)
+    }
+}
+
+/// Every byte is written and read; the size is known only to the program.
 #[derive(Debug)]
 pub(crate) struct Large {
+    /// Private memory of the message's size, for ends that copy.
     buffer: Vec<u8>,
 }
 
@@ -231,51 +140,38 @@ impl Large {
     }
 }
 
-impl Shape for Large {
+impl<O: LargeOutlet> Sends<O> for Large {
     #[inline(always)]
-    fn send(&mut self, lane: &mut Producer, number: u64) -> Result<(), BenchError> {
-        let mut slot = lane.reserve(self.buffer.len(), PATIENCE)?;
-        if let Some(bytes) = slot.as_mut() {
-            let [low, ..] = number.to_le_bytes();
-            bytes.fill(MaybeUninit::new(low));
-            for (target, byte) in bytes.iter_mut().zip(number.to_le_bytes()) {
-                target.write(byte);
-            }
-        }
-        slot.commit();
-        Ok(())
+    fn send(&mut self, end: &mut O, number: u64) -> Result<(), BenchError> {
+        end.put_large(&mut self.buffer, number)
     }
 
     #[inline(always)]
-    fn push(&mut self, batch: &mut WriteBatch<'_>, number: u64) -> Result<(), ReserveError> {
-        let [low, ..] = number.to_le_bytes();
-        self.buffer.fill(low);
-        for (target, byte) in self.buffer.iter_mut().zip(number.to_le_bytes()) {
-            *target = byte;
-        }
-        batch.push(&self.buffer)
-    }
-
-    #[inline(always)]
-    fn receive(&mut self, lane: &mut impl Inlet, expected: u64) -> Result<Seen, BenchError> {
-        let len = self.buffer.len();
-        lane.take_all(&mut self.buffer, |bytes| judge(bytes, len, expected))?
-    }
-
-    fn judge(&mut self, view: &View<'_>, expected: u64) -> Result<Seen, BenchError> {
-        let copied = view.copy_to(&mut self.buffer);
-        judge(self.buffer.get(..copied).unwrap_or_default(), self.buffer.len(), expected)
+    fn send_batch(&mut self, end: &mut O, first: u64) -> Result<(), BenchError> {
+        end.put_large_batch(&mut self.buffer, first)
     }
 }
 
-/// Only the sequence number is written and read, whatever the size.
+impl<I: LargeInlet> Receives<I> for Large {
+    #[inline(always)]
+    fn receive(&mut self, end: &mut I, expected: u64) -> Result<Seen, BenchError> {
+        end.take_large(&mut self.buffer, expected)
+    }
+
+    #[inline(always)]
+    fn receive_batch(&mut self, end: &mut I, count: &mut u64) -> Result<Seen, BenchError> {
+        end.take_large_batch(&mut self.buffer, count)
+    }
+}
+
+/// Only the sequence number is written and read, whatever the size: for lanes, which can.
 #[derive(Debug)]
 pub(crate) struct Header {
     /// Length of the message.
     pub(crate) len: usize,
 }
 
-impl Shape for Header {
+impl Sends<Producer> for Header {
     #[inline(always)]
     fn send(&mut self, lane: &mut Producer, number: u64) -> Result<(), BenchError> {
         let mut slot = lane.reserve(self.len, PATIENCE)?;
@@ -283,22 +179,33 @@ impl Shape for Header {
         slot.commit();
         Ok(())
     }
+}
 
-    /// A batch copies whole messages: only the number is sent.
+impl<I: Numbers> Receives<I> for Header {
     #[inline(always)]
-    fn push(&mut self, batch: &mut WriteBatch<'_>, number: u64) -> Result<(), ReserveError> {
-        batch.push(&number.to_le_bytes())
-    }
-
-    #[inline(always)]
-    fn receive(&mut self, lane: &mut impl Inlet, expected: u64) -> Result<Seen, BenchError> {
+    fn receive(&mut self, lane: &mut I, expected: u64) -> Result<Seen, BenchError> {
         let (found, len) = lane.take_number()?;
         number(found, len, self.len, expected)
     }
+}
 
-    fn judge(&mut self, view: &View<'_>, expected: u64) -> Result<Seen, BenchError> {
-        let found = view.u64_at(0).unwrap_or(0);
-        number(found, view.len(), NUMBER_BYTES, expected)
+/// Writes message `number` over all of `bytes`, at least eight.
+#[inline(always)]
+pub(crate) fn fill(bytes: &mut [u8], number: u64) {
+    let [low, ..] = number.to_le_bytes();
+    bytes.fill(low);
+    for (target, byte) in bytes.iter_mut().zip(number.to_le_bytes()) {
+        *target = byte;
+    }
+}
+
+/// [`fill`] where nothing has been written yet: initialises every element.
+#[inline(always)]
+pub(crate) fn fill_uninit(bytes: &mut [MaybeUninit<u8>], number: u64) {
+    let [low, ..] = number.to_le_bytes();
+    bytes.fill(MaybeUninit::new(low));
+    for (target, byte) in bytes.iter_mut().zip(number.to_le_bytes()) {
+        target.write(byte);
     }
 }
 

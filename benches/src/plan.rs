@@ -1,5 +1,6 @@
 //! Which measurements a round consists of, and how deep the rings are. Pure.
 
+use clap::ValueEnum;
 use laneway_shm::geometry::Geometry;
 use serde::{Deserialize, Serialize};
 
@@ -52,16 +53,43 @@ pub(crate) fn payload(bytes: usize) -> u32 {
 }
 
 /// Who is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Who {
     /// A lane with its strict consumer.
+    #[value(skip)]
     Laneway,
     /// A lane with the consumer that reads in place.
+    #[value(skip)]
     Trusted,
     /// rtrb between two threads of one process.
     Rtrb,
+    /// crossbeam's bounded queue between two threads of one process.
+    ArrayQueue,
+    /// crossbeam's bounded channel between two threads of one process.
+    CrossbeamChannel,
+    /// ringbuf between two threads of one process.
+    Ringbuf,
+    /// iceoryx2, publish and subscribe, written and read in place.
+    Iceoryx2,
+    /// shmem-ipc's ring in a memfd, written and read in place.
+    ShmemIpc,
+    /// ipc-channel's channel of bytes.
+    IpcChannel,
+    /// A pipe.
+    Pipe,
+    /// A Unix socket that carries a stream of bytes.
+    UnixStream,
+    /// A Unix socket that carries packets.
+    UnixSeqpacket,
+    /// A TCP connection over the loopback interface.
+    Tcp,
+    /// One gRPC call for each message, over a Unix socket.
+    TonicUnary,
+    /// One gRPC stream of messages, over a Unix socket.
+    TonicStream,
     /// One core's copy of private memory.
+    #[value(skip)]
     Memcpy,
 }
 
@@ -72,8 +100,38 @@ impl Who {
             Self::Laneway => "laneway",
             Self::Trusted => "laneway, trusted",
             Self::Rtrb => "rtrb, in process",
+            Self::ArrayQueue => "crossbeam ArrayQueue, in process",
+            Self::CrossbeamChannel => "crossbeam channel, in process",
+            Self::Ringbuf => "ringbuf, in process",
+            Self::Iceoryx2 => "iceoryx2",
+            Self::ShmemIpc => "shmem-ipc",
+            Self::IpcChannel => "ipc-channel bytes",
+            Self::Pipe => "pipe",
+            Self::UnixStream => "unix stream",
+            Self::UnixSeqpacket => "unix seqpacket",
+            Self::Tcp => "tcp loopback",
+            Self::TonicUnary => "tonic unary",
+            Self::TonicStream => "tonic stream",
             Self::Memcpy => "memcpy, one core",
         }
+    }
+
+    /// Whether it is a lane.
+    pub(crate) fn is_lane(self) -> bool {
+        matches!(self, Self::Laneway | Self::Trusted)
+    }
+
+    /// Whether it has no way of polling, so that its ends sleep also where others spin.
+    pub(crate) fn always_sleeps(self) -> bool {
+        matches!(self, Self::TonicUnary | Self::TonicStream)
+    }
+
+    /// Whether its two ends are threads of one process, because it crosses no border.
+    pub(crate) fn in_process(self) -> bool {
+        matches!(
+            self,
+            Self::Rtrb | Self::ArrayQueue | Self::CrossbeamChannel | Self::Ringbuf | Self::Memcpy
+        )
     }
 }
 

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use crate::stream::Throughput;
+
 /// Round trips averaged for one fine-grained value.
 const WINDOW: u32 = 32;
 /// Longest trip that is told apart from longer ones, in ns.
@@ -32,6 +34,13 @@ pub(crate) struct Latency {
     pub(crate) max_ns: f64,
     /// Pairs of quantile and latency.
     pub(crate) curve: Vec<(f64, f64)>,
+}
+
+/// What one measurement found: one of the two, or nothing if the time was too short.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Figures {
+    pub(crate) latency: Option<Latency>,
+    pub(crate) throughput: Option<Throughput>,
 }
 
 /// Collects round trips for a given time, of which the first tenth is thrown away.

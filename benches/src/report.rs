@@ -4,21 +4,76 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli::PageSize;
 use crate::machine::Machine;
-use crate::rounds::Sample;
-use crate::summary::{Row, Target};
+use crate::rounds::{Absent, Found, Sample};
+use crate::summary::{self, Duel, Row};
+use crate::targets::{self, Target};
+use crate::task::Wait;
 
 /// Version of the JSON form.
 pub(crate) const VERSION: u32 = 1;
+
+/// Which command made a report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Kind {
+    /// Lanes beside the machine's limits.
+    #[default]
+    Run,
+    /// Lanes beside their rivals.
+    Compare,
+}
 
 /// Everything that a run found out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Report {
     pub(crate) version: u32,
+    #[serde(default)]
+    pub(crate) kind: Kind,
     pub(crate) machine: Machine,
     pub(crate) method: Method,
     pub(crate) targets: Vec<Target>,
     pub(crate) rows: Vec<Row>,
+    /// A lane against each rival, both at their best depth of the same round.
+    #[serde(default)]
+    pub(crate) duels: Vec<Duel>,
+    /// What could not be measured, and why.
+    #[serde(default)]
+    pub(crate) absent: Vec<Absent>,
     pub(crate) samples: Vec<Sample>,
+}
+
+impl Report {
+    /// Draws the conclusions from what the rounds found.
+    pub(crate) fn new(kind: Kind, machine: Machine, method: Method, found: Found) -> Self {
+        let Found { samples, absent } = found;
+        let (rows, duels) = (summary::rows(&samples), summary::duels(&samples));
+        let samples_moved = samples.iter().filter(|sample| sample.class.is_none()).count();
+        Self {
+            version: VERSION,
+            kind,
+            machine,
+            method: Method { samples_moved, ..method },
+            targets: match kind {
+                Kind::Run => targets::of_rows(&rows),
+                Kind::Compare => [targets::of_rows(&rows), targets::of_duels(&duels)].concat(),
+            },
+            rows,
+            duels,
+            absent,
+            samples,
+        }
+    }
+
+    /// A report of this version, from its JSON form.
+    pub(crate) fn from_value(value: serde_json::Value) -> Result<Self, String> {
+        match value.get("version").and_then(serde_json::Value::as_u64) {
+            Some(version) if version == u64::from(VERSION) => {
+                serde_json::from_value(value).map_err(|error| error.to_string())
+            }
+            Some(other) => Err(format!("it has version {other}, this program reads {VERSION}")),
+            None => Err("it is no report of `laneway-bench`".to_owned()),
+        }
+    }
 }
 
 /// How it was found out.
@@ -31,74 +86,62 @@ pub(crate) struct Method {
     pub(crate) page_bytes: Vec<u64>,
     /// Samples whose hand-overs disagreed; they count nowhere.
     pub(crate) samples_moved: usize,
+    #[serde(default)]
+    pub(crate) wait: Wait,
+    /// Whether the ends were pinned to the two cpus.
+    #[serde(default = "yes")]
+    pub(crate) pinned: bool,
+}
+
+/// Reports from before there was a choice.
+fn yes() -> bool {
+    true
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::class::Class;
-    use crate::plan::{Cell, Who};
-    use crate::rounds::Probe;
-    use crate::summary;
-    use crate::task::{Mode, Work};
+    use crate::example::example;
 
     #[test]
     fn the_json_form_keeps_its_names_and_reads_back() {
-        let probe = Probe { typical_ns: 30.5, p50_ns: 30.0, p99_ns: 40.0 };
-        let samples = vec![Sample {
-            round: 0,
-            cell: Cell {
-                work: Work::Stream,
-                bytes: 56,
-                mode: Mode::All,
-                who: Who::Laneway,
-                depth: 65536,
-            },
-            class: Some(Class::Near),
-            before: probe,
-            after: probe,
-            latency: None,
-            throughput: None,
-        }];
-        let rows = summary::rows(&samples);
-        let report = Report {
-            version: VERSION,
-            machine: Machine {
-                cpu: "test".to_owned(),
-                kernel: "6".to_owned(),
-                cpus_allowed: vec![0, 1],
-                cpus: (0, 1),
-                siblings: false,
-                virtual_machine: true,
-                caches: vec!["L2 1024K".to_owned()],
-                load: 0.0,
-            },
-            method: Method {
-                rounds: 1,
-                seconds: 0.2,
-                page_size_asked: PageSize::Auto,
-                page_bytes: vec![2 << 20],
-                samples_moved: 0,
-            },
-            targets: summary::targets(&rows),
-            rows,
-            samples,
-        };
+        let report = example();
         let value = serde_json::to_value(&report).unwrap();
         for (pointer, expected) in [
             ("/version", "1"),
+            ("/kind", "\"compare\""),
             ("/machine/cpus/1", "1"),
             ("/method/page_size_asked", "\"auto\""),
+            ("/method/wait", "\"spin\""),
+            ("/method/samples_moved", "1"),
+            ("/duels/0/lane_ahead", "10.0"),
+            ("/absent/0/who", "\"unix-seqpacket\""),
             ("/samples/0/work", "\"stream\""),
             ("/samples/0/who", "\"laneway\""),
             ("/samples/0/class", "\"near\""),
             ("/samples/0/before/p50_ns", "30.0"),
-            ("/rows/0/hand_over_ns", "30.5"),
+            ("/rows/0/hand_over_ns", "31.0"),
         ] {
             let found = value.pointer(pointer).map(ToString::to_string);
             assert_eq!(found.as_deref(), Some(expected), "{pointer}");
         }
-        let text = serde_json::to_string(&report).unwrap();
-        assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
+        let mut newer = value.clone();
+        assert_eq!(Report::from_value(value).unwrap(), report);
+        newer["version"] = 9.into();
+        assert!(Report::from_value(newer).unwrap_err().contains('9'));
+    }
+
+    #[test]
+    fn a_report_from_before_there_were_rivals_is_read() {
+        let mut value = serde_json::to_value(example()).unwrap();
+        let fields = value.as_object_mut().unwrap();
+        for new in ["kind", "duels", "absent"] {
+            fields.remove(new);
+        }
+        for new in ["wait", "pinned"] {
+            fields["method"].as_object_mut().unwrap().remove(new);
+        }
+        let report = Report::from_value(value).unwrap();
+        assert_eq!((report.kind, report.method.pinned), (Kind::Run, true));
     }
 }

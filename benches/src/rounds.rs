@@ -11,10 +11,10 @@ use crate::error::BenchError;
 use crate::interrupt::Interrupt;
 use crate::plan::{Cell, Who};
 use crate::probe::hand_over;
-use crate::queue;
-use crate::recorder::Latency;
+use crate::queue::{self, Rtrb, by_value};
+use crate::recorder::{Figures, Latency};
 use crate::stream::Throughput;
-use crate::task::{Answer, Task, Work};
+use crate::task::{Answer, Task};
 use crate::workers::Workers;
 
 /// Time of one hand-over probe.
@@ -50,31 +50,59 @@ pub(crate) struct Sample {
     pub(crate) throughput: Option<Throughput>,
 }
 
-/// What the rounds run with.
-#[derive(Debug)]
-pub(crate) struct Bench<'a> {
-    pub(crate) workers: &'a mut Workers,
-    pub(crate) cpus: (u32, u32),
-    pub(crate) time: Duration,
-    pub(crate) interrupt: &'a Interrupt,
+impl Sample {
+    fn has_figures(&self) -> bool {
+        self.latency.is_some() || self.throughput.is_some()
+    }
 }
 
-impl Bench<'_> {
-    /// Measures every cell once in each round.
-    pub(crate) fn rounds(
-        &mut self,
-        cells: &[Cell],
-        rounds: u32,
-    ) -> Result<Vec<Sample>, BenchError> {
-        let progress = progress(cells.len() as u64 * u64::from(rounds));
-        let mut samples = Vec::new();
-        let mut before = self.probe()?;
-        for round in 0..rounds {
-            for cell in cells {
-                progress.set_message(format!("{} {} B", cell.who.as_str(), cell.bytes));
-                let (latency, throughput) = self.measure(cell)?;
-                let after = self.probe()?;
-                samples.push(Sample {
+/// A measurement that could not be made, and why.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Absent {
+    #[serde(flatten)]
+    pub(crate) cell: Cell,
+    pub(crate) why: String,
+}
+
+/// What came of one measurement.
+#[derive(Clone, Debug)]
+pub(crate) enum Measured {
+    /// Figures, or none if the time was too short.
+    Figures(Figures),
+    /// There are none and will be none, for this reason.
+    Absent(String),
+}
+
+/// What all rounds found.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) samples: Vec<Sample>,
+    pub(crate) absent: Vec<Absent>,
+}
+
+/// Measures every cell once in each round; what is absent once is not tried again.
+pub(crate) fn rounds(
+    cells: &[Cell],
+    rounds: u32,
+    cpus: (u32, u32),
+    interrupt: &Interrupt,
+    mut measure: impl FnMut(&Cell) -> Result<Measured, BenchError>,
+) -> Result<Found, BenchError> {
+    let progress = progress(cells.len() as u64 * u64::from(rounds));
+    let mut found = Found::default();
+    let mut before = probe(cpus)?;
+    for round in 0..rounds {
+        for cell in cells {
+            progress.set_message(format!("{} {} B", cell.who.as_str(), cell.bytes));
+            progress.inc(1);
+            if found.absent.iter().any(|absent| absent.cell == *cell) {
+                continue;
+            }
+            interrupt.check()?;
+            let measured = measure(cell)?;
+            let after = probe(cpus)?;
+            match measured {
+                Measured::Figures(Figures { latency, throughput }) => found.samples.push(Sample {
                     round,
                     cell: *cell,
                     class: Class::agreed(before.typical_ns, after.typical_ns),
@@ -82,64 +110,74 @@ impl Bench<'_> {
                     after,
                     latency,
                     throughput,
-                });
-                before = after;
-                progress.inc(1);
+                }),
+                Measured::Absent(why) => found.absent.push(Absent { cell: *cell, why }),
             }
-        }
-        progress.finish_and_clear();
-        Ok(samples)
-    }
-
-    fn probe(&self) -> Result<Probe, BenchError> {
-        hand_over(self.cpus, PROBE).map(Probe::from)
-    }
-
-    fn measure(
-        &mut self,
-        cell: &Cell,
-    ) -> Result<(Option<Latency>, Option<Throughput>), BenchError> {
-        self.interrupt.check()?;
-        match cell.who {
-            Who::Laneway | Who::Trusted => self.lane(cell),
-            Who::Rtrb => self.rtrb(cell),
-            Who::Memcpy => {
-                let copied = copying::measure(self.cpus.0, cell.bytes, self.time / 4)?;
-                Ok((None, Some(copied)))
-            }
+            before = after;
         }
     }
-
-    fn lane(&mut self, cell: &Cell) -> Result<(Option<Latency>, Option<Throughput>), BenchError> {
-        let task = Task {
-            work: cell.work,
-            mode: cell.mode,
-            bytes: cell.bytes,
-            trusted: cell.who == Who::Trusted,
-            millis: u64::try_from(self.time.as_millis()).unwrap_or(u64::MAX),
-        };
-        Ok(match self.workers.run(task, self.interrupt)? {
-            Answer::Latency(latency) => (latency, None),
-            Answer::Throughput(throughput) => (None, throughput),
-            Answer::Done | Answer::Failed(_) => (None, None),
-        })
-    }
-
-    fn rtrb(&self, cell: &Cell) -> Result<(Option<Latency>, Option<Throughput>), BenchError> {
-        macro_rules! sized {
-            ($run:ident, $($size:literal),*) => {
-                match cell.bytes {
-                    $($size => queue::$run::<$size>(self.cpus, cell.depth as usize, self.time)?,)*
-                    _ => None,
-                }
-            };
+    progress.finish_and_clear();
+    for cell in cells {
+        let of_it = |sample: &Sample| sample.cell == *cell && sample.has_figures();
+        let known = found.absent.iter().any(|absent| absent.cell == *cell);
+        if !known && !found.samples.iter().any(of_it) {
+            let why = "too few messages passed in the time: give it more --seconds";
+            found.absent.push(Absent { cell: *cell, why: why.to_owned() });
         }
-        Ok(if cell.work == Work::Latency {
-            (sized!(latency, 8, 56, 64, 256, 1024), None)
-        } else {
-            (None, sized!(stream, 8, 56, 64, 256, 1024))
-        })
     }
+    Ok(found)
+}
+
+fn probe(cpus: (u32, u32)) -> Result<Probe, BenchError> {
+    hand_over(cpus, PROBE).map(Probe::from)
+}
+
+/// Measures a cell of a lane.
+fn lane(
+    workers: &mut Workers,
+    cell: &Cell,
+    time: Duration,
+    interrupt: &Interrupt,
+) -> Result<Figures, BenchError> {
+    let task = Task {
+        work: cell.work,
+        mode: cell.mode,
+        bytes: cell.bytes,
+        depth: cell.depth,
+        trusted: cell.who == Who::Trusted,
+        millis: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
+    };
+    Ok(figures(workers.run(task, interrupt)?))
+}
+
+/// The figures of an answer.
+pub(crate) fn figures(answer: Answer) -> Figures {
+    match answer {
+        Answer::Latency(latency) => Figures { latency, throughput: None },
+        Answer::Throughput(throughput) => Figures { latency: None, throughput },
+        Answer::Done | Answer::Failed(_) => Figures::default(),
+    }
+}
+
+/// Measures a cell of a lane or of its yardsticks.
+pub(crate) fn run_cell(
+    workers: &mut Workers,
+    cell: &Cell,
+    cpus: (u32, u32),
+    time: Duration,
+    interrupt: &Interrupt,
+) -> Result<Measured, BenchError> {
+    let figures = if cell.who.is_lane() {
+        lane(workers, cell, time, interrupt)?
+    } else if cell.who == Who::Memcpy {
+        let copied = copying::measure(cpus.0, cell.bytes, time / 4)?;
+        Figures { latency: None, throughput: Some(copied) }
+    } else {
+        by_value!(cell.bytes, [8, 56, 64, 256, 1024],
+            N => queue::measure::<Rtrb, N>(cell, Some(cpus), time)?,
+            else return Ok(Measured::Absent("no size that rtrb moves by value".to_owned())))
+    };
+    Ok(Measured::Figures(figures))
 }
 
 /// On standard error, if that is a terminal. Drawn between measurements only, never by a thread.

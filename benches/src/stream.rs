@@ -2,14 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use laneway_shm::{Consumer, Producer};
 use serde::{Deserialize, Serialize};
 
 use crate::error::BenchError;
-use crate::message::{Inlet, STOP, Seen, Shape};
+use crate::message::{Receives, STOP, Seen, Sends};
 
 /// Messages of a batch.
 pub(crate) const BATCH: usize = 32;
+
+/// First messages between two looks at the clock, less one: few enough for the slowest.
+const MASK_MIN: u64 = 15;
 
 /// What arrived in which time, the first tenth left out.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,6 +33,8 @@ pub(crate) struct Meter {
     time: Duration,
     /// Messages between two looks, less one: a power of two, so that a mask tells.
     mask: u64,
+    /// The same for messages that are quick.
+    mask_max: u64,
     start: Instant,
     /// When the first tenth was over, and how many messages had come.
     mark: Option<(Instant, u64)>,
@@ -39,18 +43,29 @@ pub(crate) struct Meter {
 impl Meter {
     /// Starts now; messages have `bytes` bytes.
     pub(crate) fn new(time: Duration, bytes: usize) -> Self {
-        Self {
-            time,
-            mask: (65536 / bytes.max(1) as u64).clamp(1, 1024).next_power_of_two() - 1,
-            start: Instant::now(),
-            mark: None,
-        }
+        let mask_max = (65536 / bytes.max(1) as u64).clamp(1, 1024).next_power_of_two() - 1;
+        Self { time, mask: mask_max.min(MASK_MIN), mask_max, start: Instant::now(), mark: None }
     }
 
     /// Whether the time is up, as seen every few messages.
     #[inline(always)]
-    pub(crate) fn over(&self, count: u64) -> bool {
-        count & self.mask == 0 && self.start.elapsed() >= self.time
+    pub(crate) fn over(&mut self, count: u64) -> bool {
+        count & self.mask == 0 && self.is_over()
+    }
+
+    #[inline]
+    fn is_over(&mut self) -> bool {
+        let elapsed = self.start.elapsed();
+        self.widen(elapsed);
+        elapsed >= self.time
+    }
+
+    /// Looks half as often from now on, while the looks come faster than they are needed.
+    #[inline]
+    fn widen(&mut self, elapsed: Duration) {
+        if self.mask < self.mask_max && elapsed < self.time / 64 {
+            self.mask = self.mask * 2 + 1;
+        }
     }
 
     /// Called with the number of messages that have arrived.
@@ -72,7 +87,9 @@ impl Meter {
     #[cold]
     fn mark_if_warm(&mut self, count: u64) {
         let now = Instant::now();
-        if now.duration_since(self.start) * 10 >= self.time {
+        let elapsed = now.duration_since(self.start);
+        self.widen(elapsed);
+        if elapsed * 10 >= self.time {
             self.mark = Some((now, count));
         }
     }
@@ -87,13 +104,13 @@ impl Meter {
 
 /// Sends for `time`, one publish for each message.
 #[inline(never)]
-pub(crate) fn produce(
-    shape: &mut impl Shape,
-    lane: &mut Producer,
+pub(crate) fn produce<O>(
+    shape: &mut impl Sends<O>,
+    lane: &mut O,
     time: Duration,
     bytes: usize,
 ) -> Result<(), BenchError> {
-    let meter = Meter::new(time, bytes);
+    let mut meter = Meter::new(time, bytes);
     let mut number = 0;
     while !meter.over(number) {
         number += 1;
@@ -104,9 +121,9 @@ pub(crate) fn produce(
 
 /// Receives until the stream stops.
 #[inline(never)]
-pub(crate) fn consume(
-    shape: &mut impl Shape,
-    lane: &mut impl Inlet,
+pub(crate) fn consume<I>(
+    shape: &mut impl Receives<I>,
+    lane: &mut I,
     time: Duration,
     bytes: usize,
 ) -> Result<Option<Throughput>, BenchError> {
@@ -124,9 +141,9 @@ pub(crate) fn consume(
 
 /// Sends for `time`, one publish for 32 messages.
 #[inline(never)]
-pub(crate) fn produce_batches(
-    shape: &mut impl Shape,
-    lane: &mut Producer,
+pub(crate) fn produce_batches<O>(
+    shape: &mut impl Sends<O>,
+    lane: &mut O,
     time: Duration,
     bytes: usize,
 ) -> Result<(), BenchError> {
@@ -144,9 +161,9 @@ pub(crate) fn produce_batches(
 
 /// Receives many at once until the stream stops.
 #[inline(never)]
-pub(crate) fn consume_batches(
-    shape: &mut impl Shape,
-    lane: &mut Consumer,
+pub(crate) fn consume_batches<I>(
+    shape: &mut impl Receives<I>,
+    lane: &mut I,
     time: Duration,
     bytes: usize,
 ) -> Result<Option<Throughput>, BenchError> {
@@ -161,5 +178,22 @@ pub(crate) fn consume_batches(
             return Ok(meter.finish(count));
         }
         meter.arrived_many(before, count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_messages_are_looked_at_often_and_quick_ones_seldom() {
+        let mut slow = Meter::new(Duration::from_millis(1), 8);
+        std::thread::sleep(Duration::from_millis(1));
+        assert!(slow.over(16));
+        assert_eq!(slow.mask, MASK_MIN);
+        let mut quick = Meter::new(Duration::from_secs(3600), 8);
+        assert!((0..1 << 16).all(|count| !quick.over(count)));
+        assert_eq!(quick.mask, 1023);
+        assert_eq!(Meter::new(Duration::ZERO, 1 << 20).mask, 0);
     }
 }

@@ -54,19 +54,19 @@ pub(crate) struct ThroughputRow {
     pub(crate) bytes_per_s: f64,
 }
 
-/// A promise of the project, as it stands on this machine.
+/// A lane against one rival: the same work and size, the same rounds and class.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Target {
-    pub(crate) name: String,
+pub(crate) struct Duel {
+    pub(crate) work: Work,
+    pub(crate) bytes: usize,
     pub(crate) class: Class,
+    pub(crate) who: Who,
+    /// Rounds in which both were measured in this class.
     pub(crate) rounds: usize,
-    pub(crate) found: f64,
-    pub(crate) wanted: String,
-    pub(crate) met: bool,
+    /// Median over these rounds of the lane's best speed over the rival's best: above 1, the
+    /// lane is faster. Speed is a rate, or one over a latency.
+    pub(crate) lane_ahead: f64,
 }
-
-/// Largest allowed latency of 64 bytes, in hand-overs.
-const HAND_OVERS_MAX: f64 = 1.3;
 
 /// The rows of all samples that count, ordered by cell and class.
 pub(crate) fn rows(samples: &[Sample]) -> Vec<Row> {
@@ -89,34 +89,6 @@ pub(crate) fn rows(samples: &[Sample]) -> Vec<Row> {
         })
     });
     rows.collect()
-}
-
-/// The project's two promises, for each class that was seen.
-pub(crate) fn targets(rows: &[Row]) -> Vec<Target> {
-    let mut targets = Vec::new();
-    for row in rows {
-        let wanted = (row.cell.who, row.cell.mode) == (Who::Laneway, Mode::All);
-        match (row.cell.work, row.cell.bytes, &row.latency, row.times_rtrb) {
-            (Work::Latency, 64, Some(latency), _) if wanted => targets.push(Target {
-                name: "64-byte message, one way, in hand-overs".to_owned(),
-                class: row.class,
-                rounds: row.rounds,
-                found: latency.times_hand_over,
-                wanted: format!("at most {HAND_OVERS_MAX}"),
-                met: latency.times_hand_over <= HAND_OVERS_MAX,
-            }),
-            (Work::Stream, 56, _, Some(times)) if wanted => targets.push(Target {
-                name: "56-byte stream, one publish each, in rtrb's rate".to_owned(),
-                class: row.class,
-                rounds: row.rounds,
-                found: times,
-                wanted: "above 1".to_owned(),
-                met: times > 1.0,
-            }),
-            _ => {}
-        }
-    }
-    targets
 }
 
 /// The hand-over of a sample: the mean of the two around it.
@@ -161,21 +133,48 @@ fn times_rtrb(sample: &Sample, samples: &[Sample]) -> Option<f64> {
     if !matches!(sample.cell.who, Who::Laneway | Who::Trusted) {
         return None;
     }
-    let rivals = samples.iter().filter(|rival| {
+    let rtrbs = samples.iter().filter(|rival| {
         let same = |cell: &Cell| (cell.work, cell.mode, cell.bytes);
         rival.cell.who == Who::Rtrb
             && rival.round == sample.round
             && rival.class == sample.class
             && same(&rival.cell) == same(&sample.cell)
     });
-    // Speed, so that more is better for latency too.
-    let speed = |sample: &Sample| match (&sample.latency, &sample.throughput) {
+    let best = rtrbs.filter_map(speed).max_by(f64::total_cmp)?;
+    Some(speed(sample)? / best)
+}
+
+/// More is better, for latency too.
+fn speed(sample: &Sample) -> Option<f64> {
+    match (&sample.latency, &sample.throughput) {
         (Some(latency), _) => Some(1.0 / latency.typical_ns),
         (None, Some(throughput)) => Some(throughput.rate()),
         (None, None) => None,
-    };
-    let best = rivals.filter_map(speed).max_by(f64::total_cmp)?;
-    Some(speed(sample)? / best)
+    }
+}
+
+/// Every rival against the strict lane, with whole messages, each at its best depth of the round.
+pub(crate) fn duels(samples: &[Sample]) -> Vec<Duel> {
+    let mut best: BTreeMap<(Work, usize, Class, u32), BTreeMap<Who, f64>> = BTreeMap::new();
+    for sample in samples.iter().filter(|sample| sample.cell.mode == Mode::All) {
+        if let (Some(class), Some(speed)) = (sample.class, speed(sample)) {
+            let key = (sample.cell.work, sample.cell.bytes, class, sample.round);
+            let found = best.entry(key).or_default().entry(sample.cell.who).or_insert(speed);
+            *found = found.max(speed);
+        }
+    }
+    let mut ratios: BTreeMap<(Work, usize, Class, Who), Vec<f64>> = BTreeMap::new();
+    for ((work, bytes, class, _), speeds) in best {
+        let Some(&lane) = speeds.get(&Who::Laneway) else { continue };
+        for (who, speed) in speeds.into_iter().filter(|(who, _)| !who.is_lane()) {
+            ratios.entry((work, bytes, class, who)).or_default().push(lane / speed);
+        }
+    }
+    let duels = ratios.into_iter().filter_map(|((work, bytes, class, who), mut ratios)| {
+        let rounds = ratios.len();
+        Some(Duel { work, bytes, class, who, rounds, lane_ahead: median(&mut ratios)? })
+    });
+    duels.collect()
 }
 
 /// The median of what `of` finds in the samples.
@@ -187,21 +186,11 @@ fn middle(group: &[&Sample], of: impl Fn(&Sample) -> Option<f64>) -> Option<f64>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rounds::Probe;
-    use crate::stream::Throughput;
+    use crate::example;
 
     fn sample(round: u32, who: Who, rate: u64, probes: (f64, f64)) -> Sample {
-        let probe = |typical_ns| Probe { typical_ns, p50_ns: typical_ns, p99_ns: typical_ns };
-        let cell = Cell { work: Work::Stream, bytes: 56, mode: Mode::All, who, depth: 1024 };
-        Sample {
-            round,
-            cell,
-            class: Class::agreed(probes.0, probes.1),
-            before: probe(probes.0),
-            after: probe(probes.1),
-            latency: None,
-            throughput: Some(Throughput { messages: rate, seconds: 1.0 }),
-        }
+        let sample = example::sample(round, who, rate, probes);
+        Sample { cell: Cell { bytes: 56, ..sample.cell }, ..sample }
     }
 
     #[test]
@@ -225,8 +214,31 @@ mod tests {
         assert_eq!(row.times_rtrb, Some(2.0));
         assert_eq!(row.hand_over_ns, 31.0);
         assert_eq!(row.throughput.unwrap().messages_per_s, 20.0);
-        let targets = targets(&rows);
+        let targets = crate::targets::of_rows(&rows);
         assert_eq!(targets.len(), 1);
         assert!(targets[0].met);
+    }
+
+    #[test]
+    fn a_duel_takes_each_sides_best_depth_of_the_same_round_and_class() {
+        let near = (30.0, 32.0);
+        let deep = |mut sample: Sample| {
+            sample.cell.depth = 65536;
+            sample
+        };
+        let samples = [
+            sample(0, Who::Laneway, 40, near),
+            sample(0, Who::Pipe, 5, near),
+            deep(sample(0, Who::Ringbuf, 20, near)),
+            sample(0, Who::Ringbuf, 10, near),
+            // Too far from each other to be compared.
+            sample(1, Who::Laneway, 40, near),
+            sample(1, Who::Ringbuf, 1, (200.0, 200.0)),
+            // Nobody to compare with.
+            sample(2, Who::Pipe, 5, near),
+        ];
+        let found: Vec<(Who, usize, f64)> =
+            duels(&samples).iter().map(|duel| (duel.who, duel.rounds, duel.lane_ahead)).collect();
+        assert_eq!(found, [(Who::Ringbuf, 1, 2.0), (Who::Pipe, 1, 8.0)]);
     }
 }

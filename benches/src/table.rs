@@ -1,39 +1,50 @@
-//! The report for people: what ran where, one table for each kind of work, the two promises.
+//! The report's tables, and the report as text: what ran where, one table for each kind of work,
+//! the promises.
 
-use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use comfy_table::{Cell, CellAlignment, Table};
-
+use crate::charts::{classes, size};
 use crate::class::Class;
+use crate::grid::Grid;
 use crate::plan::Who;
-use crate::report::Report;
+use crate::report::{Kind, Report};
 use crate::summary::Row;
-use crate::task::{Mode, Work};
+use crate::task::{Mode, Wait, Work};
 
 /// The whole report as text.
 pub(crate) fn text(report: &Report) -> String {
     let mut text = heading(report);
-    let classes: BTreeSet<Class> = report.rows.iter().map(|row| row.class).collect();
-    for class in classes {
-        let rows: Vec<&Row> = report.rows.iter().filter(|row| row.class == class).collect();
+    for grid in grids(report) {
         // Writing to a string cannot fail.
-        let _ = write!(
-            text,
-            "\nClass {class}: one-way latency in ns, half a round trip with one message in flight\n\
-             {}\n\nClass {class}: throughput, counted where it arrives\n{}\n",
-            latencies(&rows),
-            throughputs(&rows)
-        );
+        let _ = write!(text, "\n{}\n{}\n", grid.title, grid.text());
     }
     text.push_str(&promises(report));
     text
 }
 
-fn heading(report: &Report) -> String {
+/// All tables: for each class the latencies, the throughputs and the ratios; then what is not
+/// there.
+pub(crate) fn grids(report: &Report) -> Vec<Grid> {
+    let mut grids = Vec::new();
+    for class in classes(report) {
+        let rows: Vec<&Row> = report.rows.iter().filter(|row| row.class == class).collect();
+        grids.push(latencies(report, class, &rows));
+        grids.push(throughputs(report, class, &rows));
+        if report.kind == Kind::Compare {
+            grids.push(duels(report, class));
+        }
+    }
+    if !report.absent.is_empty() {
+        grids.push(absent(report));
+    }
+    grids.retain(|grid| !grid.rows.is_empty());
+    grids
+}
+
+/// What ran where, and how.
+pub(crate) fn heading(report: &Report) -> String {
     let (machine, method) = (&report.machine, &report.method);
-    let pages: Vec<String> = method.page_bytes.iter().map(|&bytes| size(bytes)).collect();
+    let pages: Vec<String> = method.page_bytes.iter().map(|&bytes| page(bytes)).collect();
     let kind = if machine.virtual_machine { ", virtual: cpus may move" } else { "" };
     let near = if machine.siblings { ", siblings" } else { "" };
     let mut text = format!(
@@ -54,101 +65,176 @@ fn heading(report: &Report) -> String {
         method.samples_moved,
         report.samples.len(),
     );
+    let ends = if method.wait == Wait::Park { "may sleep" } else { "spin" };
+    let placed =
+        if method.pinned { "" } else { ", not pinned: the class is the two cpus', not theirs" };
+    let _ = writeln!(text, "ends     {ends} while they wait{placed}");
     if machine.load > 0.5 {
         text.push_str("         others are running on this machine: repeat on an idle one\n");
     }
     text
 }
 
-fn latencies(rows: &[&Row]) -> Table {
-    let header = [
-        "bytes",
-        "mode",
-        "who",
-        "slots",
-        "rounds",
-        "p50",
-        "p90",
-        "p99",
-        "p99.9",
-        "max",
-        "hand-overs",
-        "x rtrb",
-    ];
-    let mut table = table(&header);
-    if let Some(line) = hand_over(rows) {
-        table.add_row(right(line));
+/// Latencies of one class, the yardstick first.
+fn latencies(report: &Report, class: Class, rows: &[&Row]) -> Grid {
+    let title = format!(
+        "Class {class}: one-way latency in ns, half a round trip with one message in flight"
+    );
+    let columns = ["p50", "p90", "p99", "p99.9", "max", "hand-overs"];
+    let mut grid = Grid::new(title, &header(report, &columns));
+    let mut nanos: Vec<f64> = rows.iter().map(|row| row.hand_over_ns).collect();
+    if let Some(middle) = crate::recorder::median(&mut nanos) {
+        let mut line: Vec<String> = ["8", "line", "hand-over"].map(str::to_owned).into();
+        line.resize(identity_width(report), String::new());
+        line.push(format!("{middle:.0}"));
+        line.extend(["", "", "", "", "1"].map(str::to_owned));
+        line.resize(grid.header.len(), String::new());
+        grid.rows.push(line);
     }
     for row in rows.iter().filter(|row| row.cell.work == Work::Latency) {
         let Some(latency) = &row.latency else { continue };
-        let mut line = identity(row);
+        let mut line = identity(report, row);
         line.extend(
             [latency.p50_ns, latency.p90_ns, latency.p99_ns, latency.p999_ns, latency.max_ns]
                 .map(|nanos| format!("{nanos:.0}")),
         );
         line.push(format!("{:.2}", latency.times_hand_over));
-        line.push(times(row.times_rtrb));
-        table.add_row(right(line));
+        if report.kind == Kind::Run {
+            line.push(times(row.times_rtrb));
+        }
+        grid.rows.push(line);
     }
-    table
+    grid
 }
 
-/// The yardstick as the table's first line.
-fn hand_over(rows: &[&Row]) -> Option<Vec<String>> {
-    let mut nanos: Vec<f64> = rows.iter().map(|row| row.hand_over_ns).collect();
-    let middle = crate::recorder::median(&mut nanos)?;
-    let mut line: Vec<String> = ["8", "line", "hand-over", "", ""].map(str::to_owned).into();
-    line.push(format!("{middle:.0}"));
-    line.extend(["", "", "", "", "1", ""].map(str::to_owned));
-    Some(line)
-}
-
-fn throughputs(rows: &[&Row]) -> Table {
-    let header =
-        ["bytes", "mode", "who", "slots", "rounds", "publish", "M msg/s", "GB/s", "x rtrb"];
-    let mut table = table(&header);
+/// Throughputs of one class.
+fn throughputs(report: &Report, class: Class, rows: &[&Row]) -> Grid {
+    let title = format!("Class {class}: throughput, counted where it arrives");
+    let columns = ["publish", "M msg/s", "GB/s"];
+    let mut grid = Grid::new(title, &header(report, &columns));
     for row in rows.iter().filter(|row| row.cell.work != Work::Latency) {
         let Some(throughput) = &row.throughput else {
             continue;
         };
-        let mut line = identity(row);
-        line.push(match row.cell.work {
-            Work::Batch => "each 32".to_owned(),
-            Work::Stream => "each".to_owned(),
-            Work::Latency | Work::Copy => String::new(),
-        });
+        let mut line = identity(report, row);
+        line.push(publish(row.cell.work).to_owned());
         line.push(format!("{:.3}", throughput.messages_per_s / 1e6));
         // What was not touched did not travel.
         line.push(match row.cell.mode {
             Mode::All => format!("{:.2}", throughput.bytes_per_s / 1e9),
             Mode::Header => String::new(),
         });
-        line.push(times(row.times_rtrb));
-        table.add_row(right(line));
+        if report.kind == Kind::Run {
+            line.push(times(row.times_rtrb));
+        }
+        grid.rows.push(line);
     }
-    table
+    grid
+}
+
+/// How far the lane is ahead: rivals in rows, sizes in columns, one block for each work.
+pub(crate) fn duels(report: &Report, class: Class) -> Grid {
+    let duels: Vec<_> = report.duels.iter().filter(|duel| duel.class == class).collect();
+    let mut sizes: Vec<usize> = duels.iter().map(|duel| duel.bytes).collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    let names: Vec<String> = sizes.iter().map(|&bytes| size(bytes)).collect();
+    let columns: Vec<&str> =
+        ["who", "work"].into_iter().chain(names.iter().map(String::as_str)).collect();
+    let title = format!(
+        "Class {class}: how many times faster a lane is, both at their best depth of the same \
+         round; below 1 the rival is faster"
+    );
+    let mut grid = Grid::new(title, &columns);
+    let mut pairs: Vec<(Work, Who)> = duels.iter().map(|duel| (duel.work, duel.who)).collect();
+    pairs.sort_unstable();
+    pairs.dedup();
+    for (work, who) in pairs {
+        let kind = match work {
+            Work::Latency => "latency".to_owned(),
+            _ => format!("stream, {}", publish(work)),
+        };
+        let mut line = vec![who.as_str().to_owned(), kind];
+        line.extend(sizes.iter().map(|&bytes| {
+            let same = |key: (Work, Who, usize)| key == (work, who, bytes);
+            let duel = duels.iter().find(|duel| same((duel.work, duel.who, duel.bytes)));
+            duel.map_or_else(String::new, |duel| format!("{:.2}", duel.lane_ahead))
+        }));
+        grid.rows.push(line);
+    }
+    grid
+}
+
+/// What was not measured, and why.
+fn absent(report: &Report) -> Grid {
+    let mut grid = Grid::new("Not measured", &["bytes", "who", "work", "why"]);
+    for absent in &report.absent {
+        let work = match absent.cell.work {
+            Work::Latency => "latency".to_owned(),
+            work => format!("stream, {}", publish(work)),
+        };
+        let (bytes, who) = (absent.cell.bytes.to_string(), absent.cell.who.as_str().to_owned());
+        grid.rows.push(vec![bytes, who, work, absent.why.clone()]);
+    }
+    // Every depth has the same reason, most often.
+    grid.rows.dedup();
+    grid
+}
+
+fn publish(work: Work) -> &'static str {
+    match work {
+        Work::Batch => "each 32",
+        Work::Stream => "each",
+        Work::Latency | Work::Copy => "",
+    }
+}
+
+/// The columns that every line starts with, those given, and in `run` the ratio to rtrb.
+fn header<'a>(report: &Report, columns: &[&'a str]) -> Vec<&'a str> {
+    let mut header = vec!["bytes", "mode", "who"];
+    if report.kind == Kind::Compare {
+        header.extend(["ends", "waits"]);
+    }
+    header.extend(["slots", "rounds"]);
+    header.extend(columns);
+    if report.kind == Kind::Run {
+        header.push("x rtrb");
+    }
+    header
+}
+
+fn identity_width(report: &Report) -> usize {
+    if report.kind == Kind::Compare { 7 } else { 5 }
 }
 
 /// The cells that every line starts with.
-fn identity(row: &Row) -> Vec<String> {
+fn identity(report: &Report, row: &Row) -> Vec<String> {
     let mode = match row.cell.mode {
         Mode::All => "all",
         Mode::Header => "header",
     };
-    let depth = match row.cell.who {
-        Who::Memcpy => String::new(),
-        _ => row.cell.depth.to_string(),
-    };
-    vec![
-        row.cell.bytes.to_string(),
-        mode.to_owned(),
-        row.cell.who.as_str().to_owned(),
-        depth,
-        row.rounds.to_string(),
-    ]
+    let mut line = vec![row.cell.bytes.to_string(), mode.to_owned()];
+    line.push(row.cell.who.as_str().to_owned());
+    if report.kind == Kind::Compare {
+        let who = row.cell.who;
+        let sleeps = report.method.wait == Wait::Park || who.always_sleeps();
+        let (ends, waits) = match (who.in_process(), sleeps) {
+            _ if who == Who::Memcpy => ("1 thread", ""),
+            (true, false) => ("2 threads", "spinning"),
+            (true, true) => ("2 threads", "asleep"),
+            (false, false) => ("2 processes", "spinning"),
+            (false, true) => ("2 processes", "asleep"),
+        };
+        line.extend([ends, waits].map(str::to_owned));
+    }
+    // The kernel's buffers have no slots.
+    line.push(if row.cell.depth == 0 { String::new() } else { row.cell.depth.to_string() });
+    line.push(row.rounds.to_string());
+    line
 }
 
-fn promises(report: &Report) -> String {
+/// The promises, one line each.
+pub(crate) fn promises(report: &Report) -> String {
     let mut text = String::new();
     for target in &report.targets {
         let verdict = if target.met { "met" } else { "MISSED" };
@@ -165,28 +251,35 @@ fn times(ratio: Option<f64>) -> String {
     ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"))
 }
 
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY);
-    table.set_header(header);
-    table
+/// A page size as people write it.
+fn page(bytes: u64) -> String {
+    usize::try_from(bytes).map_or_else(|_| format!("{bytes} B"), size)
 }
 
-/// Numbers to the right, the names in columns two and three to the left.
-fn right(line: Vec<String>) -> Vec<Cell> {
-    let align = |(column, text): (usize, String)| {
-        let side = if matches!(column, 1 | 2) { CellAlignment::Left } else { CellAlignment::Right };
-        Cell::new(text).set_alignment(side)
-    };
-    line.into_iter().enumerate().map(align).collect()
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::example::example;
 
-/// A size as people write it.
-fn size(bytes: u64) -> String {
-    for (unit, name) in [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")] {
-        if bytes >= unit {
-            return format!("{} {name}", bytes / unit);
+    #[test]
+    fn a_comparison_shows_who_runs_where_how_far_ahead_a_lane_is_and_who_is_missing() {
+        let text = text(&example());
+        for expected in
+            ["2 threads", "2 processes", "spinning", "10.00", "2.00", "no such <socket>"]
+        {
+            assert!(text.contains(expected), "{expected} in {text}");
         }
     }
-    format!("{bytes} B")
+
+    #[test]
+    fn every_line_of_a_table_has_every_column() {
+        let compared = example();
+        let run = Report { kind: Kind::Run, ..example() };
+        for grid in [grids(&compared), grids(&run)].concat() {
+            assert!(!grid.rows.is_empty(), "{}", grid.title);
+            for row in &grid.rows {
+                assert_eq!(row.len(), grid.header.len(), "{}: {row:?}", grid.title);
+            }
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::recorder::Latency;
@@ -25,13 +26,31 @@ impl Side {
             Self::Responder => "responder",
         }
     }
+
+    /// The one across.
+    #[cfg(feature = "rivals")]
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::Initiator => Self::Responder,
+            Self::Responder => Self::Initiator,
+        }
+    }
+
+    /// This side's cpu of two.
+    pub(crate) fn of(self, cpus: Option<(u32, u32)>) -> Option<u32> {
+        cpus.map(|(first, second)| match self {
+            Self::Initiator => first,
+            Self::Responder => second,
+        })
+    }
 }
 
 /// First line: who the worker is. Tickets travel here and not in arguments, which all can read.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Setup {
     pub(crate) side: Side,
-    pub(crate) cpu: u32,
+    /// None leaves the worker where the kernel puts it.
+    pub(crate) cpu: Option<u32>,
     pub(crate) socket: PathBuf,
     pub(crate) lanes: Vec<Tickets>,
 }
@@ -42,7 +61,8 @@ pub(crate) struct Tickets {
     pub(crate) bytes: usize,
     pub(crate) ping: String,
     pub(crate) pong: String,
-    pub(crate) stream: String,
+    /// Lanes for streams, by their slots.
+    pub(crate) streams: Vec<(u32, String)>,
 }
 
 /// Later lines.
@@ -78,12 +98,35 @@ pub(crate) enum Work {
     Copy,
 }
 
+/// What an end does while there is nothing to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Wait {
+    /// It polls without a pause: one core for each end.
+    #[default]
+    Spin,
+    /// It sleeps in the kernel.
+    Park,
+}
+
+impl Wait {
+    /// As `laneway lane create --wait` wants it.
+    pub(crate) fn as_flag(self) -> &'static str {
+        match self {
+            Self::Spin => "spin",
+            Self::Park => "park",
+        }
+    }
+}
+
 /// One measurement.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Task {
     pub(crate) work: Work,
     pub(crate) mode: Mode,
     pub(crate) bytes: usize,
+    /// Slots of a stream's lane.
+    pub(crate) depth: u32,
     pub(crate) trusted: bool,
     pub(crate) millis: u64,
 }

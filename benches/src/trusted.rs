@@ -5,7 +5,8 @@
 use laneway_shm::{Consumer, TrustedConsumer};
 
 use crate::error::BenchError;
-use crate::message::{Inlet, NUMBER_BYTES, PATIENCE, Seen, judge};
+use crate::message::{NUMBER_BYTES, PATIENCE, Seen, judge};
+use crate::ports::{Inlet, LargeInlet, Numbers};
 
 /// Trusts the other worker.
 pub(crate) fn trust(consumer: Consumer) -> TrustedConsumer {
@@ -15,28 +16,23 @@ pub(crate) fn trust(consumer: Consumer) -> TrustedConsumer {
     unsafe { consumer.assume_trusted() }
 }
 
-impl Inlet for TrustedConsumer {
+impl<const N: usize> Inlet<N> for TrustedConsumer {
     #[inline(always)]
-    fn take_all<R>(
-        &mut self,
-        buffer: &mut [u8],
-        read: impl FnOnce(&[u8]) -> R,
-    ) -> Result<R, BenchError> {
-        let slot = self.recv(PATIENCE)?;
-        let bytes = slot.as_bytes().unwrap_or_default();
-        // The usual case has a length that the compiler knows.
-        Ok(match bytes.get(..buffer.len()) {
-            Some(bytes) => read(bytes),
-            None => read(bytes),
-        })
-    }
-
-    #[inline(always)]
-    fn take_small<const N: usize>(&mut self, expected: u64) -> Result<Seen, BenchError> {
+    fn take(&mut self, expected: u64) -> Result<Seen, BenchError> {
         let slot = self.recv(PATIENCE)?;
         judge(slot.as_bytes().unwrap_or_default(), N, expected)
     }
+}
 
+impl LargeInlet for TrustedConsumer {
+    #[inline(always)]
+    fn take_large(&mut self, buffer: &mut [u8], expected: u64) -> Result<Seen, BenchError> {
+        let slot = self.recv(PATIENCE)?;
+        judge(slot.as_bytes().unwrap_or_default(), buffer.len(), expected)
+    }
+}
+
+impl Numbers for TrustedConsumer {
     #[inline(always)]
     fn take_number(&mut self) -> Result<(u64, usize), BenchError> {
         let slot = self.recv(PATIENCE)?;

@@ -31,7 +31,7 @@ pub(crate) fn run(parent: Option<i32>) -> Result<ExitCode, BenchError> {
 }
 
 fn work(setup: &Setup, lines: &mut impl Lines) -> Result<(), BenchError> {
-    let _pinned = pin(setup.cpu)?;
+    let _pinned = setup.cpu.map(pin).transpose()?;
     let mut lanes = Vec::new();
     for tickets in &setup.lanes {
         lanes.push((tickets.bytes, Ends::attach(setup, tickets)?));
@@ -60,10 +60,11 @@ fn measure(lanes: &mut [(usize, Ends)], task: &Task) -> Result<Answer, BenchErro
 }
 
 /// Lines of an input.
-trait Lines: Iterator<Item = io::Result<String>> {}
+pub(crate) trait Lines: Iterator<Item = io::Result<String>> {}
 impl<T: Iterator<Item = io::Result<String>>> Lines for T {}
 
-fn next<T: serde::de::DeserializeOwned>(
+/// The next line as a value; none at the end.
+pub(crate) fn next<T: serde::de::DeserializeOwned>(
     lines: &mut impl Lines,
     what: &'static str,
 ) -> Result<Option<T>, BenchError> {
@@ -73,7 +74,8 @@ fn next<T: serde::de::DeserializeOwned>(
     }
 }
 
-fn say(answer: &Answer) -> Result<(), BenchError> {
+/// Tells the benchmark, which waits for it.
+pub(crate) fn say(answer: &Answer) -> Result<(), BenchError> {
     let mut line = serde_json::to_string(answer).map_err(BenchError::json("an answer"))?;
     line.push('\n');
     let mut output = io::stdout().lock();

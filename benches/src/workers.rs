@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::Duration;
 
-use crate::agent::Lanes;
+use crate::agent::{Lane, Lanes};
 use crate::child;
 use crate::error::BenchError;
 use crate::interrupt::Interrupt;
@@ -16,14 +16,16 @@ use crate::task::{Answer, Order, Setup, Side, Task, Tickets};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Both workers, attached and acquainted.
+/// A child in a hidden role that takes orders and gives answers.
 #[derive(Debug)]
 pub(crate) struct Workers {
     initiator: Worker,
     responder: Worker,
 }
 
+/// A child in a hidden role that takes orders and gives answers.
 #[derive(Debug)]
-struct Worker {
+pub(crate) struct Worker {
     side: Side,
     child: Child,
     orders: Option<ChildStdin>,
@@ -33,19 +35,18 @@ struct Worker {
 impl Workers {
     /// Starts both, each pinned to its cpu, and attaches them to `lanes`.
     pub(crate) fn start(
-        cpus: (u32, u32),
+        cpus: Option<(u32, u32)>,
         socket: &Path,
         lanes: &[Lanes],
         interrupt: &Interrupt,
     ) -> Result<Self, BenchError> {
         let tickets = |side| lanes.iter().map(|lanes| lanes.tickets(side)).collect();
-        let start = |side, cpu| {
-            Worker::start(&Setup { side, cpu, socket: socket.to_path_buf(), lanes: tickets(side) })
+        let start = |side: Side| {
+            let (socket, lanes) = (socket.to_path_buf(), tickets(side));
+            Worker::start("worker", side, &Setup { side, cpu: side.of(cpus), socket, lanes })
         };
-        let mut workers = Self {
-            initiator: start(Side::Initiator, cpus.0)?,
-            responder: start(Side::Responder, cpus.1)?,
-        };
+        let mut workers =
+            Self { initiator: start(Side::Initiator)?, responder: start(Side::Responder)? };
         workers.answers(Duration::ZERO, interrupt)?;
         workers.tell(&Order::Greet)?;
         workers.answers(Duration::ZERO, interrupt)?;
@@ -81,15 +82,19 @@ impl Workers {
 }
 
 impl Worker {
-    fn start(setup: &Setup) -> Result<Self, BenchError> {
-        let spawned =
-            child::command("worker")?.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    /// Starts a child in `role` and hands it its first line.
+    pub(crate) fn start(
+        role: &str,
+        side: Side,
+        setup: &impl serde::Serialize,
+    ) -> Result<Self, BenchError> {
+        let spawned = child::command(role)?.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut child = spawned.map_err(BenchError::io("cannot start a worker"))?;
         let (orders, answers) = (child.stdin.take(), child.stdout.take());
         let Some(answers) = answers.map(BufReader::new) else {
             unreachable!("standard output was asked to be a pipe");
         };
-        let mut worker = Self { side: setup.side, child, orders, answers };
+        let mut worker = Self { side, child, orders, answers };
         worker.tell(setup)?;
         Ok(worker)
     }
@@ -105,7 +110,12 @@ impl Worker {
             .map_err(BenchError::io(format!("cannot reach the {} worker", self.side.as_str())))
     }
 
-    fn answer(&mut self, time: Duration, interrupt: &Interrupt) -> Result<Answer, BenchError> {
+    /// Its next answer, which may take [`PATIENCE`] longer than `time`.
+    pub(crate) fn answer(
+        &mut self,
+        time: Duration,
+        interrupt: &Interrupt,
+    ) -> Result<Answer, BenchError> {
         let side = self.side.as_str();
         let waited = time + PATIENCE;
         if !interrupt.readable(self.answers.get_ref().as_fd(), waited)? {
@@ -137,15 +147,15 @@ impl Drop for Worker {
 
 impl Lanes {
     fn tickets(&self, side: Side) -> Tickets {
-        let (ping, pong, stream) = match side {
-            Side::Initiator => (&self.ping.producer, &self.pong.consumer, &self.stream.producer),
-            Side::Responder => (&self.ping.consumer, &self.pong.producer, &self.stream.consumer),
+        let (sends, receives) =
+            (|lane: &Lane| lane.producer.clone(), |lane: &Lane| lane.consumer.clone());
+        let streams = |ticket: fn(&Lane) -> String| {
+            self.streams.iter().map(|lane| (lane.slots, ticket(lane))).collect()
         };
-        Tickets {
-            bytes: self.bytes,
-            ping: ping.clone(),
-            pong: pong.clone(),
-            stream: stream.clone(),
-        }
+        let (ping, pong, streams) = match side {
+            Side::Initiator => (sends(&self.ping), receives(&self.pong), streams(sends)),
+            Side::Responder => (receives(&self.ping), sends(&self.pong), streams(receives)),
+        };
+        Tickets { bytes: self.bytes, ping, pong, streams }
     }
 }

@@ -1,0 +1,176 @@
+//! The ends that messages go through, and how a lane serves them.
+//!
+//! A lane's practice is the documented one for the size: small messages are built privately and
+//! sent by value, larger ones are written in place; both are copied out by a strict consumer.
+
+use laneway_shm::{Consumer, Producer, ReserveError};
+
+use crate::error::BenchError;
+use crate::message::{Idle, NUMBER_BYTES, PATIENCE, STOP, Seen, Small, fill, fill_uninit, judge};
+use crate::stream::BATCH;
+
+/// An end that sends messages of `N` bytes by value.
+pub(crate) trait Outlet<const N: usize> {
+    /// Sends one, and waits for room.
+    fn put(&mut self, message: [u8; N]) -> Result<(), BenchError>;
+
+    /// Sends [`BATCH`] messages from number `first` on, as one batch where there is any.
+    #[inline(always)]
+    fn put_batch(&mut self, first: u64) -> Result<(), BenchError> {
+        (first..).take(BATCH).try_for_each(|number| self.put(Small::<N>::make(number)))
+    }
+}
+
+/// An end that receives messages of `N` bytes by value.
+pub(crate) trait Inlet<const N: usize> {
+    /// Waits for the next message and judges it.
+    fn take(&mut self, expected: u64) -> Result<Seen, BenchError>;
+
+    /// Judges what is there, at least one message and at most [`BATCH`], of which the next is
+    /// number `count + 1`, and counts them.
+    #[inline(always)]
+    fn take_batch(&mut self, count: &mut u64) -> Result<Seen, BenchError> {
+        let seen = self.take(*count + 1)?;
+        *count += u64::from(seen == Seen::Message);
+        Ok(seen)
+    }
+}
+
+/// An end that sends messages of any size.
+pub(crate) trait LargeOutlet {
+    /// Sends message `number`, as long as `buffer`: in place, or from there.
+    fn put_large(&mut self, buffer: &mut [u8], number: u64) -> Result<(), BenchError>;
+
+    /// Sends [`BATCH`] messages from number `first` on, as one batch where there is any.
+    #[inline(always)]
+    fn put_large_batch(&mut self, buffer: &mut [u8], first: u64) -> Result<(), BenchError> {
+        (first..).take(BATCH).try_for_each(|number| self.put_large(buffer, number))
+    }
+}
+
+/// An end that receives messages of any size.
+pub(crate) trait LargeInlet {
+    /// Waits for the next message, as long as `buffer`, and judges it: in place, or there.
+    fn take_large(&mut self, buffer: &mut [u8], expected: u64) -> Result<Seen, BenchError>;
+
+    /// Judges what is there, at least one message and at most [`BATCH`], of which the next is
+    /// number `count + 1`, and counts them.
+    #[inline(always)]
+    fn take_large_batch(&mut self, buffer: &mut [u8], count: &mut u64) -> Result<Seen, BenchError> {
+        let seen = self.take_large(buffer, *count + 1)?;
+        *count += u64::from(seen == Seen::Message);
+        Ok(seen)
+    }
+}
+
+/// An end that can look at a message's number and leave the rest alone.
+pub(crate) trait Numbers {
+    /// The next message's sequence number and length.
+    fn take_number(&mut self) -> Result<(u64, usize), BenchError>;
+}
+
+impl<const N: usize> Outlet<N> for Producer {
+    #[inline(always)]
+    fn put(&mut self, message: [u8; N]) -> Result<(), BenchError> {
+        Ok(self.send_array(message, PATIENCE)?)
+    }
+
+    #[inline(always)]
+    fn put_batch(&mut self, first: u64) -> Result<(), BenchError> {
+        let mut numbers = first..;
+        let make = || Small::<N>::make(numbers.next().unwrap_or(STOP));
+        Ok(self.send_arrays(BATCH, PATIENCE, make)?)
+    }
+}
+
+impl<const N: usize> Inlet<N> for Consumer {
+    #[inline(always)]
+    fn take(&mut self, expected: u64) -> Result<Seen, BenchError> {
+        self.recv_array(PATIENCE, |bytes: [u8; N]| judge(&bytes, N, expected))?
+    }
+
+    #[inline(always)]
+    fn take_batch(&mut self, count: &mut u64) -> Result<Seen, BenchError> {
+        let mut seen = Ok(Seen::Message);
+        let mut next = *count;
+        self.recv_arrays(BATCH, PATIENCE, |bytes: [u8; N]| {
+            match judge(&bytes, N, next + 1) {
+                Ok(Seen::Message) => next += 1,
+                // The first that is not a message is what counts.
+                other if matches!(seen, Ok(Seen::Message)) => seen = other,
+                _ => {}
+            }
+        })?;
+        *count = next;
+        seen
+    }
+}
+
+impl LargeOutlet for Producer {
+    #[inline(always)]
+    fn put_large(&mut self, buffer: &mut [u8], number: u64) -> Result<(), BenchError> {
+        let mut slot = self.reserve(buffer.len(), PATIENCE)?;
+        if let Some(bytes) = slot.as_mut() {
+            fill_uninit(bytes, number);
+        }
+        slot.commit();
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn put_large_batch(&mut self, buffer: &mut [u8], first: u64) -> Result<(), BenchError> {
+        let mut batch = self.batch();
+        for number in (first..).take(BATCH) {
+            fill(buffer, number);
+            let mut idle = Idle::default();
+            loop {
+                match batch.push(buffer) {
+                    Err(ReserveError::Full { .. }) => idle.spin()?,
+                    result => break result?,
+                }
+            }
+        }
+        batch.commit();
+        Ok(())
+    }
+}
+
+impl LargeInlet for Consumer {
+    #[inline(always)]
+    fn take_large(&mut self, buffer: &mut [u8], expected: u64) -> Result<Seen, BenchError> {
+        let slot = self.recv(PATIENCE)?;
+        let (found, wanted) = (slot.len(), buffer.len());
+        let copied = slot.copy_to(buffer);
+        slot.release();
+        // The usual case has a length that the compiler knows.
+        if found == wanted {
+            judge(buffer, wanted, expected)
+        } else {
+            judge(buffer.get(..copied).unwrap_or_default(), wanted, expected)
+        }
+    }
+
+    #[inline(always)]
+    fn take_large_batch(&mut self, buffer: &mut [u8], count: &mut u64) -> Result<Seen, BenchError> {
+        let mut batch = self.recv_many(BATCH, PATIENCE)?;
+        while let Some(view) = batch.next()? {
+            let copied = view.copy_to(buffer);
+            let bytes = buffer.get(..copied).unwrap_or_default();
+            if judge(bytes, buffer.len(), *count + 1)? == Seen::Stop {
+                return Ok(Seen::Stop);
+            }
+            *count += 1;
+        }
+        Ok(Seen::Message)
+    }
+}
+
+impl Numbers for Consumer {
+    #[inline(always)]
+    fn take_number(&mut self) -> Result<(u64, usize), BenchError> {
+        let slot = self.recv(PATIENCE)?;
+        let mut number = [0; NUMBER_BYTES];
+        slot.copy_to(&mut number);
+        Ok((u64::from_le_bytes(number), slot.len()))
+    }
+}

@@ -1,0 +1,94 @@
+//! `laneway-bench report`: reads what `run` and `compare` measured, or measures first, and writes
+//! the page.
+
+use std::path::{Path, PathBuf};
+
+use crate::cli::{ReportArgs, RunArgs};
+use crate::error::BenchError;
+use crate::interrupt::Interrupt;
+use crate::report::Report;
+use crate::{experiment, output, page};
+
+/// Makes the page.
+pub(crate) fn run(args: &ReportArgs) -> Result<(), BenchError> {
+    let reports = if args.input.is_empty() { measure(args)? } else { read(&args.input)? };
+    output::write(&args.output, &page::html(&reports))?;
+    let mut written = vec![&args.output];
+    if let Some(path) = &args.markdown {
+        output::write(path, &page::markdown(&reports))?;
+        written.push(path);
+    }
+    if let Some(path) = &args.json {
+        let text =
+            serde_json::to_string_pretty(&reports).map_err(BenchError::json("the reports"))?;
+        output::write(path, &text)?;
+        written.push(path);
+    }
+    let names: Vec<String> = written.iter().map(|path| path.display().to_string()).collect();
+    output::print(&format!("wrote {}", names.join(", ")))
+}
+
+/// Reads reports; a file has one, or what `--json` of this command wrote.
+fn read(paths: &[PathBuf]) -> Result<Vec<Report>, BenchError> {
+    let mut reports = Vec::new();
+    for path in paths {
+        let what = format!("cannot read {}", path.display());
+        let text = std::fs::read_to_string(path).map_err(BenchError::io(what))?;
+        reports.extend(parse(path, &text)?);
+    }
+    Ok(reports)
+}
+
+fn parse(path: &Path, text: &str) -> Result<Vec<Report>, BenchError> {
+    let wrong = |why| BenchError::Input { path: path.to_path_buf(), why };
+    let value: serde_json::Value =
+        serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+    let several = match value {
+        serde_json::Value::Array(several) => several,
+        one => vec![one],
+    };
+    several.into_iter().map(|one| Report::from_value(one).map_err(wrong)).collect()
+}
+
+/// Measures what this build can: lanes, and their rivals if they are built in.
+fn measure(args: &ReportArgs) -> Result<Vec<Report>, BenchError> {
+    let interrupt = Interrupt::new()?;
+    let run = RunArgs {
+        quick: args.quick,
+        rounds: args.rounds,
+        seconds: args.seconds,
+        ..RunArgs::default()
+    };
+    let lanes = experiment::measure(&run, &interrupt)?;
+    #[cfg(feature = "rivals")]
+    {
+        let compare = crate::cli::CompareArgs {
+            quick: args.quick,
+            rounds: args.rounds,
+            seconds: args.seconds,
+            ..crate::cli::CompareArgs::default()
+        };
+        Ok(vec![lanes, crate::compare::measure(&compare, &interrupt)?])
+    }
+    #[cfg(not(feature = "rivals"))]
+    Ok(vec![lanes])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::example::example;
+
+    #[test]
+    fn one_report_several_and_nonsense_are_told_apart() {
+        let path = Path::new("a.json");
+        let one = serde_json::to_string(&example()).unwrap();
+        assert_eq!(parse(path, &one).unwrap(), [example()]);
+        let two = serde_json::to_string(&[example(), example()]).unwrap();
+        assert_eq!(parse(path, &two).unwrap().len(), 2);
+        for wrong in ["", "{}", "[1]", "{\"version\": 7}"] {
+            let error = parse(path, wrong).unwrap_err().to_string();
+            assert!(error.contains("a.json"), "{wrong}: {error}");
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Which measurements a round of `compare` consists of: who, at which sizes and depths. Pure.
+
+use crate::error::BenchError;
+use crate::plan::{Cell, Depths, Who};
+use crate::stream::BATCH;
+use crate::task::{Mode, Wait, Work};
+
+/// Sizes that are compared unless told otherwise, in bytes.
+pub(crate) const SIZES: [usize; 6] = [8, 64, 1024, 4096, 65536, 1 << 20];
+/// The same for a first look.
+pub(crate) const QUICK_SIZES: [usize; 2] = [64, 4096];
+/// Everybody, in the order of the tables.
+const RIVALS: [Who; 13] = [
+    Who::Rtrb,
+    Who::ArrayQueue,
+    Who::CrossbeamChannel,
+    Who::Ringbuf,
+    Who::Iceoryx2,
+    Who::ShmemIpc,
+    Who::IpcChannel,
+    Who::Pipe,
+    Who::UnixStream,
+    Who::UnixSeqpacket,
+    Who::Tcp,
+    Who::TonicUnary,
+    Who::TonicStream,
+];
+/// Largest message that is also sent in batches, in bytes.
+const BATCH_MAX: usize = 256;
+/// Sizes that queues of one process move by value, in bytes.
+const BY_VALUE: [usize; 6] = [8, 56, 64, 256, 1024, 4096];
+/// Sizes that shmem-ipc's typed ring is built for here, in bytes.
+const TYPED: [usize; 8] = [8, 56, 64, 256, 1024, 4096, 65536, 1 << 20];
+/// Elements of a ring between whose ends one message travels: few enough to stay hot.
+const LATENCY_SLOTS: usize = 64;
+/// A shallow ring that streams, in bytes and elements: within a private L2.
+const SHALLOW: (usize, usize) = (256 << 10, 1024);
+/// A deep ring that streams, in bytes and elements: beyond a private L2, within a shared L3.
+const DEEP: (usize, usize) = (4 << 20, 65536);
+
+/// All measurements of a round. For each size and work the lane comes first and its rivals right
+/// after it, so that the cpus have little time to move.
+pub(crate) fn cells(
+    sizes: &[usize],
+    rivals: &[Who],
+    depths: &[u32],
+) -> Result<Vec<Cell>, BenchError> {
+    let rivals = if rivals.is_empty() { &RIVALS } else { rivals };
+    let mut cells = Vec::new();
+    for &bytes in sizes {
+        let lane = Depths::of(bytes)?;
+        for work in [Work::Latency, Work::Stream, Work::Batch] {
+            if work == Work::Batch && bytes > BATCH_MAX {
+                continue;
+            }
+            let mut add = |who, depth| {
+                cells.push(Cell { work, bytes, mode: Mode::All, who, depth });
+            };
+            match work {
+                Work::Latency => add(Who::Laneway, lane.latency),
+                _ if depths.is_empty() => add(Who::Laneway, lane.stream),
+                _ => depths.iter().for_each(|&slots| add(Who::Laneway, slots)),
+            }
+            let able = rivals.iter().filter(|who| work != Work::Batch || has_batches(**who));
+            for &who in able {
+                for depth in depths_of(who, work, bytes, depths) {
+                    add(who, depth);
+                }
+            }
+        }
+        let (work, mode, who) = (Work::Copy, Mode::All, Who::Memcpy);
+        cells.push(Cell { work, bytes, mode, who, depth: 0 });
+    }
+    Ok(cells)
+}
+
+/// Rivals with a documented way to publish many small messages at once.
+fn has_batches(who: Who) -> bool {
+    matches!(who, Who::Rtrb | Who::Ringbuf | Who::ShmemIpc | Who::Pipe | Who::UnixStream | Who::Tcp)
+}
+
+/// The depths of a rival that are worth a measurement; 0 where it has none.
+fn depths_of(who: Who, work: Work, bytes: usize, asked: &[u32]) -> Vec<u32> {
+    let elements = |(budget, most): (usize, usize), least: usize| {
+        let fitting = (budget / bytes.max(1)).clamp(least, most);
+        u32::try_from(fitting).unwrap_or(u32::MAX)
+    };
+    match (who, work) {
+        (Who::Pipe | Who::UnixStream | Who::UnixSeqpacket | Who::Tcp | Who::IpcChannel, _)
+        | (Who::TonicUnary | Who::TonicStream, _) => vec![0],
+        // Its rate does not change with the depth: see `docs/measurements.md`.
+        (Who::Iceoryx2, _) if asked.is_empty() => vec![elements((4 << 20, 64), 4)],
+        (_, Work::Latency) => vec![elements((SHALLOW.0, LATENCY_SLOTS), 2)],
+        _ if !asked.is_empty() => asked.to_vec(),
+        _ => {
+            // A batch must fit in.
+            let least = if work == Work::Batch { BATCH } else { 4 };
+            let mut depths = vec![elements(SHALLOW, least), elements(DEEP, least)];
+            depths.dedup();
+            depths
+        }
+    }
+}
+
+/// Why a cell cannot be measured, if it cannot.
+pub(crate) fn out_of_reach(cell: &Cell, wait: Wait) -> Option<&'static str> {
+    match cell.who {
+        Who::Rtrb | Who::ArrayQueue | Who::Ringbuf if wait == Wait::Park => {
+            Some("it has no call that sleeps until there is a message")
+        }
+        Who::TonicUnary if cell.work == Work::Stream => {
+            Some("a call for each message is a round trip each: see its latency")
+        }
+        Who::Rtrb | Who::ArrayQueue | Who::CrossbeamChannel | Who::Ringbuf
+            if !BY_VALUE.contains(&cell.bytes) =>
+        {
+            Some("it moves values, and is built for 8, 56, 64, 256, 1024 and 4096 bytes here")
+        }
+        Who::ShmemIpc if !TYPED.contains(&cell.bytes) => {
+            Some("its ring is typed, and is built for the usual sizes here")
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_compares_nothing_twice_and_everybody_with_a_lane() {
+        let cells = cells(&SIZES, &[], &[]).unwrap();
+        let mut unique = cells.clone();
+        unique.sort();
+        unique.dedup();
+        assert_eq!(unique.len(), cells.len());
+        for cell in cells.iter().filter(|cell| cell.work != Work::Copy) {
+            let lane = |other: &&Cell| {
+                other.who == Who::Laneway && (other.work, other.bytes) == (cell.work, cell.bytes)
+            };
+            assert!(cells.iter().any(|other| lane(&other)), "{cell:?}");
+        }
+        for who in RIVALS {
+            assert!(cells.iter().any(|cell| cell.who == who), "{who:?}");
+        }
+    }
+
+    #[test]
+    fn depths_are_shallow_and_deep_unless_they_are_asked_for() {
+        let of = |who, work, bytes, asked: &[u32]| depths_of(who, work, bytes, asked);
+        assert_eq!(of(Who::Rtrb, Work::Stream, 64, &[]), [1024, 65536]);
+        assert_eq!(of(Who::ShmemIpc, Work::Stream, 65536, &[]), [4, 64]);
+        assert_eq!(of(Who::ShmemIpc, Work::Stream, 1 << 20, &[]), [4]);
+        assert_eq!(of(Who::Ringbuf, Work::Stream, 64, &[128]), [128]);
+        assert_eq!(of(Who::Ringbuf, Work::Latency, 64, &[128]), [64]);
+        assert_eq!(of(Who::Pipe, Work::Stream, 64, &[128]), [0]);
+        assert_eq!(of(Who::Iceoryx2, Work::Stream, 65536, &[]), [64]);
+    }
+
+    #[test]
+    fn who_cannot_take_part_says_why() {
+        let cell = |who, work, bytes| Cell { work, bytes, mode: Mode::All, who, depth: 64 };
+        let spinning = |who, work, bytes| out_of_reach(&cell(who, work, bytes), Wait::Spin);
+        assert!(spinning(Who::Rtrb, Work::Stream, 64).is_none());
+        assert!(spinning(Who::Rtrb, Work::Stream, 65536).is_some());
+        assert!(spinning(Who::TonicUnary, Work::Stream, 64).is_some());
+        let parked = out_of_reach(&cell(Who::Rtrb, Work::Stream, 64), Wait::Park);
+        assert!(parked.is_some_and(|why| why.contains("sleeps")));
+    }
+}

@@ -1,0 +1,249 @@
+//! iceoryx2: publish and subscribe, loaned samples, no overflow.
+//!
+//! Practice: one publisher and one subscriber for each way; small messages are typed, large ones
+//! are slices that are written and read where they lie. A spinning end polls and retries by a
+//! handler that spins; a sleeping end waits for an event that the publisher notifies after each
+//! sample. Everything lies below the meeting's directory.
+
+use std::fmt::Debug;
+
+use iceoryx2::port::BackpressureAction;
+use iceoryx2::port::listener::Listener;
+use iceoryx2::port::notifier::Notifier;
+use iceoryx2::port::publisher::Publisher;
+use iceoryx2::port::subscriber::Subscriber;
+use iceoryx2::port::update_connections::UpdateConnections;
+use iceoryx2::prelude::{
+    Config, IceoryxSend, LogLevel, Node, NodeBuilder, Path, SemanticString, ServiceName,
+    SignalHandlingMode, ipc, set_log_level,
+};
+use iceoryx2::sample::Sample;
+
+use super::in_place::filled;
+use super::meeting::Meeting;
+use super::{Errand, play};
+use crate::error::BenchError;
+use crate::message::{Idle, Large, PATIENCE, Seen, Small, judge};
+use crate::ports::{Inlet, LargeInlet, LargeOutlet, Outlet};
+use crate::queue::by_value;
+use crate::task::{Answer, Side};
+
+/// The initiator's note that both services are there.
+const CREATED: &str = "created";
+
+/// The publisher's and the subscriber's service, and both ports.
+macro_rules! ports {
+    ($errand:expr, $node:expr, $payload:ty $(, $tune:ident($value:expr))?) => {{
+        let (there, back) = match $errand.side {
+            Side::Initiator => ("ping", "pong"),
+            Side::Responder => ("pong", "ping"),
+        };
+        let service = |name| -> Result<_, BenchError> {
+            $node
+                .service_builder(&service_name(name)?)
+                .publish_subscribe::<$payload>()
+                .enable_safe_overflow(false)
+                .history_size(0)
+                .max_publishers(1)
+                .max_subscribers(1)
+                .max_nodes(2)
+                .subscriber_max_buffer_size($errand.cell.depth as usize)
+                .open_or_create()
+                .map_err(BenchError::rival("iceoryx2 service"))
+        };
+        let service_there = service(there)?;
+        let publisher = service_there.publisher_builder();
+        $(let publisher = publisher.$tune($value);)?
+        let publisher =
+            if $errand.spins() { publisher.set_backpressure_handler(retry) } else { publisher };
+        let publisher = publisher.create().map_err(BenchError::rival("iceoryx2 publisher"))?;
+        let subscriber = service(back)?.subscriber_builder().create();
+        (publisher, subscriber.map_err(BenchError::rival("iceoryx2 subscriber"))?)
+    }};
+}
+
+/// Two services, one for each way.
+pub(crate) fn serve(errand: &Errand, meeting: &Meeting) -> Result<Answer, BenchError> {
+    set_log_level(LogLevel::Error);
+    let node = node(meeting)?;
+    // Two sides that create the same service at once may find it half made.
+    if errand.side == Side::Responder {
+        meeting.hear(CREATED)?;
+    }
+    by_value!(errand.cell.bytes, [8, 56, 64, 256, 1024],
+    N => {
+        let (publisher, subscriber) = ports!(errand, node, [u8; N]);
+        let (mut outlet, mut inlet) = acquainted(errand, meeting, &node, publisher, subscriber)?;
+        let part = || meeting.part(errand.side);
+        play(errand, &mut Small::<N>, &mut outlet, &mut inlet, part)
+    },
+    else {
+        let len = errand.cell.bytes;
+        let (publisher, subscriber) =
+                ports!(errand, node, [u8], initial_max_slice_len(len));
+        let (mut outlet, mut inlet) = acquainted(errand, meeting, &node, publisher, subscriber)?;
+        let part = || meeting.part(errand.side);
+        play(errand, &mut Large::new(len), &mut outlet, &mut inlet, part)
+    })
+}
+
+fn node(meeting: &Meeting) -> Result<Node<ipc::Service>, BenchError> {
+    let root = meeting.path("iceoryx2");
+    let root = Path::new(root.as_os_str().as_encoded_bytes())
+        .map_err(BenchError::rival("iceoryx2 root path"))?;
+    let mut config = Config::default();
+    config.global.set_root_path(&root);
+    NodeBuilder::new()
+        .config(&config)
+        .signal_handling_mode(SignalHandlingMode::Disabled)
+        .create::<ipc::Service>()
+        .map_err(BenchError::rival("iceoryx2 node"))
+}
+
+fn service_name(name: &str) -> Result<ServiceName, BenchError> {
+    ServiceName::new(name).map_err(BenchError::rival("iceoryx2 service name"))
+}
+
+/// What a publisher does with a subscriber whose buffer is full.
+fn retry(info: &iceoryx2::port::BackpressureInfo) -> BackpressureAction {
+    std::hint::spin_loop();
+    if info.elapsed_time > PATIENCE {
+        BackpressureAction::DiscardDataAndFail
+    } else {
+        BackpressureAction::Retry
+    }
+}
+
+struct Sending<P: Debug + IceoryxSend + ?Sized + 'static> {
+    publisher: Publisher<ipc::Service, P, ()>,
+    bell: Option<Notifier<ipc::Service>>,
+}
+
+struct Receiving<P: Debug + IceoryxSend + ?Sized + 'static> {
+    subscriber: Subscriber<ipc::Service, P, ()>,
+    bell: Option<Listener<ipc::Service>>,
+}
+
+/// The ends, once each side's ports know the other's: a subscriber completes a connection only
+/// with its first look, and what was published before that may be dropped.
+fn acquainted<P: Debug + IceoryxSend + ?Sized + 'static>(
+    errand: &Errand,
+    meeting: &Meeting,
+    node: &Node<ipc::Service>,
+    publisher: Publisher<ipc::Service, P, ()>,
+    subscriber: Subscriber<ipc::Service, P, ()>,
+) -> Result<(Sending<P>, Receiving<P>), BenchError>
+where
+    Publisher<ipc::Service, P, ()>: UpdateConnections,
+    Subscriber<ipc::Service, P, ()>: UpdateConnections,
+{
+    let bells = if errand.spins() { None } else { Some(bells(errand, node)?) };
+    if errand.side == Side::Initiator {
+        meeting.tell(CREATED, "")?;
+    }
+    let (notifier, listener) = bells.unzip();
+    let wait_for_other = |what: &str| {
+        let note = |side: Side| format!("{what}-{}", side.as_str());
+        meeting.tell(&note(errand.side), "")?;
+        meeting.hear(&note(errand.side.other()))
+    };
+    wait_for_other("made")?;
+    publisher.update_connections().map_err(BenchError::rival("update_connections"))?;
+    wait_for_other("offered")?;
+    subscriber.update_connections().map_err(BenchError::rival("update_connections"))?;
+    wait_for_other("ready")?;
+    Ok((Sending { publisher, bell: notifier }, Receiving { subscriber, bell: listener }))
+}
+
+fn bells(
+    errand: &Errand,
+    node: &Node<ipc::Service>,
+) -> Result<(Notifier<ipc::Service>, Listener<ipc::Service>), BenchError> {
+    let (there, back) = match errand.side {
+        Side::Initiator => ("ping", "pong"),
+        Side::Responder => ("pong", "ping"),
+    };
+    let service = |name| {
+        let builder = node.service_builder(&service_name(name)?).event();
+        builder.open_or_create().map_err(BenchError::rival("iceoryx2 event"))
+    };
+    let notifier = service(there)?.notifier_builder().create();
+    let listener = service(back)?.listener_builder().create();
+    Ok((
+        notifier.map_err(BenchError::rival("iceoryx2 notifier"))?,
+        listener.map_err(BenchError::rival("iceoryx2 listener"))?,
+    ))
+}
+
+impl<P: Debug + IceoryxSend + ?Sized + 'static> Sending<P> {
+    /// Checks that a sample was delivered, and wakes who sleeps.
+    #[inline(always)]
+    fn delivered<E: Debug>(&self, sent: Result<usize, E>) -> Result<(), BenchError> {
+        match sent.map_err(BenchError::rival("iceoryx2 send"))? {
+            0 => Err(BenchError::Peer(PATIENCE)),
+            _ => match &self.bell {
+                None => Ok(()),
+                Some(bell) => {
+                    bell.notify().map(|_| ()).map_err(BenchError::rival("iceoryx2 notify"))
+                }
+            },
+        }
+    }
+}
+
+impl<const N: usize> Outlet<N> for Sending<[u8; N]> {
+    #[inline(always)]
+    fn put(&mut self, message: [u8; N]) -> Result<(), BenchError> {
+        let sample = self.publisher.loan_uninit().map_err(BenchError::rival("iceoryx2 loan"))?;
+        self.delivered(sample.write_payload(message).send())
+    }
+}
+
+impl LargeOutlet for Sending<[u8]> {
+    #[inline(always)]
+    fn put_large(&mut self, buffer: &mut [u8], number: u64) -> Result<(), BenchError> {
+        let sample = self
+            .publisher
+            .loan_slice_uninit(buffer.len())
+            .map_err(BenchError::rival("iceoryx2 loan"))?;
+        self.delivered(filled(sample, number).send())
+    }
+}
+
+/// Waits for a sample as this end waits.
+macro_rules! next {
+    ($end:expr) => {{
+        let mut idle = Idle::default();
+        loop {
+            let sample = $end.subscriber.receive();
+            if let Some(sample) = sample.map_err(BenchError::rival("iceoryx2 receive"))? {
+                break sample;
+            }
+            match &$end.bell {
+                None => idle.spin()?,
+                Some(bell) => {
+                    let heard = bell.timed_wait(|_| {}, PATIENCE);
+                    if heard.map_err(BenchError::rival("iceoryx2 wait"))? == 0 {
+                        return Err(BenchError::Peer(PATIENCE));
+                    }
+                }
+            }
+        }
+    }};
+}
+
+impl<const N: usize> Inlet<N> for Receiving<[u8; N]> {
+    #[inline(always)]
+    fn take(&mut self, expected: u64) -> Result<Seen, BenchError> {
+        let sample: Sample<ipc::Service, [u8; N], ()> = next!(self);
+        judge(sample.payload(), N, expected)
+    }
+}
+
+impl LargeInlet for Receiving<[u8]> {
+    #[inline(always)]
+    fn take_large(&mut self, buffer: &mut [u8], expected: u64) -> Result<Seen, BenchError> {
+        let sample: Sample<ipc::Service, [u8], ()> = next!(self);
+        judge(sample.payload(), buffer.len(), expected)
+    }
+}

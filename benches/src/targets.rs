@@ -1,0 +1,165 @@
+//! The project's promises, held against what was found. Pure.
+
+use serde::{Deserialize, Serialize};
+
+use crate::class::Class;
+use crate::plan::Who;
+use crate::summary::{Duel, Row};
+use crate::task::{Mode, Work};
+
+/// A promise of the project, as it stands on this machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Target {
+    pub(crate) name: String,
+    pub(crate) class: Class,
+    pub(crate) rounds: usize,
+    pub(crate) found: f64,
+    pub(crate) wanted: String,
+    pub(crate) met: bool,
+}
+
+/// Largest allowed latency of 64 bytes, in hand-overs.
+const HAND_OVERS_MAX: f64 = 1.3;
+
+/// Rings that are judged together: the best of them is the one to beat.
+const RINGS: &[Who] =
+    &[Who::Rtrb, Who::ArrayQueue, Who::CrossbeamChannel, Who::Ringbuf, Who::ShmemIpc];
+
+/// A promise about rivals: a lane is so many times faster than the fastest of them.
+struct Ahead {
+    name: &'static str,
+    work: Work,
+    bytes: usize,
+    rivals: &'static [Who],
+    least: f64,
+}
+
+const AHEAD: [Ahead; 6] = [
+    Ahead {
+        name: "64-byte message, one way, against iceoryx2",
+        work: Work::Latency,
+        bytes: 64,
+        rivals: &[Who::Iceoryx2],
+        least: 4.0,
+    },
+    Ahead {
+        name: "64-byte message, one way, against the best other ring",
+        work: Work::Latency,
+        bytes: 64,
+        rivals: RINGS,
+        least: 1.0,
+    },
+    Ahead {
+        name: "8-byte stream, one publish each, against iceoryx2",
+        work: Work::Stream,
+        bytes: 8,
+        rivals: &[Who::Iceoryx2],
+        least: 30.0,
+    },
+    Ahead {
+        name: "64-byte stream, one publish each, against iceoryx2",
+        work: Work::Stream,
+        bytes: 64,
+        rivals: &[Who::Iceoryx2],
+        least: 30.0,
+    },
+    Ahead {
+        name: "8-byte stream, one publish each, against the best other ring",
+        work: Work::Stream,
+        bytes: 8,
+        rivals: RINGS,
+        least: 1.0,
+    },
+    Ahead {
+        name: "64-byte stream, one publish each, against the best other ring",
+        work: Work::Stream,
+        bytes: 64,
+        rivals: RINGS,
+        least: 1.0,
+    },
+];
+
+/// The promises of `run`, for each class that was seen.
+pub(crate) fn of_rows(rows: &[Row]) -> Vec<Target> {
+    let mut targets = Vec::new();
+    for row in rows {
+        let wanted = (row.cell.who, row.cell.mode) == (Who::Laneway, Mode::All);
+        match (row.cell.work, row.cell.bytes, &row.latency, row.times_rtrb) {
+            (Work::Latency, 64, Some(latency), _) if wanted => targets.push(Target {
+                name: "64-byte message, one way, in hand-overs".to_owned(),
+                class: row.class,
+                rounds: row.rounds,
+                found: latency.times_hand_over,
+                wanted: format!("at most {HAND_OVERS_MAX}"),
+                met: latency.times_hand_over <= HAND_OVERS_MAX,
+            }),
+            (Work::Stream, 56, _, Some(times)) if wanted => targets.push(Target {
+                name: "56-byte stream, one publish each, in rtrb's rate".to_owned(),
+                class: row.class,
+                rounds: row.rounds,
+                found: times,
+                wanted: "above 1".to_owned(),
+                met: times > 1.0,
+            }),
+            _ => {}
+        }
+    }
+    targets
+}
+
+/// The promises of `compare`, for each class in which one of the rivals was seen.
+pub(crate) fn of_duels(duels: &[Duel]) -> Vec<Target> {
+    let mut targets = Vec::new();
+    for promise in &AHEAD {
+        for class in [Class::Smt, Class::Near, Class::Far] {
+            let meant = duels.iter().filter(|duel| {
+                (duel.class, duel.work, duel.bytes) == (class, promise.work, promise.bytes)
+                    && promise.rivals.contains(&duel.who)
+            });
+            let hardest = meant.min_by(|a, b| a.lane_ahead.total_cmp(&b.lane_ahead));
+            targets.extend(hardest.map(|duel| Target {
+                name: match promise.rivals {
+                    [_] => promise.name.to_owned(),
+                    _ => format!("{} ({})", promise.name, duel.who.as_str()),
+                },
+                class,
+                rounds: duel.rounds,
+                found: duel.lane_ahead,
+                wanted: format!("at least {} times faster", promise.least),
+                met: duel.lane_ahead >= promise.least,
+            }));
+        }
+    }
+    targets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hardest_rival_of_each_class_is_the_one_to_beat() {
+        let duel = |who, class, lane_ahead| Duel {
+            work: Work::Stream,
+            bytes: 64,
+            class,
+            who,
+            rounds: 3,
+            lane_ahead,
+        };
+        let duels = [
+            duel(Who::Rtrb, Class::Near, 1.5),
+            duel(Who::Ringbuf, Class::Near, 0.9),
+            duel(Who::Rtrb, Class::Far, 1.1),
+            duel(Who::Iceoryx2, Class::Near, 31.0),
+            duel(Who::Pipe, Class::Near, 0.1),
+        ];
+        let found: Vec<(Class, f64, bool)> = of_duels(&duels)
+            .into_iter()
+            .map(|target| (target.class, target.found, target.met))
+            .collect();
+        let expected =
+            [(Class::Near, 31.0, true), (Class::Near, 0.9, false), (Class::Far, 1.1, true)];
+        assert_eq!(found, expected);
+    }
+}

@@ -1,0 +1,207 @@
+//! The program as people call it: real agents, real lanes, real rivals, tiny times.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn bench(directory: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_laneway-bench"))
+        .args(arguments)
+        .current_dir(directory)
+        .output()
+        .expect("the program starts")
+}
+
+fn directory() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+fn succeeded(output: &Output) -> String {
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {error}", output.status);
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn two_cpus() -> bool {
+    let enough = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() >= 2);
+    if !enough {
+        println!("SKIPPED: a lane is measured between two cpus, and this process has one");
+    }
+    enough
+}
+
+/// What `report` wrote, with every part that a reader looks for.
+fn check_page(path: PathBuf, expected: &[&str]) {
+    let page = std::fs::read_to_string(path).expect("the page");
+    let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
+    let parsed = roxmltree::Document::parse_with_options(&page, options).expect("well-formed");
+    assert!(parsed.descendants().any(|node| node.tag_name().name() == "polyline"));
+    for expected in expected {
+        let found =
+            |node: roxmltree::Node<'_, '_>| node.text().is_some_and(|text| text.contains(expected));
+        assert!(parsed.descendants().any(found), "{expected}");
+    }
+}
+
+#[test]
+fn a_run_becomes_a_page_a_text_and_json_that_reads_back() {
+    if !two_cpus() {
+        return;
+    }
+    let directory = directory();
+    let small = ["--sizes", "64,4096", "--rounds", "1", "--seconds", "0.02"];
+    let pages = ["--page-size", "4KiB", "--plot", "lanes.svg", "--json"];
+    let run = bench(directory.path(), &[&["run"], &small[..], &pages[..]].concat());
+    std::fs::write(directory.path().join("run.json"), succeeded(&run)).expect("a file");
+    let picture = std::fs::read_to_string(directory.path().join("lanes.svg")).expect("a picture");
+    assert!(roxmltree::Document::parse(&picture).is_ok());
+
+    let report = ["report", "--input", "run.json", "--markdown", "run.md", "--json", "all.json"];
+    succeeded(&bench(directory.path(), &report));
+    check_page(directory.path().join("report.html"), &["laneway", "rtrb, in process", "Method"]);
+    let text = std::fs::read_to_string(directory.path().join("run.md")).expect("Markdown");
+    assert!(text.contains("| 4096 | all | laneway |"), "{text}");
+
+    let again = ["report", "--input", "all.json", "--output", "again.html"];
+    succeeded(&bench(directory.path(), &again));
+    check_page(directory.path().join("again.html"), &["laneway"]);
+}
+
+#[test]
+fn a_file_that_is_no_report_is_named_with_what_to_do() {
+    let directory = directory();
+    std::fs::write(directory.path().join("odd.json"), "{\"a\": 1}").expect("a file");
+    let output = bench(directory.path(), &["report", "--input", "odd.json"]);
+    assert!(!output.status.success());
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(error.contains("odd.json") && error.contains("run --json"), "{error}");
+}
+
+#[cfg(not(feature = "rivals"))]
+#[test]
+fn without_rivals_compare_says_how_to_get_them() {
+    let directory = directory();
+    for arguments in [&["compare"][..], &["compare", "--quick", "--rivals", "pipe"]] {
+        let output = bench(directory.path(), arguments);
+        assert!(!output.status.success());
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(error.contains("--features rivals -- compare"), "{error}");
+    }
+}
+
+#[cfg(feature = "rivals")]
+mod rivals {
+    use serde_json::Value;
+
+    use super::*;
+
+    fn compare(arguments: &[&str]) -> Value {
+        let directory = directory();
+        let small = ["compare", "--rounds", "1", "--seconds", "0.02", "--page-size", "4KiB"];
+        let output = bench(directory.path(), &[&small[..], arguments, &["--json"]].concat());
+        serde_json::from_str(&succeeded(&output)).expect("one JSON object")
+    }
+
+    /// Whether there are figures of `who` at `work` and `bytes`.
+    fn measured(report: &Value, who: &str, work: &str, bytes: u64) -> bool {
+        let samples = report["samples"].as_array().expect("samples");
+        samples.iter().any(|sample| {
+            let kind = if work == "latency" { "latency" } else { "throughput" };
+            (sample["who"].as_str(), sample["work"].as_str()) == (Some(who), Some(work))
+                && sample["bytes"] == bytes
+                && sample[kind].is_object()
+        })
+    }
+
+    /// Why there are no figures, if somebody said so.
+    fn absent<'a>(report: &'a Value, who: &str, work: &str, bytes: u64) -> Option<&'a str> {
+        let mut absent = report["absent"].as_array().expect("absent").iter();
+        let found = absent.find(|absent| {
+            (&absent["who"], &absent["work"]) == (&who.into(), &work.into())
+                && absent["bytes"] == bytes
+        });
+        found.and_then(|absent| absent["why"].as_str())
+    }
+
+    /// What a rival says that passed every message it was given time for, which were too few.
+    const TOO_FEW: &str = "too few messages";
+
+    #[test]
+    fn every_rival_passes_every_byte_of_small_and_large_messages() {
+        if !two_cpus() {
+            return;
+        }
+        let report = compare(&["--sizes", "64,4096"]);
+        let mut counts = (0, 0);
+        // On a busy machine an end may not run at all for as long as a measurement takes.
+        let mut check = |who, work, bytes| {
+            let why = absent(&report, who, work, bytes);
+            let few = why.is_some_and(|why| why.contains(TOO_FEW));
+            let found = measured(&report, who, work, bytes);
+            assert!(found || few, "{who} {work} {bytes}: {why:?}");
+            counts = (counts.0 + u32::from(found), counts.1 + 1);
+        };
+        for who in [
+            "laneway",
+            "rtrb",
+            "array-queue",
+            "crossbeam-channel",
+            "ringbuf",
+            "iceoryx2",
+            "shmem-ipc",
+            "ipc-channel",
+            "pipe",
+            "unix-stream",
+            "unix-seqpacket",
+            "tcp",
+            "tonic-stream",
+        ] {
+            for work in ["latency", "stream"] {
+                check(who, work, 64);
+                check(who, work, 4096);
+            }
+        }
+        check("tonic-unary", "latency", 64);
+        for who in ["laneway", "rtrb", "ringbuf", "shmem-ipc", "pipe", "unix-stream", "tcp"] {
+            check(who, "batch", 64);
+        }
+        assert!(counts.0 * 2 > counts.1, "figures of {} among {} cells", counts.0, counts.1);
+        let why = absent(&report, "tonic-unary", "stream", 64).expect("a reason");
+        assert!(why.contains("round trip"), "{why}");
+    }
+
+    #[test]
+    fn sleeping_ends_are_compared_with_rivals_that_can_sleep() {
+        if !two_cpus() {
+            return;
+        }
+        let rivals = "rtrb,crossbeam-channel,iceoryx2,shmem-ipc,ipc-channel,pipe,tonic-unary";
+        let report = compare(&["--wait", "park", "--no-pin", "--sizes", "64", "--rivals", rivals]);
+        assert_eq!(report["method"]["wait"], "park");
+        assert_eq!(report["method"]["pinned"], false);
+        for who in ["laneway", "crossbeam-channel", "iceoryx2", "shmem-ipc", "ipc-channel", "pipe"]
+        {
+            let why = absent(&report, who, "latency", 64);
+            let few = why.is_some_and(|why| why.contains(TOO_FEW));
+            assert!(measured(&report, who, "latency", 64) || few, "{who}: {why:?}");
+        }
+        let why = absent(&report, "rtrb", "latency", 64).expect("a reason");
+        assert!(why.contains("sleeps"), "{why}");
+    }
+
+    #[test]
+    fn depths_that_are_asked_for_are_what_every_ring_gets() {
+        if !two_cpus() {
+            return;
+        }
+        let report = compare(&["--sizes", "64", "--rivals", "rtrb", "--depths", "128,1024"]);
+        let samples = report["samples"].as_array().expect("samples");
+        let mut depths: Vec<_> = samples
+            .iter()
+            .filter(|sample| sample["work"] == "stream")
+            .map(|sample| (sample["who"].as_str().expect("who"), sample["depth"].as_u64()))
+            .collect();
+        depths.sort_unstable();
+        let both = |who| [(who, Some(128)), (who, Some(1024))];
+        assert_eq!(depths, [both("laneway"), both("rtrb")].concat());
+    }
+}
