@@ -206,6 +206,9 @@ pub(crate) struct ReportArgs {
     /// Also write the tables as Markdown
     #[arg(long, value_name = "FILE.md")]
     pub(crate) markdown: Option<PathBuf>,
+    /// Also write each picture as a file of its own
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) pictures: Option<PathBuf>,
     /// Also write everything as JSON, to be read again
     #[arg(long, value_name = "FILE.json")]
     pub(crate) json: Option<PathBuf>,

@@ -6,7 +6,7 @@ use laneway_shm::{Attach, Consumer, Producer};
 
 use crate::error::BenchError;
 use crate::latency;
-use crate::message::{Header, Large, Small};
+use crate::message::{Copied, Header, Large, Small};
 use crate::stream;
 use crate::task::{Answer, Mode, Setup, Side, Task, Tickets, Work};
 use crate::trusted::trust;
@@ -26,6 +26,10 @@ macro_rules! shaped {
                 let $shape = &mut Small::<$size>;
                 $body
             })*
+            (Mode::All, len) if $task.sent => {
+                let $shape = &mut Copied::new(len);
+                $body
+            }
             (Mode::All, len) => {
                 let $shape = &mut Large::new(len);
                 $body

@@ -164,6 +164,32 @@ impl<I: LargeInlet> Receives<I> for Large {
     }
 }
 
+/// [`Large`], but made in private memory and copied into a lane, which picks the copy.
+#[derive(Debug)]
+pub(crate) struct Copied(Large);
+
+impl Copied {
+    /// Messages of `len` bytes, at least eight.
+    pub(crate) fn new(len: usize) -> Self {
+        Self(Large::new(len))
+    }
+}
+
+impl Sends<Producer> for Copied {
+    #[inline(always)]
+    fn send(&mut self, lane: &mut Producer, number: u64) -> Result<(), BenchError> {
+        fill(&mut self.0.buffer, number);
+        Ok(lane.send(&self.0.buffer, PATIENCE)?)
+    }
+}
+
+impl<I: LargeInlet> Receives<I> for Copied {
+    #[inline(always)]
+    fn receive(&mut self, end: &mut I, expected: u64) -> Result<Seen, BenchError> {
+        self.0.receive(end, expected)
+    }
+}
+
 /// Only the sequence number is written and read, whatever the size: for lanes, which can.
 #[derive(Debug)]
 pub(crate) struct Header {

@@ -107,6 +107,21 @@ pub(crate) fn markdown(reports: &[Report]) -> String {
     text
 }
 
+/// The page's pictures, each with a name for a file of its own.
+pub(crate) fn pictures(reports: &[Report]) -> Vec<(String, String)> {
+    let charts = blocks(reports).into_iter().filter_map(|block| match block {
+        Block::Chart(chart) => Some(chart),
+        _ => None,
+    });
+    let named = charts.enumerate().map(|(index, chart)| {
+        let letter = |letter: char| if letter.is_ascii_alphanumeric() { letter } else { '-' };
+        let title: String = chart.title.to_lowercase().chars().map(letter).collect();
+        let words: Vec<&str> = title.split('-').filter(|word| !word.is_empty()).collect();
+        (format!("{:02}-{}.svg", index + 1, words.join("-")), chart.picture())
+    });
+    named.collect()
+}
+
 fn blocks(reports: &[Report]) -> Vec<Block> {
     let mut blocks = Vec::new();
     for report in reports {
@@ -120,7 +135,7 @@ fn blocks(reports: &[Report]) -> Vec<Block> {
             blocks.push(Block::Grid(promises(report)));
         }
         for class in classes(report) {
-            pictures(report, class, &mut blocks);
+            of_class(report, class, &mut blocks);
         }
     }
     blocks.push(Block::Heading(1, "Method".to_owned()));
@@ -151,7 +166,7 @@ fn promises(report: &Report) -> Grid {
 }
 
 /// The pictures of one class, and the ratios that they show.
-fn pictures(report: &Report, class: Class, blocks: &mut Vec<Block>) {
+fn of_class(report: &Report, class: Class, blocks: &mut Vec<Block>) {
     let mut charts = Vec::new();
     if report.kind == Kind::Run {
         charts.push(charts::lanes_in(report, class));
@@ -248,6 +263,15 @@ mod tests {
         let names = ["http://www.w3.org/2000/svg", "http://www.w3.org/1999/xhtml"];
         let rest = names.iter().fold(page, |page, name| page.replace(name, ""));
         assert!(!rest.contains("http"));
+    }
+
+    #[test]
+    fn every_picture_has_a_file_name_of_its_own() {
+        let pictures = pictures(&[example(), example()]);
+        let names: std::collections::BTreeSet<&str> =
+            pictures.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names.len(), pictures.len());
+        assert!(names.contains("01-one-way-latency-at-64-b-class-near.svg"), "{names:?}");
     }
 
     #[test]

@@ -59,6 +59,9 @@ pub(crate) enum Who {
     /// A lane with its strict consumer.
     #[value(skip)]
     Laneway,
+    /// The same, but a large message is made in private memory and copied in.
+    #[value(skip)]
+    Sent,
     /// A lane with the consumer that reads in place.
     #[value(skip)]
     Trusted,
@@ -98,6 +101,7 @@ impl Who {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Laneway => "laneway",
+            Self::Sent => "laneway, sent",
             Self::Trusted => "laneway, trusted",
             Self::Rtrb => "rtrb, in process",
             Self::ArrayQueue => "crossbeam ArrayQueue, in process",
@@ -118,7 +122,7 @@ impl Who {
 
     /// Whether it is a lane.
     pub(crate) fn is_lane(self) -> bool {
-        matches!(self, Self::Laneway | Self::Trusted)
+        matches!(self, Self::Laneway | Self::Sent | Self::Trusted)
     }
 
     /// Whether it has no way of polling, so that its ends sleep also where others spin.

@@ -24,6 +24,14 @@ pub(crate) fn run(args: &ReportArgs) -> Result<(), BenchError> {
         output::write(path, &text)?;
         written.push(path);
     }
+    if let Some(folder) = &args.pictures {
+        std::fs::create_dir_all(folder)
+            .map_err(BenchError::io(format!("cannot make {}", folder.display())))?;
+        for (name, picture) in page::pictures(&reports) {
+            output::write(&folder.join(name), &picture)?;
+        }
+        written.push(folder);
+    }
     let names: Vec<String> = written.iter().map(|path| path.display().to_string()).collect();
     output::print(&format!("wrote {}", names.join(", ")))
 }

@@ -88,6 +88,7 @@ fn serve(errand: &Errand, meeting: &Meeting) -> Result<Answer, BenchError> {
         Who::TonicUnary => grpc::unary(errand, meeting),
         Who::TonicStream => grpc::stream(errand, meeting),
         Who::Laneway
+        | Who::Sent
         | Who::Trusted
         | Who::Rtrb
         | Who::ArrayQueue

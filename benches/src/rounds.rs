@@ -145,6 +145,7 @@ fn lane(
         bytes: cell.bytes,
         depth: cell.depth,
         trusted: cell.who == Who::Trusted,
+        sent: cell.who == Who::Sent,
         millis: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
     };
     Ok(figures(workers.run(task, interrupt)?))

@@ -153,7 +153,7 @@ fn speed(sample: &Sample) -> Option<f64> {
     }
 }
 
-/// Every rival against the strict lane, with whole messages, each at its best depth of the round.
+/// Every rival against the strict lane, with whole messages, each at its best of the round.
 pub(crate) fn duels(samples: &[Sample]) -> Vec<Duel> {
     let mut best: BTreeMap<(Work, usize, Class, u32), BTreeMap<Who, f64>> = BTreeMap::new();
     for sample in samples.iter().filter(|sample| sample.cell.mode == Mode::All) {
@@ -165,7 +165,12 @@ pub(crate) fn duels(samples: &[Sample]) -> Vec<Duel> {
     }
     let mut ratios: BTreeMap<(Work, usize, Class, Who), Vec<f64>> = BTreeMap::new();
     for ((work, bytes, class, _), speeds) in best {
-        let Some(&lane) = speeds.get(&Who::Laneway) else { continue };
+        // Two ways into the lane, of which a user takes the better one.
+        let ways = [Who::Laneway, Who::Sent].into_iter();
+        let Some(lane) = ways.filter_map(|who| speeds.get(&who).copied()).max_by(f64::total_cmp)
+        else {
+            continue;
+        };
         for (who, speed) in speeds.into_iter().filter(|(who, _)| !who.is_lane()) {
             ratios.entry((work, bytes, class, who)).or_default().push(lane / speed);
         }

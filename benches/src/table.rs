@@ -221,9 +221,9 @@ fn identity(report: &Report, row: &Row) -> Vec<String> {
         let (ends, waits) = match (who.in_process(), sleeps) {
             _ if who == Who::Memcpy => ("1 thread", ""),
             (true, false) => ("2 threads", "spinning"),
-            (true, true) => ("2 threads", "asleep"),
+            (true, true) => ("2 threads", "may sleep"),
             (false, false) => ("2 processes", "spinning"),
-            (false, true) => ("2 processes", "asleep"),
+            (false, true) => ("2 processes", "may sleep"),
         };
         line.extend([ends, waits].map(str::to_owned));
     }

@@ -128,6 +128,8 @@ pub(crate) struct Task {
     /// Slots of a stream's lane.
     pub(crate) depth: u32,
     pub(crate) trusted: bool,
+    /// Whether large messages are copied in.
+    pub(crate) sent: bool,
     pub(crate) millis: u64,
 }
 

@@ -25,14 +25,17 @@ const RIVALS: [Who; 13] = [
     Who::TonicUnary,
     Who::TonicStream,
 ];
+/// Largest message that lanes always pass by value, in bytes. Beyond it there are two ways in.
+const SMALL_MAX: usize = 1024;
 /// Largest message that is also sent in batches, in bytes.
 const BATCH_MAX: usize = 256;
 /// Sizes that queues of one process move by value, in bytes.
 const BY_VALUE: [usize; 6] = [8, 56, 64, 256, 1024, 4096];
 /// Sizes that shmem-ipc's typed ring is built for here, in bytes.
 const TYPED: [usize; 8] = [8, 56, 64, 256, 1024, 4096, 65536, 1 << 20];
-/// Elements of a ring between whose ends one message travels: few enough to stay hot.
-const LATENCY_SLOTS: usize = 64;
+/// Elements of a ring between whose ends one message travels: a few that stay hotter, or as many
+/// as a lane has, so that an end looks at the other one's position more seldom.
+const LATENCY_SLOTS: [usize; 2] = [64, 256];
 /// A shallow ring that streams, in bytes and elements: within a private L2.
 const SHALLOW: (usize, usize) = (256 << 10, 1024);
 /// A deep ring that streams, in bytes and elements: beyond a private L2, within a shared L3.
@@ -56,10 +59,14 @@ pub(crate) fn cells(
             let mut add = |who, depth| {
                 cells.push(Cell { work, bytes, mode: Mode::All, who, depth });
             };
-            match work {
-                Work::Latency => add(Who::Laneway, lane.latency),
-                _ if depths.is_empty() => add(Who::Laneway, lane.stream),
-                _ => depths.iter().for_each(|&slots| add(Who::Laneway, slots)),
+            let slots = match work {
+                Work::Latency => &[lane.latency],
+                _ if depths.is_empty() => &[lane.stream],
+                _ => depths,
+            };
+            slots.iter().for_each(|&slots| add(Who::Laneway, slots));
+            if bytes > SMALL_MAX {
+                slots.iter().for_each(|&slots| add(Who::Sent, slots));
             }
             let able = rivals.iter().filter(|who| work != Work::Batch || has_batches(**who));
             for &who in able {
@@ -90,7 +97,11 @@ fn depths_of(who: Who, work: Work, bytes: usize, asked: &[u32]) -> Vec<u32> {
         | (Who::TonicUnary | Who::TonicStream, _) => vec![0],
         // Its rate does not change with the depth: see `docs/measurements.md`.
         (Who::Iceoryx2, _) if asked.is_empty() => vec![elements((4 << 20, 64), 4)],
-        (_, Work::Latency) => vec![elements((SHALLOW.0, LATENCY_SLOTS), 2)],
+        (_, Work::Latency) => {
+            let mut depths = LATENCY_SLOTS.map(|most| elements((SHALLOW.0, most), 2)).to_vec();
+            depths.dedup();
+            depths
+        }
         _ if !asked.is_empty() => asked.to_vec(),
         _ => {
             // A batch must fit in.
@@ -152,7 +163,8 @@ mod tests {
         assert_eq!(of(Who::ShmemIpc, Work::Stream, 65536, &[]), [4, 64]);
         assert_eq!(of(Who::ShmemIpc, Work::Stream, 1 << 20, &[]), [4]);
         assert_eq!(of(Who::Ringbuf, Work::Stream, 64, &[128]), [128]);
-        assert_eq!(of(Who::Ringbuf, Work::Latency, 64, &[128]), [64]);
+        assert_eq!(of(Who::Ringbuf, Work::Latency, 64, &[128]), [64, 256]);
+        assert_eq!(of(Who::Ringbuf, Work::Latency, 4096, &[]), [64]);
         assert_eq!(of(Who::Pipe, Work::Stream, 64, &[128]), [0]);
         assert_eq!(of(Who::Iceoryx2, Work::Stream, 65536, &[]), [64]);
     }
