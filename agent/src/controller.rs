@@ -5,12 +5,14 @@
 //! outcome after the last, and both are durable before the answer.
 
 mod attach;
+mod broadcast;
 mod create;
 mod delete;
 mod reason;
 mod recover;
 #[cfg(test)]
 mod tests;
+mod threads;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -74,6 +76,10 @@ pub enum Command {
     Present { key: SegmentKey, role: Role, number: u64, fd: OwnedFd },
     /// The consumer is done with a generation.
     Drained { key: SegmentKey, generation: u64 },
+    /// A reader holds the producer of a broadcast lane; 0: nobody does.
+    Held { key: SegmentKey, reader: u64, held_ms: u64 },
+    /// The producer of a broadcast lane gave a reader up.
+    GivenUp { key: SegmentKey, reader: u64, at: u64, reason: laneway_shm::Reason },
     /// A pinned thread was found elsewhere.
     Drifted { key: SegmentKey, count: u64 },
     /// Look after the threads whose affinity the agent enforces.
@@ -129,6 +135,18 @@ pub enum ControlError {
         lane: Name,
         /// The end.
         role: Role,
+    },
+    /// As many readers as the lane may have.
+    #[error(
+        "{readers} readers are attached to lane {lane}, at most {limit} may; raise readers_max"
+    )]
+    ReadersExhausted {
+        /// The lane.
+        lane: Name,
+        /// Readers now.
+        readers: usize,
+        /// The limit.
+        limit: u32,
     },
     /// The ticket is not known, expired, or for the other end.
     #[error("ticket is unknown, expired, used, or for the other end; issue a new one")]
@@ -221,6 +239,8 @@ pub struct Controller {
     names: HashMap<Name, LaneId>,
     /// Open connections of attached peers.
     sessions: HashMap<SegmentKey, Session>,
+    /// The reader that holds a gated lane's producer, and since when in milliseconds since 1970.
+    held: HashMap<LaneId, (u64, u64)>,
     revision: u64,
     changes_since_prune: u32,
 }
@@ -316,6 +336,10 @@ impl Controller {
                 }
                 Command::Present { key, role, number, fd } => self.present(key, role, number, fd),
                 Command::Drained { key, generation } => self.drained(key, generation),
+                Command::Held { key, reader, held_ms } => self.held(key, reader, held_ms),
+                Command::GivenUp { key, reader, at, reason } => {
+                    self.given_up(key, reader, at, reason);
+                }
                 Command::Drifted { key, count } => self.drifted(key, count),
                 Command::RepairThreads => self.repair_threads(),
                 Command::Gone { key } => self.gone(key),
@@ -386,6 +410,8 @@ impl Controller {
             consumer: key(Role::Consumer)
                 .map(|key| self.world.consumer_view(key))
                 .unwrap_or_default(),
+            readers: self.reader_views(record),
+            held: self.held.get(&record.id).copied(),
             record: record.clone(),
         }
     }

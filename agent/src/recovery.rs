@@ -18,14 +18,12 @@ pub enum Sighting {
 }
 
 /// What is to be done with a lane.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Verdict {
     /// A peer lives or may live: keep it, wait for its segments.
     Keep {
-        /// The producer is known to be gone.
-        producer_gone: bool,
-        /// The consumer is known to be gone.
-        consumer_gone: bool,
+        /// Segments whose peers are known to be gone, by role and number.
+        gone: Vec<(Role, u64)>,
     },
     /// Nobody ever attached: nothing was lost with the old agent, make it again.
     Remake,
@@ -56,22 +54,20 @@ pub fn judge(
     if lane.boot_id != boot_id {
         return Verdict::Reclaim(Reason::Rebooted);
     }
-    let mut look = |role: Role| {
-        lane.newest(role)
-            .filter(|segment| segment.is_held())
-            .map_or(Sighting::Dead, |segment| sighting(role, segment))
-    };
-    let (producer, consumer) = (look(Role::Producer), look(Role::Consumer));
-    let attached_once = lane.consumer.is_some()
+    let attached_once = !lane.consumers.is_empty()
         || lane.generations.iter().any(|segment| segment.peer.is_some() || segment.number > 1);
     if !attached_once {
         return Verdict::Remake;
     }
-    if producer == Sighting::Dead && consumer == Sighting::Dead {
-        return Verdict::Reclaim(Reason::PeersDead);
+    let producer = lane.generations.last().map(|segment| (Role::Producer, segment));
+    let consumers = lane.consumers.iter().map(|segment| (Role::Consumer, segment));
+    let (mut held, mut gone) = (false, Vec::new());
+    for (role, segment) in producer.into_iter().chain(consumers) {
+        let seen = if segment.is_held() { sighting(role, segment) } else { Sighting::Dead };
+        match seen {
+            Sighting::Dead => gone.push((role, segment.number)),
+            Sighting::Alive | Sighting::Unseen => held = true,
+        }
     }
-    Verdict::Keep {
-        producer_gone: producer == Sighting::Dead,
-        consumer_gone: consumer == Sighting::Dead,
-    }
+    if held { Verdict::Keep { gone } } else { Verdict::Reclaim(Reason::PeersDead) }
 }

@@ -30,6 +30,19 @@ pub struct LaneView {
     pub producer: Weak<ProducerView>,
     /// The consumer's counters.
     pub consumer: Weak<ConsumerView>,
+    /// The readers of a broadcast lane, in the order of the record.
+    pub readers: Vec<ReaderView>,
+    /// The reader that holds the producer, and since when, in milliseconds since 1970.
+    pub held: Option<(u64, u64)>,
+}
+
+/// A reader of a broadcast lane as readers of the registry see it.
+#[derive(Clone, Debug)]
+pub struct ReaderView {
+    /// Whether its connection is open.
+    pub connected: bool,
+    /// Its counters.
+    pub view: Weak<ConsumerView>,
 }
 
 /// Everything that readers see, at one revision.

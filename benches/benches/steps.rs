@@ -11,7 +11,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use laneway_shm::cursor::{CommitWord, Kind, read_slot};
 use laneway_shm::geometry::Geometry;
 use laneway_shm::wire::{Frame, Grant, Pinning, Role};
-use laneway_shm::{Consumer, PairOptions, Producer, Profile, WaitMode, pair};
+use laneway_shm::{Consumer, PairOptions, Producer, Profile, Start, WaitMode, pair};
 
 const SIZES: [u32; 4] = [56, 64, 1024, 4096];
 const BATCH: usize = 32;
@@ -166,6 +166,8 @@ fn frames(c: &mut Criterion) {
         pinning: Pinning::Own,
         cpu: 3,
         grade: b'B',
+        broadcast: None,
+        start: Start::Newest,
     }));
     let bytes = frame.encode();
     c.bench_function("frame/encode a grant", |b| b.iter(|| black_box(&frame).encode()));

@@ -19,6 +19,8 @@ use crate::memfd::Segment;
 use crate::pin::Pinned;
 use crate::producer::Producer;
 use crate::region::{Owned, Region};
+use crate::ring::{Policy, Start};
+use crate::subscriber::Subscriber;
 use crate::wire::{Claim, Frame, Grant, NO_CPU, Pinning, Role};
 
 /// An attach to be: where, by what right, and how.
@@ -37,6 +39,7 @@ pub struct Attach {
     timeout: Duration,
     pin: bool,
     schema: u64,
+    start: Start,
 }
 
 impl Attach {
@@ -66,8 +69,14 @@ impl Attach {
     }
 
     fn new(socket: &Path, claim: Claim) -> Self {
-        let timeout = Duration::from_secs(5);
-        Self { socket: socket.to_path_buf(), claim, timeout, pin: true, schema: 0 }
+        Self {
+            socket: socket.to_path_buf(),
+            claim,
+            timeout: Duration::from_secs(5),
+            pin: true,
+            schema: 0,
+            start: Start::Newest,
+        }
     }
 
     /// Waits at most this long for each answer of the agent (default 5 s).
@@ -92,22 +101,67 @@ impl Attach {
         self
     }
 
-    /// Attaches the producer's end.
+    /// Where to start reading a broadcast lane (default: with the next message).
+    #[must_use]
+    pub fn start(mut self, start: Start) -> Self {
+        self.start = start;
+        self
+    }
+
+    /// Attaches the producer's end. In a broadcast lane it then knows every reader that is there.
     ///
     /// # Errors
     /// What went wrong, and in a refusal of the agent what to do about it.
     pub fn producer(&self) -> Result<Producer, AttachError> {
         let attached = self.attach(Role::Producer)?;
-        Ok(Producer::new(attached.region, attached.grant, attached.link)?)
+        let mut producer = Producer::new(attached.region, attached.grant, attached.link)?;
+        if producer.grant().broadcast.is_some() {
+            producer.gather(self.timeout)?;
+        }
+        Ok(producer)
     }
 
-    /// Attaches the consumer's end.
+    /// Attaches the consumer's end, or one more reader of a gated broadcast lane.
+    ///
+    /// # Errors
+    /// What went wrong, and in a refusal of the agent what to do about it. `WrongHandle` for a
+    /// lane that does not wait for its readers.
+    pub fn consumer(&self) -> Result<Consumer, AttachError> {
+        match self.receiver()? {
+            Receiver::Consumer(consumer) => Ok(*consumer),
+            Receiver::Subscriber(_) => Err(AttachError::WrongHandle {
+                lane: "does not wait for its readers",
+                needed: "subscriber",
+            }),
+        }
+    }
+
+    /// Attaches a reader of a broadcast lane that does not wait for its readers.
+    ///
+    /// # Errors
+    /// What went wrong, and in a refusal of the agent what to do about it. `WrongHandle` for a
+    /// lane that loses nothing.
+    pub fn subscriber(&self) -> Result<Subscriber, AttachError> {
+        match self.receiver()? {
+            Receiver::Subscriber(subscriber) => Ok(*subscriber),
+            Receiver::Consumer(_) => Err(AttachError::WrongHandle {
+                lane: "waits for its readers and loses nothing",
+                needed: "consumer",
+            }),
+        }
+    }
+
+    /// Attaches a receiving end of a lane of any shape: what it is, the lane decides.
     ///
     /// # Errors
     /// What went wrong, and in a refusal of the agent what to do about it.
-    pub fn consumer(&self) -> Result<Consumer, AttachError> {
-        let attached = self.attach(Role::Consumer)?;
-        Ok(Consumer::new(attached.region, attached.grant, attached.link)?)
+    pub fn receiver(&self) -> Result<Receiver, AttachError> {
+        let Attached { region, grant, link } = self.attach(Role::Consumer)?;
+        Ok(if grant.broadcast.is_some_and(Policy::loses) {
+            Receiver::Subscriber(Box::new(Subscriber::new(region, grant, link)?))
+        } else {
+            Receiver::Consumer(Box::new(Consumer::new(region, grant, link)?))
+        })
     }
 
     fn attach(&self, role: Role) -> Result<Attached, AttachError> {
@@ -116,8 +170,8 @@ impl Attach {
             source,
         })?;
         let thread = nix::unistd::gettid().as_raw().cast_unsigned();
-        let (claim, schema) = (self.claim.clone(), self.schema);
-        send(&socket, &Frame::Hello { role, claim, thread, schema })?;
+        let (claim, schema, start) = (self.claim.clone(), self.schema, self.start);
+        send(&socket, &Frame::Hello { role, claim, thread, schema, start })?;
         let (grant, fd) = self.granted(&socket, role)?;
         let region = map_own(&grant, &fd)?;
         send(&socket, &Frame::Mapped)?;
@@ -130,9 +184,13 @@ impl Attach {
         Segment::verify(own, header(&grant)?)?;
         let pinned = self.pinned(&grant)?;
         let (lane, generation, token) = (grant.lane, grant.generation, grant.token);
-        let resume = Resume { role, lane, generation, token, segment: fd };
+        let resume = Resume { role, lane, generation, token, start, segment: fd };
         let control = Control::new(&self.socket, socket, resume);
-        Ok(Attached { region, grant, link: Link::new(Some(control), pinned, PeerState::Absent) })
+        let mut link = Link::new(Some(control), pinned, PeerState::Absent);
+        if grant.broadcast.is_some() {
+            link.pulse.quicken();
+        }
+        Ok(Attached { region, grant, link })
     }
 
     fn granted(&self, socket: &OwnedFd, role: Role) -> Result<(Grant, OwnedFd), AttachError> {
@@ -191,6 +249,15 @@ impl Attach {
             frame => Ok((frame, packet.descriptors.into_iter().next())),
         }
     }
+}
+
+/// A receiving end of a lane whose shape was not known before.
+#[derive(Debug)]
+pub enum Receiver {
+    /// Of a lane that loses nothing.
+    Consumer(Box<Consumer>),
+    /// Of a broadcast lane that does not wait for its readers.
+    Subscriber(Box<Subscriber>),
 }
 
 /// An end that is live but has no ring yet.

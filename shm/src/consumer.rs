@@ -3,21 +3,18 @@
 //! Owns the waiting and the change of generations: the old segment is drained to its end before the
 //! new one is read. What comes out is in [`crate::received`].
 
-use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use crate::control::Link;
 use crate::error::{Corruption, PeerState, RecvError, SegmentError};
+use crate::generations::{Generations, WayIn};
 use crate::geometry::Geometry;
-use crate::layout::{Header, KIND_PRODUCER};
-use crate::memfd::Segment;
 use crate::producer::SLEEP_MAX;
 use crate::received::{ReadBatch, ReadSlot};
 use crate::region::{Foreign, Owned, Region};
 use crate::ring::{Found, Profile, Reader, Span, WaitMode};
 use crate::sync::spin_hint;
-use crate::wire::{Frame, Grant, PeerSegment, Role};
+use crate::wire::Grant;
 
 /// Spins before a sleep, about 50 µs.
 const SPINS_BEFORE_PARK: u32 = 2048;
@@ -28,18 +25,6 @@ const STREAM_BURST: u64 = 8;
 /// Pause of a consumer that has caught up with a stream, in spins (about 6 µs): on the machine of
 /// the measurements more does not help, and a sixteenth of a small ring is enough.
 const TRAIL_SPINS_MAX: u64 = 256;
-/// Generations that may wait to be read: the agent refuses producers long before.
-const GENERATIONS_MAX: usize = 16;
-
-/// A generation that waits until the one before is drained.
-#[derive(Debug)]
-struct Pending {
-    generation: u64,
-    base: u64,
-    end: Option<u64>,
-    region: Region<Foreign>,
-}
-
 /// The consumer's end of a lane. `Send`, not `Sync`, not `Clone`.
 #[derive(Debug)]
 pub struct Consumer {
@@ -47,16 +32,12 @@ pub struct Consumer {
     link: Link,
     wait: WaitMode,
     grant: Grant,
-    generation: u64,
-    /// Where the current generation ends, once its producer is gone; `u64::MAX` before.
-    pub(crate) end: u64,
-    pending: VecDeque<Pending>,
+    pub(crate) line: Generations,
     closed: bool,
     /// Position from which on the agent is looked at.
     attend_at: u64,
     /// Position at the last wait.
     waited_at: u64,
-    refused: Option<SegmentError>,
     /// Not `Sync`: two threads must not share one end.
     not_sync: std::marker::PhantomData<std::cell::Cell<()>>,
 }
@@ -75,13 +56,10 @@ impl Consumer {
             link,
             wait,
             grant,
-            generation: 0,
-            end: u64::MAX,
-            pending: VecDeque::new(),
+            line: Generations::new(),
             closed: false,
             attend_at: 0,
             waited_at: 0,
-            refused: None,
             not_sync: std::marker::PhantomData,
         };
         consumer.measure_run();
@@ -103,7 +81,7 @@ impl Consumer {
     /// Generation that is being read; 0 before the first producer attached.
     #[must_use]
     pub fn generation(&self) -> u64 {
-        self.generation
+        self.line.current
     }
 
     /// Position of the next message.
@@ -270,17 +248,27 @@ impl Consumer {
     pub(crate) fn next_span(&mut self) -> Result<Option<Span>, RecvError> {
         match self.ring.poll() {
             // What a producer that was given up writes after its end is nobody's message.
-            Ok(Some(Found::Message(span))) if span.position() < self.end => {
+            Ok(Some(Found::Message(span))) if span.position() < self.line.end => {
                 self.attend()?;
                 Ok(Some(span))
             }
-            Ok(Some(Found::End)) if self.ring.position() < self.end => {
+            Ok(Some(Found::End)) if self.ring.position() < self.line.end => {
                 self.ring.release_end();
                 self.closed = true;
                 Err(self.closed_error())
             }
             Ok(_) => self.found_nothing(),
-            Err(corruption) => Err(corruption.into()),
+            Err(corruption) => Err(self.blamed(corruption)),
+        }
+    }
+
+    /// Where the producer gave this reader up, what it overwrote since is no corruption.
+    #[cold]
+    fn blamed(&self, corruption: Corruption) -> RecvError {
+        let position = self.ring.position();
+        match self.ring.given_up() {
+            Some((reason, at)) => RecvError::GivenUp { reason, position, at },
+            None => corruption.into(),
         }
     }
 
@@ -300,7 +288,7 @@ impl Consumer {
 
     /// Tells the ring how far it may go on its own: what lies beyond an announced end is nobody's.
     fn measure_run(&mut self) {
-        self.ring.attend_at(self.attend_at.min(self.end));
+        self.ring.attend_at(self.attend_at.min(self.line.end));
     }
 
     fn closed_error(&self) -> RecvError {
@@ -313,7 +301,7 @@ impl Consumer {
         if self.link.pulse.idle_due(self.ring.position()) {
             self.maintain()?;
         }
-        if self.ring.peer().is_none() || self.end != u64::MAX || self.closed {
+        if self.ring.peer().is_none() || self.line.end != u64::MAX || self.closed {
             return self.at_the_end();
         }
         Ok(None)
@@ -329,10 +317,10 @@ impl Consumer {
                 Err(corruption) => Err(corruption.into()),
             };
         }
-        if let Some(error) = self.refused.take() {
+        if let Some(error) = self.line.refused.take() {
             return Err(error.into());
         }
-        if self.closed && self.pending.is_empty() {
+        if self.closed && self.line.pending.is_empty() {
             return Err(self.closed_error());
         }
         Ok(None)
@@ -342,7 +330,7 @@ impl Consumer {
     fn advance(&mut self) -> Result<bool, RecvError> {
         let position = self.ring.position();
         if self.ring.peer().is_some() {
-            let end = self.end;
+            let end = self.line.end;
             if end == u64::MAX {
                 return Ok(false);
             }
@@ -355,22 +343,29 @@ impl Consumer {
                 return Err(Corruption::Truncated { position, end }.into());
             }
         }
-        let Some(next) = self.pending.pop_front() else {
+        let Some(next) = self.line.pending.front() else {
             return Ok(false);
         };
         if next.base > position {
             return Err(Corruption::Truncated { position, end: next.base }.into());
         }
-        if self.generation != 0 {
-            self.link.tell(&Frame::Drained { generation: self.generation });
+        let way_in = match self.grant.broadcast {
+            None => None,
+            Some(_) => match self.line.way_in(&self.grant, self.ring.geometry()) {
+                None => return Ok(false),
+                way_in => way_in,
+            },
+        };
+        let Some(region) = self.line.advance(&mut self.link) else {
+            return Ok(false);
+        };
+        self.closed = false;
+        match way_in {
+            None => self.ring.join(region),
+            Some(WayIn::Entry(entry)) => self.ring.join_at(region, &entry)?,
+            Some(WayIn::Frozen(start)) => self.ring.join_frozen(region, start),
         }
-        self.link.forget_below(next.generation);
-        let end = next.end.unwrap_or(u64::MAX);
-        (self.generation, self.end, self.closed) = (next.generation, end, false);
         self.measure_run();
-        self.ring.join(next.region);
-        let alive = next.end.is_none();
-        self.link.peer = if alive { PeerState::Live } else { PeerState::Gone };
         Ok(true)
     }
 
@@ -380,72 +375,18 @@ impl Consumer {
     /// # Errors
     /// `Revoked`.
     pub fn maintain(&mut self) -> Result<(), RecvError> {
-        while let Some((frame, descriptor)) = self.link.next_event() {
-            match (frame, descriptor) {
-                (Frame::Generation(segment), Some(fd)) => self.offered(segment, fd),
-                (Frame::Ended { generation, end }, _) => self.ended(generation, end),
-                _ => {}
+        while let Some(event) = self.link.next_event() {
+            if self.line.heard(event, &self.grant, self.ring.geometry(), &mut self.link) {
+                self.measure_run();
             }
         }
         if self.link.revoked { Err(RecvError::Revoked) } else { Ok(()) }
     }
 
-    fn offered(&mut self, segment: PeerSegment, fd: OwnedFd) {
-        let newest = self.pending.back().map_or(self.generation, |pending| pending.generation);
-        if segment.generation <= newest || self.pending.len() >= GENERATIONS_MAX {
-            return;
-        }
-        match self.prove(segment, fd) {
-            Ok((region, fd)) => {
-                self.link.hold(Role::Producer, segment.generation, fd);
-                let (generation, base) = (segment.generation, segment.base);
-                self.pending.push_back(Pending { generation, base, end: None, region });
-            }
-            Err(error) => self.refused = Some(error),
-        }
-    }
-
-    fn ended(&mut self, generation: u64, end: u64) {
-        if generation == self.generation {
-            self.end = end;
-            self.measure_run();
-            self.link.peer = PeerState::Gone;
-        }
-        for pending in &mut self.pending {
-            if pending.generation == generation {
-                pending.end = Some(end);
-            }
-        }
-    }
-
     pub(crate) fn join(&mut self, region: Region<Foreign>, generation: u64) {
-        self.generation = generation;
+        self.line.current = generation;
         self.ring.join(region);
         self.link.peer = PeerState::Live;
-    }
-
-    fn prove(
-        &self,
-        segment: PeerSegment,
-        fd: OwnedFd,
-    ) -> Result<(Region<Foreign>, OwnedFd), SegmentError> {
-        let needed = self.ring.geometry().segment_bytes();
-        if segment.size_bytes < needed {
-            return Err(SegmentError::Size { found: segment.size_bytes, expected: needed });
-        }
-        let header = Header {
-            kind: KIND_PRODUCER,
-            lane: self.grant.lane,
-            generation: segment.generation,
-            nonce: segment.nonce,
-            slot_stride: self.ring.geometry().stride() as u64,
-            slot_payload: u64::from(self.grant.slot_payload),
-            slot_count: u64::from(self.grant.slot_count),
-            base_position: segment.base,
-            size_bytes: segment.size_bytes,
-        };
-        let segment = Segment::verify(fd, header)?;
-        Ok((segment.map()?, segment.into_fd()))
     }
 
     #[cold]
@@ -547,7 +488,8 @@ mod tests {
         for number in 0..5u64 {
             producer.send(&number.to_le_bytes(), Duration::ZERO).unwrap();
         }
-        consumer.ended(1, 2);
+        consumer.line.ended(1, 2, &mut consumer.link);
+        consumer.measure_run();
         assert_eq!(consumer.poll().unwrap().unwrap().view().u64_at(0), Some(0));
         let mut rest = consumer.poll_many(10);
         assert_eq!(rest.next().unwrap().unwrap().u64_at(0), Some(1));

@@ -13,25 +13,30 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 use crate::error::PeerState;
 use crate::fdpass;
 use crate::pin::Pinned;
+use crate::ring::Start;
 use crate::wire::{Claim, Frame, Role};
 
 /// Idle this long, an end looks for events: a new generation, a new consumer, a revocation.
 const IDLE_LOOK: Duration = Duration::from_millis(20);
 /// While messages flow, an end looks this often: to notice that the agent was restarted.
 const STEADY_LOOK: Duration = Duration::from_secs(1);
+/// The same in a broadcast lane, where readers come and go and wait to be let in.
+const STEADY_LOOK_BROADCAST: Duration = Duration::from_millis(100);
 /// Empty polls between two readings of the clock.
 const IDLE_POLLS: u32 = 64;
 /// Slots between two readings of the clock, at most. Fewer for a slow stream: the number
 /// follows the rate, so that a message every second is looked at every second.
 const STEADY_SLOTS_MAX: u64 = 4096;
-/// The clock is read about this often while messages flow.
-const STEADY_CLOCK: Duration = Duration::from_millis(100);
+/// Readings of the clock between two looks while messages flow, about.
+const CLOCK_SHARE: u32 = 10;
 /// First and longest pause between two attempts to reach a restarted agent.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// Decides when a look at the connection is due, so that the data path pays nothing for it.
 #[derive(Debug)]
 pub(crate) struct Pulse {
+    /// Between two looks while messages flow.
+    look: Duration,
     idle_left: u32,
     steady_slots: u64,
     steady_read: Instant,
@@ -44,6 +49,7 @@ impl Pulse {
     pub(crate) fn new() -> Self {
         let now = Instant::now();
         Self {
+            look: STEADY_LOOK,
             idle_left: IDLE_POLLS,
             steady_slots: 1,
             steady_read: now,
@@ -59,16 +65,21 @@ impl Pulse {
         let now = Instant::now();
         let since = now.duration_since(self.steady_read);
         self.steady_read = now;
-        self.steady_slots = if since > STEADY_CLOCK {
+        self.steady_slots = if since > self.look / CLOCK_SHARE {
             (self.steady_slots / 2).max(1)
         } else {
             (self.steady_slots * 2).min(STEADY_SLOTS_MAX)
         };
-        let due = now.duration_since(self.looked_at) >= STEADY_LOOK;
+        let due = now.duration_since(self.looked_at) >= self.look;
         if due {
             self.looked_at = now;
         }
         due
+    }
+
+    /// Looks as often as a broadcast lane needs it.
+    pub(crate) fn quicken(&mut self) {
+        self.look = STEADY_LOOK_BROADCAST;
     }
 
     /// Slots until the next [`Pulse::beat`].
@@ -107,6 +118,7 @@ pub(crate) struct Resume {
     pub(crate) lane: u128,
     pub(crate) generation: u64,
     pub(crate) token: u128,
+    pub(crate) start: Start,
     pub(crate) segment: OwnedFd,
 }
 
@@ -173,6 +185,13 @@ impl Link {
     pub(crate) fn forget_below(&mut self, number: u64) {
         if let Some(control) = &mut self.control {
             control.held.retain(|(_, held, _)| *held >= number);
+        }
+    }
+
+    /// Forgets one of the peers' segments.
+    pub(crate) fn forget(&mut self, role: Role, number: u64) {
+        if let Some(control) = &mut self.control {
+            control.held.retain(|held| (held.0, held.1) != (role, number));
         }
     }
 
@@ -263,11 +282,11 @@ impl Control {
         if Instant::now() < self.retry_at {
             return;
         }
-        let Resume { role, lane, generation, token, .. } = self.resume;
+        let Resume { role, lane, generation, token, start, .. } = self.resume;
         let claim = Claim::Resume { lane, generation, token };
         let thread = nix::unistd::gettid().as_raw().cast_unsigned();
         // The agent's journal knows what this end said when it attached.
-        let hello = Frame::Hello { role, claim, thread, schema: 0 };
+        let hello = Frame::Hello { role, claim, thread, schema: 0, start };
         let presented = open(&self.path).and_then(|socket| {
             let segment = self.resume.segment.as_fd();
             fdpass::send(&socket, &hello.encode(), Some(segment))?;

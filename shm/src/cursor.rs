@@ -6,6 +6,10 @@
 use crate::error::Corruption;
 use crate::geometry::{Geometry, Place};
 
+/// Last position that is accepted from a peer: from there on it would take a producer twenty years
+/// to make a reader's arithmetic overflow.
+pub const POSITION_MAX: u64 = u64::MAX - (1 << 56);
+
 /// What a committed slot holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -16,6 +20,8 @@ pub enum Kind {
     More = 2,
     /// End of stream.
     End = 3,
+    /// Broadcast lanes that lose: the slot is being written in this lap.
+    Busy = 4,
 }
 
 /// One slot's commit word, `turn:32 | kind:8 | len:24`: a whole snapshot in one load.
@@ -65,6 +71,17 @@ impl CommitWord {
     }
 }
 
+/// What a slot of a broadcast lane that loses says to a reader that it does not wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passing {
+    /// Not committed in this lap, or being written.
+    Empty,
+    /// Committed, with kind and length within the geometry.
+    Committed(Kind, u32),
+    /// Taken for a later lap: what stood here is lost to this reader.
+    Overrun,
+}
+
 /// What a slot says to the consumer that looks at it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlotState {
@@ -104,6 +121,31 @@ pub fn read_slot(
         return Err(Corruption::Length { position, found, limit });
     }
     Ok(SlotState::Committed(kind, found))
+}
+
+/// Judges a commit word of a broadcast lane that loses, found at `position`.
+///
+/// # Errors
+/// As [`read_slot`], but a later turn is no lie here: the producer waits for nobody.
+#[inline]
+pub fn read_passing(
+    geometry: &Geometry,
+    position: u64,
+    word: CommitWord,
+) -> Result<Passing, Corruption> {
+    let expected = geometry.turn(position);
+    let ahead = word.turn().wrapping_sub(expected);
+    // Half of the turns are ahead: a reader would have to sleep through 2^31 laps to be wrong.
+    if word.0 != 0 && (1..1 << 31).contains(&ahead) {
+        return Ok(Passing::Overrun);
+    }
+    if ahead == 0 && word.kind_byte() == Kind::Busy as u8 {
+        return Ok(Passing::Empty);
+    }
+    Ok(match read_slot(geometry, position, word)? {
+        SlotState::Empty => Passing::Empty,
+        SlotState::Committed(kind, len) => Passing::Committed(kind, len),
+    })
 }
 
 /// The word is of the lap before, or of nobody yet; anything else is a lie.
@@ -159,6 +201,38 @@ mod tests {
             }
         }
         assert_eq!(committed, 8 * 9);
+    }
+
+    #[test]
+    fn every_word_is_judged_exactly_by_a_reader_that_may_be_overrun() {
+        let geometry = Geometry::try_new(8, 2).unwrap();
+        for position in 0..8u64 {
+            let turn = geometry.turn(position);
+            for found_turn in 0..8u32 {
+                for kind in 0..=255u64 {
+                    for len in [0u64, 1, 8, 9, 0xff_ffff] {
+                        let word = CommitWord(u64::from(found_turn) << 32 | kind << 24 | len);
+                        let state = read_passing(&geometry, position, word);
+                        if word.0 != 0 && found_turn > turn {
+                            assert_eq!(state, Ok(Passing::Overrun));
+                        } else if found_turn == turn && kind == 4 {
+                            assert_eq!(state, Ok(Passing::Empty));
+                        } else {
+                            let strict = read_slot(&geometry, position, word);
+                            let same = match state {
+                                Ok(Passing::Empty) => strict == Ok(SlotState::Empty),
+                                Ok(Passing::Committed(k, l)) => {
+                                    strict == Ok(SlotState::Committed(k, l))
+                                }
+                                Ok(Passing::Overrun) => false,
+                                Err(corruption) => strict == Err(corruption),
+                            };
+                            assert!(same, "{position} {word:?}: {state:?}, {strict:?}");
+                        }
+                    }
+                }
+            }
+        }
     }
 
     #[test]

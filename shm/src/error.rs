@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::roster::Reason;
+
 /// Proof that the peer broke the protocol: an honest peer cannot produce any of these.
 ///
 /// The handle that returns it is poisoned: every later call returns the same value, because
@@ -60,6 +62,28 @@ pub enum Corruption {
         /// Messages' slots committed so far.
         committed: u64,
     },
+    /// A committed message changed although its slots were not taken for a later lap.
+    #[error("message at position {position} changed after its commit")]
+    Rewritten {
+        /// Position of the message's first slot.
+        position: u64,
+    },
+    /// A reader was overrun, but is told to go on at a position that is not after its own.
+    #[error("slot at position {position} was overrun, but the reader is told to go on at {found}")]
+    Resume {
+        /// Position of the reader.
+        position: u64,
+        /// Position according to the producer.
+        found: u64,
+    },
+    /// A reader was let in at a position that it cannot start at.
+    #[error("reader was let in at {found}, which is before {lowest} or beyond every lane")]
+    JoinedAt {
+        /// Position according to the producer.
+        found: u64,
+        /// Lowest position that makes sense.
+        lowest: u64,
+    },
     /// A generation that ended at `end` has an uncommitted slot before its end.
     #[error("generation ended at {end} but the slot at {position} was never committed")]
     Truncated {
@@ -99,6 +123,18 @@ pub enum ReserveError {
         waited: Duration,
         /// What is known of the consumer.
         state: PeerState,
+    },
+    /// The room did not appear in time, because a reader of the broadcast lane holds it.
+    #[error("no room within {waited:?}: reader {reader} is {lag_slots} slots behind, for {held:?}")]
+    Held {
+        /// How long the call waited.
+        waited: Duration,
+        /// Number of the reader that is furthest behind.
+        reader: u64,
+        /// Slots that it has not released.
+        lag_slots: u64,
+        /// How long it has held the lane by now.
+        held: Duration,
     },
     /// The agent took the lane away.
     #[error("lane was revoked by the agent")]
@@ -141,6 +177,25 @@ pub enum RecvError {
         found: usize,
         /// Longest message that was asked for, in bytes.
         limit: usize,
+    },
+    /// The producer of a broadcast lane was faster. The next call goes on half a ring behind it.
+    #[error("{slots} slots were overwritten before position {position}: read faster or widen")]
+    Lost {
+        /// Slots that are gone; a message of one slot is one of them.
+        slots: u64,
+        /// Position of the next message.
+        position: u64,
+    },
+    /// The producer of a broadcast lane no longer counts with this reader. One that is behind may
+    /// go on, and is told from now on what it loses; one that lied may not.
+    #[error("reader was given up ({reason:?}) at {position} when {at} was committed")]
+    GivenUp {
+        /// Why.
+        reason: Reason,
+        /// Position of this reader now.
+        position: u64,
+        /// What was committed then.
+        at: u64,
     },
     /// The agent took the lane away.
     #[error("lane was revoked by the agent")]
@@ -303,6 +358,14 @@ pub enum AttachError {
         found: &'static str,
         /// Frame that was expected.
         waiting_for: &'static str,
+    },
+    /// The lane is of another kind.
+    #[error("the lane {lane}: attach it with `{needed}` or `receiver`, and a new ticket")]
+    WrongHandle {
+        /// What the lane does.
+        lane: &'static str,
+        /// The call that fits.
+        needed: &'static str,
     },
     /// The segment did not stand up to the client's own check.
     #[error("segment from the agent was refused: {0}")]

@@ -58,6 +58,22 @@ pub const P_BELL: usize = HEADER_BYTES + 128;
 pub const P_PARKED: usize = HEADER_BYTES + 132;
 /// Incarnation of the consumer whose segment the producer reads.
 pub const P_JOINED: usize = HEADER_BYTES + 256;
+/// Where an overrun reader of a broadcast lane that loses goes on: a message's first slot, half a
+/// ring behind the producer.
+pub const P_RESUME: usize = HEADER_BYTES + 384;
+/// Readers of a broadcast lane: [`READERS_MAX`] entries of [`READER_BYTES`], each starting with
+/// the reader's number, or 0 if it is free.
+pub const P_READERS: usize = HEADER_BYTES + 512;
+/// Most readers of a broadcast lane.
+pub const READERS_MAX: usize = 64;
+/// Bytes of one reader's entry.
+pub const READER_BYTES: usize = 32;
+/// In a reader's entry: position from which on the producer counts with the reader.
+pub const R_JOINED_AT: usize = 8;
+/// In a reader's entry: what was committed when the producer gave the reader up.
+pub const R_GIVEN_UP_AT: usize = 16;
+/// In a reader's entry: 0, or why the producer gave the reader up.
+pub const R_REASON: usize = 24;
 /// First slot. One page after the control lines keeps slots page-aligned on 4 KiB pages.
 pub const P_SLOTS: usize = HEADER_BYTES * 2;
 /// Pad after the last slot: a mis-speculated access of one line stays inside the mapping.
@@ -71,6 +87,8 @@ pub const C_MESSAGES: usize = 520;
 pub const C_BYTES: usize = 528;
 /// Times that the consumer found the ring empty.
 pub const C_EMPTY: usize = 536;
+/// Slots that the reader of a lossy broadcast lane has lost so far.
+pub const C_LOST: usize = 544;
 /// Futex word that the consumer changes before it wakes a parked producer.
 pub const C_BELL: usize = 640;
 /// Odd while the consumer sleeps for a message; each sleep has its own number.
@@ -80,7 +98,8 @@ pub const C_HEAVY: usize = 648;
 
 const _: () = {
     assert!(HEADER_FIELDS.len() * 8 <= C_RELEASED);
-    assert!(P_JOINED + 8 <= P_SLOTS);
+    assert!(P_JOINED + 8 <= P_RESUME && P_RESUME + 8 <= P_READERS);
+    assert!(P_READERS + READERS_MAX * READER_BYTES <= P_SLOTS);
     assert!(C_HEAVY + 4 <= CONSUMER_SEGMENT_BYTES);
     assert!(P_BELL.is_multiple_of(4) && C_BELL.is_multiple_of(4) && P_SLOTS.is_multiple_of(64));
 };

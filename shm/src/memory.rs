@@ -46,6 +46,11 @@ pub trait Memory {
     /// Orders all earlier stores of this thread before all its later loads.
     fn full_fence(&self);
 
+    /// Orders all earlier loads of this thread before all its later loads.
+    fn acquire_fence(&self) {
+        self.full_fence();
+    }
+
     /// As [`Memory::full_fence`], for a thread that is about to sleep: also makes every
     /// [`OwnedMemory::light_fence`] of other processes count as a full one.
     fn heavy_fence(&self) {
@@ -82,6 +87,11 @@ pub trait OwnedMemory: Memory {
     /// Makes this process ready for light fences. False if the kernel refuses.
     fn allow_light(&self) -> bool {
         false
+    }
+
+    /// Orders all earlier stores of this thread before all its later stores.
+    fn release_fence(&self) {
+        self.full_fence();
     }
 
     /// Copies bytes in.

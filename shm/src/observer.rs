@@ -2,16 +2,17 @@
 //!
 //! Reads what hostile processes may be writing, so every number is bounded before it is used.
 
-use crate::cursor::CommitWord;
+use crate::cursor::{CommitWord, Kind};
 use crate::error::SegmentError;
 use crate::geometry::Geometry;
 use crate::layout::{
-    C_BELL, C_BYTES, C_EMPTY, C_MESSAGES, C_RELEASED, P_BELL, P_BYTES, P_COMMITTED, P_MESSAGES,
-    P_STALLS,
+    C_BELL, C_BYTES, C_EMPTY, C_LOST, C_MESSAGES, C_RELEASED, P_BELL, P_BYTES, P_COMMITTED,
+    P_MESSAGES, P_STALLS,
 };
 use crate::memfd::Segment;
 use crate::memory::Memory;
 use crate::region::{Foreign, Region};
+use crate::roster::{self, Entry, Reason};
 
 /// Counters of one end, as its process last showed them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,7 +82,22 @@ impl ProducerView {
     fn is_committed(&self, position: u64) -> bool {
         let word = CommitWord(self.region.load_acquire(self.geometry.slot_offset(position)));
         let turn = self.geometry.turn(position);
-        word.0 != 0 && (word.turn() == turn || word.turn() == turn.wrapping_add(1))
+        // A slot that is being written in this lap is not committed; one that is being written in
+        // the next lap was.
+        let busy = word.turn() == turn && word.kind_byte() == Kind::Busy as u8;
+        word.0 != 0 && !busy && (word.turn() == turn || word.turn() == turn.wrapping_add(1))
+    }
+
+    /// Whether and where the producer of a broadcast lane has let a reader in.
+    #[must_use]
+    pub fn reader(&self, number: u64) -> Option<Entry> {
+        roster::find(&self.region, number)
+    }
+
+    /// Why the producer gave up the reader of an entry, if it did.
+    #[must_use]
+    pub fn given_up(&self, entry: &Entry) -> Option<Reason> {
+        roster::given_up(&self.region, entry.offset).map(|(reason, _)| reason)
     }
 
     /// NUMA node that the slots really lie on, if the kernel tells.
@@ -120,6 +136,12 @@ impl ConsumerView {
             bytes: self.region.load_acquire(C_BYTES),
             waits: self.region.load_acquire(C_EMPTY),
         }
+    }
+
+    /// Slots that a reader of a broadcast lane has lost.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.region.load_acquire(C_LOST)
     }
 
     /// Ends the sleep of a producer that waits for this consumer.

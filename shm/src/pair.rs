@@ -11,7 +11,7 @@ use crate::layout::{CONSUMER_SEGMENT_BYTES, Header, KIND_CONSUMER, KIND_PRODUCER
 use crate::memfd::Draft;
 use crate::producer::Producer;
 use crate::region::Region;
-use crate::ring::{Profile, WaitMode};
+use crate::ring::{Profile, Start, WaitMode};
 use crate::wire::{Grant, NO_CPU, Pinning, Role};
 
 /// What a lane without an agent looks like.
@@ -79,6 +79,8 @@ pub fn pair(options: PairOptions) -> Result<(Producer, Consumer), SegmentError> 
         pinning: Pinning::None,
         cpu: NO_CPU,
         grade: b'D',
+        broadcast: None,
+        start: Start::Newest,
     };
     let producer = grant(Role::Producer, size_bytes, options.page_bytes);
     let consumer = grant(Role::Consumer, CONSUMER_SEGMENT_BYTES as u64, 4096);

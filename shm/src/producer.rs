@@ -17,6 +17,10 @@ use crate::ring::{Span, WaitMode, Writer};
 use crate::sync::spin_hint;
 use crate::wire::{Frame, Grant, PeerSegment, Role};
 
+pub(crate) mod readers;
+
+use readers::Hold;
+
 /// Spins before a sleep, about 50 µs: two wake-ups' worth on the machine of the measurements.
 const SPINS_BEFORE_PARK: u32 = 2048;
 /// Grade of a core that the scheduler leaves alone.
@@ -34,6 +38,10 @@ pub struct Producer {
     wait: WaitMode,
     grant: Grant,
     joined: u64,
+    /// Of a broadcast lane: the reader that holds it now.
+    hold: Option<Hold>,
+    /// Of a broadcast lane: every reader that was there at the attach is known.
+    gathered: bool,
     /// Not `Sync`: two threads must not share one end.
     not_sync: std::marker::PhantomData<std::cell::Cell<()>>,
 }
@@ -46,13 +54,25 @@ impl Producer {
     ) -> Result<Self, SegmentError> {
         let geometry = crate::geometry::Geometry::try_new(grant.slot_payload, grant.slot_count)?;
         let wait = if grant.park { WaitMode::Park } else { WaitMode::Spin };
-        let mut ring = Writer::new(region, geometry, wait, grant.base, grant.released);
+        let mut ring = match grant.broadcast {
+            None => Writer::new(region, geometry, wait, grant.base, grant.released),
+            Some(policy) => Writer::broadcast(region, geometry, wait, grant.base, policy),
+        };
         ring.attend_in(link.pulse.slots());
         // Nobody may interrupt a cpu that was isolated on purpose.
         if wait == WaitMode::Park && grant.grade != ISOLATED {
             ring.allow_light();
         }
-        Ok(Self { ring, link, wait, grant, joined: 0, not_sync: std::marker::PhantomData })
+        Ok(Self {
+            ring,
+            link,
+            wait,
+            grant,
+            joined: 0,
+            hold: None,
+            gathered: false,
+            not_sync: std::marker::PhantomData,
+        })
     }
 
     /// What the agent granted: identity, geometry, core, pages.
@@ -104,7 +124,10 @@ impl Producer {
     fn find_room(&mut self, len: usize) -> Result<Span, ReserveError> {
         self.attend()?;
         match self.ring.try_reserve(len)? {
-            Some(span) => Ok(span),
+            Some(span) => {
+                self.let_go();
+                Ok(span)
+            }
             None => Err(self.no_room(len)),
         }
     }
@@ -308,9 +331,13 @@ impl Producer {
                     }
                 }
                 (Frame::PeerGone, _) => self.link.peer = PeerState::Gone,
+                (Frame::Reader { segment, start }, Some(fd)) => self.let_in(segment, start, fd),
+                (Frame::ReaderGone { number }, _) => self.reader_gone(number),
+                (Frame::Gathered, _) => self.gathered = true,
                 _ => {}
             }
         }
+        self.report_given_up();
         if self.link.revoked {
             self.ring.shut();
             return Err(ReserveError::Revoked);
@@ -351,8 +378,11 @@ impl Producer {
             return ReserveError::TooLarge { asked_bytes: len, limit_bytes };
         }
         let due = self.link.revoked || self.link.pulse.idle_due(self.ring.released());
-        if due && let Err(revoked) = self.maintain() {
-            return revoked;
+        if due {
+            self.note_hold();
+            if let Err(revoked) = self.maintain() {
+                return revoked;
+            }
         }
         let geometry = self.ring.geometry();
         let (asked, slots) = (geometry.slots_for(len), geometry.count());
@@ -367,6 +397,7 @@ impl Producer {
         self.attend()?;
         loop {
             if let Some(span) = self.ring.try_reserve(len)? {
+                self.let_go();
                 return Ok(span);
             }
             if let error @ (ReserveError::TooLarge { .. } | ReserveError::Revoked) =
@@ -375,9 +406,12 @@ impl Producer {
                 return Err(error);
             }
             spins = spins.wrapping_add(1);
-            if spins.is_multiple_of(64) && start.elapsed() >= timeout {
-                self.maintain()?;
-                return Err(ReserveError::TimedOut { waited: timeout, state: self.link.peer });
+            if spins.is_multiple_of(64) {
+                self.note_hold();
+                if start.elapsed() >= timeout {
+                    self.maintain()?;
+                    return Err(self.timed_out(timeout));
+                }
             }
             if self.wait == WaitMode::Park && spins > SPINS_BEFORE_PARK {
                 let left = timeout.saturating_sub(start.elapsed());

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::bell::Bell;
-use crate::cursor::{CommitWord, Kind, SlotState, read_slot};
+use crate::cursor::{CommitWord, Kind, POSITION_MAX, SlotState, read_slot};
 use crate::error::Corruption;
 use crate::geometry::{Geometry, Place, WORD_BYTES};
 use crate::layout::{
@@ -12,6 +12,7 @@ use crate::layout::{
 };
 use crate::memory::{Memory, OwnedMemory};
 use crate::ring::{Span, UNJOINED_SLEEP, WaitMode};
+use crate::roster::{self, Entry, Reason};
 use crate::sync::spin_hint;
 
 /// A cache line, in bytes.
@@ -36,6 +37,8 @@ pub struct Reader<P, C> {
     geometry: Geometry,
     wait: WaitMode,
     incarnation: u64,
+    /// Where in the producer's segment our number stands once it knows of us.
+    joined_word: usize,
     /// The next slot to look at; all below were released by the caller.
     next: Place,
     /// Below this position, a plain message needs no look at anything else: the reader is sound,
@@ -73,6 +76,7 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
             geometry,
             wait,
             incarnation,
+            joined_word: P_JOINED,
             next: geometry.place(start),
             free_run: u64::MAX,
             published: start,
@@ -115,6 +119,58 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
     pub fn join(&mut self, peer: P) {
         self.bell = self.bell.for_new_peer();
         self.peer = Some(peer);
+    }
+
+    /// Reads a broadcast lane from the memory of `peer`, which let this reader in at `entry`.
+    ///
+    /// # Errors
+    /// A position before this reader's, at which it would see messages twice.
+    pub fn join_at(&mut self, peer: P, entry: &Entry) -> Result<(), Corruption> {
+        let (found, lowest) = (entry.joined_at, self.next.position);
+        if found < lowest || found > POSITION_MAX {
+            return Err(self.fail(Corruption::JoinedAt { found, lowest }));
+        }
+        self.joined_word = entry.offset;
+        self.join(peer);
+        self.skip_to(found);
+        Ok(())
+    }
+
+    /// Reads the memory of a producer of a broadcast lane that is gone, from `position` on; what
+    /// lies between is left out.
+    pub(crate) fn join_frozen(&mut self, peer: P, position: u64) {
+        self.joined_word = P_JOINED;
+        self.join(peer);
+        self.skip_to(position.max(self.next.position));
+    }
+
+    /// Goes on at `position` without the messages before it.
+    pub(crate) fn skip_to(&mut self, position: u64) {
+        self.spare += position - self.next.position;
+        self.next = self.geometry.place(position);
+        self.publish();
+    }
+
+    /// Shows the cursor every so many slots at least.
+    pub(crate) fn publish_every(&mut self, slots: u64) {
+        self.publish_every = slots.max(1);
+        self.publish_at = self.published.saturating_add(self.publish_every);
+    }
+
+    /// Why the producer gave this reader up, if it did, and what was committed then.
+    pub(crate) fn given_up(&self) -> Option<(Reason, u64)> {
+        let peer = self.peer.as_ref().filter(|_| self.joined_word != P_JOINED)?;
+        roster::given_up(peer, self.joined_word)
+    }
+
+    /// This reader's own memory.
+    pub(crate) fn own(&self) -> &C {
+        &self.own
+    }
+
+    /// The first corruption, which stays.
+    pub(crate) fn poison(&self) -> Option<Corruption> {
+        self.poison
     }
 
     /// From this position on, [`Reader::ready`] finds nothing until it is called again.
@@ -297,14 +353,14 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
     }
 
     #[cold]
-    fn fail(&mut self, corruption: Corruption) -> Corruption {
+    pub(crate) fn fail(&mut self, corruption: Corruption) -> Corruption {
         self.free_run = 0;
         *self.poison.get_or_insert(corruption)
     }
 
     /// Empty: the producer gets to see the whole cursor, so that it never waits for a quarter.
     #[inline]
-    fn found_empty(&mut self) -> Result<Option<Found>, Corruption> {
+    pub(crate) fn found_empty(&mut self) -> Result<Option<Found>, Corruption> {
         if let Some(poison) = self.poison {
             return Err(poison);
         }
@@ -329,7 +385,7 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
                     len += last as usize;
                     return Ok(Found::Message(Span { place: first, slots: slots + 1, len }));
                 }
-                Ok(SlotState::Empty | SlotState::Committed(Kind::End, _)) => {
+                Ok(SlotState::Empty | SlotState::Committed(..)) => {
                     return Err(self.fail(Corruption::Unfinished { position, slots }));
                 }
                 Err(corruption) => return Err(self.fail(corruption)),
@@ -438,6 +494,11 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
 
     /// Sleeps until something is committed, at most `timeout`. May return early.
     pub fn park(&mut self, timeout: Duration) {
+        self.park_while(timeout, Self::finds_nothing);
+    }
+
+    /// As [`Reader::park`], while `empty` finds nothing.
+    pub(crate) fn park_while(&mut self, timeout: Duration, empty: impl Fn(&Self) -> bool) {
         let rung = self.announce_sleep();
         self.fence_sleep();
         match &self.peer {
@@ -445,7 +506,7 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
             None => std::thread::sleep(timeout.min(UNJOINED_SLEEP)),
             Some(peer) => {
                 let limit = if self.is_noticed() { timeout } else { timeout.min(UNJOINED_SLEEP) };
-                if self.finds_nothing() {
+                if empty(self) {
                     peer.wait(P_BELL, rung, limit);
                 }
             }
@@ -486,7 +547,7 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
 
     /// Whether the producer reads this incarnation's parked word: before, it cannot wake us.
     pub(crate) fn is_noticed(&self) -> bool {
-        self.peer.as_ref().is_some_and(|p| p.load_acquire(P_JOINED) == self.incarnation)
+        self.peer.as_ref().is_some_and(|p| p.load_acquire(self.joined_word) == self.incarnation)
     }
 
     /// Whether [`Reader::fence_sleep`] pays for the producer's fences, too.

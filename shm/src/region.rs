@@ -352,6 +352,11 @@ impl<Access> Memory for Region<Access> {
         fence(Ordering::SeqCst);
     }
 
+    #[inline(always)]
+    fn acquire_fence(&self) {
+        fence(Ordering::Acquire);
+    }
+
     fn heavy_fence(&self) {
         // A refusal after `heavy_works` said yes costs a sleep its bound, not its message.
         if !barrier::run() {
@@ -409,6 +414,11 @@ impl OwnedMemory for Region<Owned> {
 
     fn allow_light(&self) -> bool {
         barrier::register()
+    }
+
+    #[inline(always)]
+    fn release_fence(&self) {
+        fence(Ordering::Release);
     }
 
     #[inline(always)]

@@ -10,10 +10,13 @@
 
 use std::time::Duration;
 
+use crate::cursor::{CommitWord, Kind, SlotState, read_slot};
 use crate::geometry::{Geometry, Place};
+use crate::memory::Memory;
 
+pub use crate::follower::{Follower, Heard};
 pub use crate::reader::{Found, Reader};
-pub use crate::writer::Writer;
+pub use crate::writer::{GivenUp, Lag, Writer};
 
 /// Longest sleep of an end whose peer has not noticed it yet.
 pub(crate) const UNJOINED_SLEEP: Duration = Duration::from_millis(1);
@@ -37,6 +40,38 @@ pub enum Profile {
     /// A consumer that has caught up with a stream lets the producer get ahead, for some
     /// microseconds, so that the two do not fight for each line.
     Throughput,
+}
+
+/// What the producer of a broadcast lane does about readers that are slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// It waits for the slowest reader: nobody loses anything.
+    Gated,
+    /// It gives up a reader that is `budget` slots behind, and waits for nobody.
+    Evicting {
+        /// Slots that a reader may be behind.
+        budget: u64,
+    },
+    /// It waits for nobody and overwrites the oldest.
+    Overwrite,
+}
+
+impl Policy {
+    /// Whether a reader may find that messages are gone before it read them.
+    #[must_use]
+    pub fn loses(self) -> bool {
+        self != Self::Gated
+    }
+}
+
+/// Where a reader of a broadcast lane starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Start {
+    /// With the next message that is committed.
+    #[default]
+    Newest,
+    /// With the oldest message that the ring retains.
+    Oldest,
 }
 
 /// Which slots a message takes.
@@ -74,4 +109,39 @@ impl Span {
         }
         geometry.place(self.place.position + self.slots)
     }
+}
+
+/// The first position from `from` on at which a message starts, in memory whose generation began
+/// at `base` and committed up to `committed`; at most one ring below that.
+pub(crate) fn message_start(
+    memory: &impl Memory,
+    geometry: &Geometry,
+    base: u64,
+    from: u64,
+    committed: u64,
+) -> u64 {
+    let ends = |position: u64| {
+        let word = CommitWord(memory.load_acquire(geometry.slot_offset(position)));
+        let state = read_slot(geometry, position, word);
+        matches!(state, Ok(SlotState::Committed(Kind::Data | Kind::End, _)))
+    };
+    if from <= base || from >= committed || ends(from - 1) {
+        return from.max(base).min(committed.max(base));
+    }
+    // In the middle of a message, or unknown: the next message starts after the end of one.
+    let mut within = from..committed.min(from.saturating_add(geometry.count()));
+    within.find(|&position| ends(position)).map_or(committed, |end| end + 1)
+}
+
+/// The oldest whole message of a producer that is gone, within three quarters of the ring: what
+/// is older may have been written over by a reservation that was dropped.
+pub(crate) fn oldest_message(
+    memory: &impl Memory,
+    geometry: &Geometry,
+    base: u64,
+    end: u64,
+) -> u64 {
+    let kept = geometry.count() - (geometry.count() / 4).max(1);
+    let from = end.saturating_sub(kept).max(base);
+    message_start(memory, geometry, base, from, end)
 }

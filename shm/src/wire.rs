@@ -4,8 +4,13 @@
 //! it enters; a frame with a byte too few or too many is refused. Both ends of the socket use
 //! this one codec, so that they cannot drift apart.
 
+mod fields;
+
 use crate::error::FrameError;
-use crate::ring::Profile;
+use crate::ring::{Policy, Profile, Start};
+use crate::roster::Reason;
+
+use fields::{Reader, Writer, field, reason_byte, role_byte, start_byte};
 
 /// `LNWY`, the first word of every frame.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"LNWY");
@@ -104,6 +109,10 @@ pub struct Grant {
     pub cpu: u32,
     /// Isolation grade of the core: `A` to `D`.
     pub grade: u8,
+    /// What a broadcast lane does about slow readers; `None` for a lane with one consumer.
+    pub broadcast: Option<Policy>,
+    /// Where the reader of a broadcast lane asked to start.
+    pub start: Start,
 }
 
 /// A peer's segment, as announced with its descriptor.
@@ -132,6 +141,8 @@ pub enum Frame {
         thread: u32,
         /// What its messages are, or 0 from a client that does not say.
         schema: u64,
+        /// Where a reader of a broadcast lane wants to start.
+        start: Start,
     },
     /// Client: my segment is mapped; seal it.
     Mapped,
@@ -153,6 +164,22 @@ pub enum Frame {
         role: Role,
         /// Its generation or incarnation.
         number: u64,
+    },
+    /// Producer: this reader holds the lane; 0 says that nobody does any more.
+    Held {
+        /// The reader's number.
+        reader: u64,
+        /// Since how long, in milliseconds.
+        held_ms: u64,
+    },
+    /// Producer: I gave this reader up.
+    GivenUp {
+        /// The reader's number.
+        reader: u64,
+        /// What was committed then.
+        at: u64,
+        /// Why.
+        reason: Reason,
     },
     /// Agent: here is your segment (one descriptor).
     Grant(Box<Grant>),
@@ -180,6 +207,21 @@ pub enum Frame {
     PeerGone,
     /// Agent: the lane is deleted.
     Revoked,
+    /// Agent to the producer of a broadcast lane: a reader's segment (one descriptor).
+    Reader {
+        /// The segment.
+        segment: PeerSegment,
+        /// Where the reader wants to start.
+        start: Start,
+    },
+    /// Agent to the producer of a broadcast lane: a reader is gone.
+    ReaderGone {
+        /// Its number.
+        number: u64,
+    },
+    /// Agent to the producer of a broadcast lane: you know every reader that there was when you
+    /// became live.
+    Gathered,
 }
 
 impl Frame {
@@ -201,6 +243,11 @@ impl Frame {
             Self::Ended { .. } => "ENDED",
             Self::PeerGone => "PEER_GONE",
             Self::Revoked => "REVOKED",
+            Self::Held { .. } => "HELD",
+            Self::GivenUp { .. } => "GIVEN_UP",
+            Self::Reader { .. } => "READER",
+            Self::ReaderGone { .. } => "READER_GONE",
+            Self::Gathered => "GATHERED",
         }
     }
 
@@ -209,6 +256,7 @@ impl Frame {
     pub fn descriptors(&self) -> usize {
         match self {
             Self::Grant(_) | Self::Generation(_) | Self::Join(_) | Self::Present { .. } => 1,
+            Self::Reader { .. } => 1,
             Self::Hello { claim: Claim::Resume { .. }, .. } => 1,
             _ => 0,
         }
@@ -221,12 +269,13 @@ impl Frame {
         out.u32(MAGIC);
         out.u16(VERSION);
         match self {
-            Self::Hello { role, claim, thread, schema } => {
+            Self::Hello { role, claim, thread, schema, start } => {
                 out.u16(1);
                 out.u8(role_byte(*role));
                 out.u32(*thread);
                 encode_claim(&mut out, claim);
                 out.u64(*schema);
+                out.u8(start_byte(*start));
             }
             Self::Mapped => out.u16(2),
             Self::Drained { generation } => {
@@ -243,9 +292,28 @@ impl Frame {
                 out.u8(role_byte(*role));
                 out.u64(*number);
             }
+            Self::Held { reader, held_ms } => {
+                out.u16(7);
+                out.u64(*reader);
+                out.u64(*held_ms);
+            }
+            Self::GivenUp { reader, at, reason } => {
+                out.u16(8);
+                out.u64(*reader);
+                out.u64(*at);
+                out.u8(reason_byte(*reason));
+            }
+            _ => self.encode_of_agent(&mut out),
+        }
+        out.0
+    }
+
+    /// The frames that only the agent sends.
+    fn encode_of_agent(&self, out: &mut Writer) {
+        match self {
             Self::Grant(grant) => {
                 out.u16(16);
-                encode_grant(&mut out, grant);
+                encode_grant(out, grant);
             }
             Self::Live => out.u16(17),
             Self::Refused { reason, message } => {
@@ -268,8 +336,19 @@ impl Frame {
             }
             Self::PeerGone => out.u16(22),
             Self::Revoked => out.u16(23),
+            Self::Reader { segment, start } => {
+                out.u16(24);
+                out.segment(segment);
+                out.u8(start_byte(*start));
+            }
+            Self::ReaderGone { number } => {
+                out.u16(25);
+                out.u64(*number);
+            }
+            Self::Gathered => out.u16(26),
+            // The client's own are written by the caller.
+            _ => {}
         }
-        out.0
     }
 
     /// Reads one frame.
@@ -299,13 +378,16 @@ impl Frame {
                 let role = input.role()?;
                 let thread = input.u32()?;
                 let claim = decode_claim(input)?;
-                Self::Hello { role, thread, claim, schema: input.u64()? }
+                let (schema, start) = (input.u64()?, input.start()?);
+                Self::Hello { role, thread, claim, schema, start }
             }
             2 => Self::Mapped,
             3 => Self::Drained { generation: input.u64()? },
             4 => Self::Drifted { count: input.u64()? },
             5 => Self::Bye,
             6 => Self::Present { role: input.role()?, number: input.u64()? },
+            7 => Self::Held { reader: input.u64()?, held_ms: input.u64()? },
+            8 => Self::GivenUp { reader: input.u64()?, at: input.u64()?, reason: input.reason()? },
             16 => Self::Grant(Box::new(decode_grant(input)?)),
             17 => Self::Live,
             18 => Self::Refused {
@@ -317,15 +399,11 @@ impl Frame {
             21 => Self::Ended { generation: input.u64()?, end: input.u64()? },
             22 => Self::PeerGone,
             23 => Self::Revoked,
+            24 => Self::Reader { segment: input.segment()?, start: input.start()? },
+            25 => Self::ReaderGone { number: input.u64()? },
+            26 => Self::Gathered,
             found => return Err(FrameError::Kind { found }),
         })
-    }
-}
-
-fn role_byte(role: Role) -> u8 {
-    match role {
-        Role::Producer => 1,
-        Role::Consumer => 2,
     }
 }
 
@@ -382,6 +460,15 @@ fn encode_grant(out: &mut Writer, grant: &Grant) {
     });
     out.u32(grant.cpu);
     out.u8(grant.grade);
+    let (policy, budget) = match grant.broadcast {
+        None => (0, 0),
+        Some(Policy::Gated) => (1, 0),
+        Some(Policy::Evicting { budget }) => (2, budget),
+        Some(Policy::Overwrite) => (3, 0),
+    };
+    out.u8(policy);
+    out.u64(budget);
+    out.u8(start_byte(grant.start));
 }
 
 fn decode_grant(input: &mut Reader<'_>) -> Result<Grant, FrameError> {
@@ -418,117 +505,15 @@ fn decode_grant(input: &mut Reader<'_>) -> Result<Grant, FrameError> {
             grade @ b'A'..=b'D' => grade,
             found => return Err(field("grade", u64::from(found), "65 to 68")),
         },
+        broadcast: match (input.u8()?, input.u64()?) {
+            (0, 0) => None,
+            (1, 0) => Some(Policy::Gated),
+            (2, budget @ 1..) => Some(Policy::Evicting { budget }),
+            (3, 0) => Some(Policy::Overwrite),
+            (found, _) => return Err(field("broadcast", u64::from(found), "0 to 3")),
+        },
+        start: input.start()?,
     })
-}
-
-fn field(field: &'static str, found: u64, allowed: &'static str) -> FrameError {
-    FrameError::Field { field, found, allowed }
-}
-
-struct Writer(Vec<u8>);
-
-impl Writer {
-    fn u8(&mut self, value: u8) {
-        self.0.push(value);
-    }
-
-    fn u16(&mut self, value: u16) {
-        self.0.extend_from_slice(&value.to_le_bytes());
-    }
-
-    fn u32(&mut self, value: u32) {
-        self.0.extend_from_slice(&value.to_le_bytes());
-    }
-
-    fn u64(&mut self, value: u64) {
-        self.0.extend_from_slice(&value.to_le_bytes());
-    }
-
-    fn u128(&mut self, value: u128) {
-        self.0.extend_from_slice(&value.to_le_bytes());
-    }
-
-    /// Length-prefixed text, cut at a character border to what the reader accepts.
-    fn text(&mut self, text: &str) {
-        let text = &text[..text.floor_char_boundary(TEXT_MAX)];
-        self.u16(u16::try_from(text.len()).unwrap_or(0));
-        self.0.extend_from_slice(text.as_bytes());
-    }
-
-    fn segment(&mut self, segment: &PeerSegment) {
-        self.u64(segment.generation);
-        self.u128(segment.nonce);
-        self.u64(segment.base);
-        self.u64(segment.size_bytes);
-    }
-}
-
-struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8], FrameError> {
-        let expected = self.at + count;
-        let found = self.bytes.len();
-        let taken =
-            self.bytes.get(self.at..expected).ok_or(FrameError::Truncated { found, expected })?;
-        self.at = expected;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], FrameError> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.take(N)?);
-        Ok(array)
-    }
-
-    fn u8(&mut self) -> Result<u8, FrameError> {
-        Ok(u8::from_le_bytes(self.array()?))
-    }
-
-    fn u16(&mut self) -> Result<u16, FrameError> {
-        Ok(u16::from_le_bytes(self.array()?))
-    }
-
-    fn u32(&mut self) -> Result<u32, FrameError> {
-        Ok(u32::from_le_bytes(self.array()?))
-    }
-
-    fn u64(&mut self) -> Result<u64, FrameError> {
-        Ok(u64::from_le_bytes(self.array()?))
-    }
-
-    fn u128(&mut self) -> Result<u128, FrameError> {
-        Ok(u128::from_le_bytes(self.array()?))
-    }
-
-    fn role(&mut self) -> Result<Role, FrameError> {
-        match self.u8()? {
-            1 => Ok(Role::Producer),
-            2 => Ok(Role::Consumer),
-            found => Err(field("role", u64::from(found), "1 or 2")),
-        }
-    }
-
-    fn text(&mut self, name: &'static str, limit: usize) -> Result<String, FrameError> {
-        let len = usize::from(self.u16()?);
-        if len > limit {
-            return Err(field(name, len as u64, "a shorter text"));
-        }
-        let bytes = self.take(len)?.to_vec();
-        String::from_utf8(bytes).map_err(|_| FrameError::Text { field: name })
-    }
-
-    fn segment(&mut self) -> Result<PeerSegment, FrameError> {
-        Ok(PeerSegment {
-            generation: self.u64()?,
-            nonce: self.u128()?,
-            base: self.u64()?,
-            size_bytes: self.u64()?,
-        })
-    }
 }
 
 #[cfg(test)]
@@ -555,8 +540,20 @@ mod tests {
             pinning: Pinning::Enforced,
             cpu: NO_CPU,
             grade: b'C',
+            broadcast: None,
+            start: Start::Newest,
         };
-        let hello = |claim| Frame::Hello { role: Role::Producer, claim, thread: 7, schema: 8 };
+        let granted = |broadcast| {
+            let grant = Grant { broadcast, start: Start::Oldest, ..grant.clone() };
+            Frame::Grant(Box::new(grant))
+        };
+        let hello = |claim| Frame::Hello {
+            role: Role::Producer,
+            claim,
+            thread: 7,
+            schema: 8,
+            start: Start::Oldest,
+        };
         vec![
             hello(Claim::Ticket([7; 16])),
             hello(Claim::Name("orders".into())),
@@ -566,7 +563,16 @@ mod tests {
             Frame::Drifted { count: 2 },
             Frame::Bye,
             Frame::Present { role: Role::Consumer, number: 3 },
+            granted(Some(Policy::Gated)),
+            granted(Some(Policy::Evicting { budget: 5 })),
+            granted(Some(Policy::Overwrite)),
             Frame::Grant(Box::new(grant)),
+            Frame::Held { reader: 1, held_ms: 2 },
+            Frame::GivenUp { reader: 1, at: 2, reason: Reason::Behind },
+            Frame::GivenUp { reader: 1, at: 2, reason: Reason::Lied },
+            Frame::Reader { segment, start: Start::Oldest },
+            Frame::ReaderGone { number: 4 },
+            Frame::Gathered,
             Frame::Live,
             Frame::Refused { reason: "ROLE_TAKEN".into(), message: "wait".into() },
             Frame::Generation(segment),

@@ -1,5 +1,7 @@
 //! The producer's half of the ring: room, payload, commit words, and sleep for want of room.
 
+mod crowd;
+
 use std::time::Duration;
 
 use crate::bell::Bell;
@@ -11,7 +13,10 @@ use crate::layout::{
     P_PARKED, P_STALLS,
 };
 use crate::memory::{Memory, OwnedMemory};
-use crate::ring::{Span, UNJOINED_SLEEP, WaitMode};
+use crate::ring::{Span, WaitMode};
+
+use crowd::Crowd;
+pub use crowd::{GivenUp, Lag};
 
 /// Slots between two updates of the producer's counters for observers.
 const COUNTERS_EVERY: u64 = 64;
@@ -52,6 +57,10 @@ pub struct Writer<P, C> {
     poison: Option<Corruption>,
     /// The lane was taken away: there is no room any more.
     closed: bool,
+    /// The readers of a broadcast lane, which then has no `peer`.
+    crowd: Option<Box<Crowd<C>>>,
+    /// No slot at or beyond this position was handed out for writing, but for the next one.
+    touched: u64,
 }
 
 /// Messages written but not yet visible: the state to return to, and the word that shows them.
@@ -90,6 +99,8 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
             bell: Bell::default(),
             poison: None,
             closed: false,
+            crowd: None,
+            touched: base,
         };
         writer.measure_run();
         writer
@@ -182,11 +193,12 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         let slots = self.geometry.slots_for(len);
         // A subtraction, because a sum could overflow for a length that never fits.
         if slots > self.free() {
-            self.refresh()?;
+            self.refresh(slots)?;
             if slots > self.free() {
                 return Ok(None);
             }
         }
+        self.touched = self.touched.max(self.next.position + slots);
         Ok(Some(Span { place: self.next, slots, len }))
     }
 
@@ -197,13 +209,19 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         self.free_run = if blocked { 0 } else { run };
     }
 
-    /// Reads the consumer's cursor once and judges it.
+    /// Reads the consumer's cursor once and judges it; `slots` are wanted.
     #[cold]
-    fn refresh(&mut self) -> Result<(), Corruption> {
+    fn refresh(&mut self, slots: u64) -> Result<(), Corruption> {
         if let Some(poison) = self.poison {
             return Err(poison);
         }
-        let Some(peer) = self.peer.as_ref().filter(|_| !self.closed) else { return Ok(()) };
+        if self.closed {
+            return Ok(());
+        }
+        let Some(peer) = &self.peer else {
+            self.refresh_crowd(slots);
+            return Ok(());
+        };
         // Pairs with the Release in Reader::publish [released]: what the consumer read from the
         // slots happened before we write them again.
         let found = peer.load_acquire(C_RELEASED);
@@ -357,8 +375,13 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
             return;
         };
         for position in batch.start.position + 1..self.next.position {
-            self.own.store_relaxed(self.geometry.slot_offset(position), 0);
+            let place = self.geometry.place(position);
+            // A reader that was overrun must not take the slot for one that was never written.
+            let loses = self.crowd.as_ref().is_some_and(|crowd| crowd.loses());
+            let word = if loses { CommitWord::of(&place, Kind::Busy, 0).0 } else { 0 };
+            self.own.store_relaxed(place.offset, word);
         }
+        self.touched = self.touched.max(self.next.position);
         (self.next, self.spare, self.bytes) = (batch.start, batch.spare, batch.bytes);
         self.measure_run();
     }
@@ -444,7 +467,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
 
     #[inline]
     fn wake_parked_consumer(&mut self) {
-        let Some(peer) = &self.peer else { return };
+        let Some(peer) = &self.peer else { return self.wake_crowd() };
         // Pairs with the fence in Reader::fence_sleep [sleep]: either we see its parked word, or it
         // sees our commit when it looks again.
         if self.light {
@@ -471,6 +494,9 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         self.store_counters();
         // Before the number of this sleep can be seen: see Reader::park.
         let rung = self.peer.as_ref().map(|peer| peer.load_u32(C_BELL));
+        if let Some(crowd) = &mut self.crowd {
+            crowd.hear();
+        }
         self.parked = self.parked.wrapping_add(1) | 1;
         self.own.store_u32(P_PARKED, self.parked);
         // Pairs with the fence in Reader::wake_parked_producer [room]: either it sees us parked,
@@ -489,11 +515,9 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         timeout: Duration,
     ) -> Result<(), Corruption> {
         let Some(rung) = rung else {
-            // Nobody could wake us: the caller looks at its control socket in between.
-            std::thread::sleep(timeout.min(UNJOINED_SLEEP));
-            return Ok(());
+            return self.park_for_crowd(slots, timeout);
         };
-        self.refresh()?;
+        self.refresh(slots)?;
         if let Some(peer) = &self.peer
             && slots > self.free()
         {

@@ -15,8 +15,9 @@ use std::time::Duration;
 use laneway_shm::WaitMode;
 use laneway_shm::geometry::{Geometry, WORD_BYTES};
 use laneway_shm::layout::{
-    C_BELL, C_BYTES, C_EMPTY, C_MESSAGES, C_PARKED, C_RELEASED, P_BELL, P_BYTES, P_COMMITTED,
-    P_JOINED, P_MESSAGES, P_PARKED, P_STALLS,
+    C_BELL, C_BYTES, C_EMPTY, C_LOST, C_MESSAGES, C_PARKED, C_RELEASED, P_BELL, P_BYTES,
+    P_COMMITTED, P_JOINED, P_MESSAGES, P_PARKED, P_READERS, P_RESUME, P_SLOTS, P_STALLS,
+    READER_BYTES,
 };
 use laneway_shm::memory::{Memory, OwnedMemory};
 use laneway_shm::ring::{Found, Reader, Span, Writer};
@@ -25,8 +26,14 @@ use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
 
+#[path = "loom/readers.rs"]
+mod readers;
+
 /// Words that only observers read: kept out of the model, and a load of one is a failure.
-const FOR_OBSERVERS: [usize; 6] = [P_MESSAGES, P_BYTES, P_STALLS, C_MESSAGES, C_BYTES, C_EMPTY];
+const FOR_OBSERVERS: [usize; 7] =
+    [P_MESSAGES, P_BYTES, P_STALLS, C_MESSAGES, C_BYTES, C_EMPTY, C_LOST];
+/// Readers that a model has at most: the rest of the roster is never written.
+const READERS: usize = 2;
 /// Longer than any honest sleep with a bound: the model sleeps for ever or not at all.
 const FOR_EVER: Duration = Duration::MAX;
 
@@ -37,6 +44,8 @@ enum Fault {
     Release(Pairing),
     Acquire(Pairing),
     Fence,
+    ReleaseFence,
+    AcquireFence,
 }
 
 /// Which accesses belong together.
@@ -49,7 +58,7 @@ enum Pairing {
 fn pairing(offset: usize) -> Option<Pairing> {
     match offset {
         C_RELEASED => Some(Pairing::Released),
-        offset if offset >= laneway_shm::layout::P_SLOTS => Some(Pairing::Commit),
+        offset if offset >= P_SLOTS => Some(Pairing::Commit),
         _ => None,
     }
 }
@@ -61,8 +70,8 @@ struct Segment(Rc<Words>);
 
 struct Words {
     longs: BTreeMap<usize, AtomicU64>,
-    /// One for each payload word. Loom lets no read see a later write, so that a cursor which
-    /// overtakes the copy before it would go unnoticed; these notice.
+    /// One for each payload word of a lane that loses nothing. Loom lets no read see a later write,
+    /// so that a cursor which overtakes the copy before it would go unnoticed; these notice.
     races: BTreeMap<usize, UnsafeCell<()>>,
     shorts: BTreeMap<usize, AtomicU32>,
     fault: Fault,
@@ -71,11 +80,11 @@ struct Words {
 }
 
 impl Segment {
-    fn new(longs: Vec<usize>, shorts: [usize; 2], fault: Fault) -> Self {
+    fn new(longs: Vec<usize>, races: &[usize], shorts: [usize; 2], fault: Fault) -> Self {
         let long = |offset| (offset, AtomicU64::new(0));
         let short = |offset| (offset, AtomicU32::new(0));
         Self(Rc::new(Words {
-            races: longs.iter().map(|&offset| (offset, UnsafeCell::new(()))).collect(),
+            races: races.iter().map(|&offset| (offset, UnsafeCell::new(()))).collect(),
             longs: longs.into_iter().map(long).collect(),
             shorts: shorts.into_iter().map(short).collect(),
             fault,
@@ -85,17 +94,20 @@ impl Segment {
     }
 
     fn producer(geometry: &Geometry, fault: Fault) -> Self {
-        let mut longs = vec![P_COMMITTED, P_JOINED];
-        for slot in 0..geometry.count() {
-            let start = geometry.slot_offset(slot);
-            let bytes = WORD_BYTES + geometry.payload() as usize;
-            longs.extend((start..start + bytes).step_by(8));
-        }
-        Self::new(longs, [P_BELL, P_PARKED], fault)
+        let slots = Self::slots(geometry);
+        let longs = [&[P_COMMITTED, P_JOINED], &slots[..]].concat();
+        Self::new(longs, &slots, [P_BELL, P_PARKED], fault)
+    }
+
+    /// Offsets of the words of all slots.
+    fn slots(geometry: &Geometry) -> Vec<usize> {
+        let bytes = WORD_BYTES + geometry.payload() as usize;
+        let starts = (0..geometry.count()).map(|slot| geometry.slot_offset(slot));
+        starts.flat_map(|start| (start..start + bytes).step_by(8)).collect()
     }
 
     fn consumer(fault: Fault) -> Self {
-        Self::new(vec![C_RELEASED], [C_BELL, C_PARKED], fault)
+        Self::new(vec![C_RELEASED], &[], [C_BELL, C_PARKED], fault)
     }
 
     fn long(&self, offset: usize) -> &AtomicU64 {
@@ -123,6 +135,9 @@ impl Segment {
 
 impl Memory for Segment {
     fn load_acquire(&self, offset: usize) -> u64 {
+        if (P_READERS + READERS * READER_BYTES..P_SLOTS).contains(&offset) {
+            return 0;
+        }
         self.long(offset).load(self.acquire(offset))
     }
 
@@ -132,7 +147,9 @@ impl Memory for Segment {
 
     fn copy_out(&self, offset: usize, target: &mut [u8]) {
         for (index, bytes) in target.chunks_mut(8).enumerate() {
-            self.0.races[&(offset + index * 8)].with(|_| ());
+            if let Some(race) = self.0.races.get(&(offset + index * 8)) {
+                race.with(|_| ());
+            }
             let word = self.long(offset + index * 8).load(Ordering::Relaxed);
             bytes.copy_from_slice(&word.to_le_bytes());
         }
@@ -141,6 +158,12 @@ impl Memory for Segment {
     fn full_fence(&self) {
         if self.0.fault != Fault::Fence {
             fence(Ordering::SeqCst);
+        }
+    }
+
+    fn acquire_fence(&self) {
+        if self.0.fault != Fault::AcquireFence {
+            fence(Ordering::Acquire);
         }
     }
 
@@ -171,10 +194,18 @@ impl OwnedMemory for Segment {
         self.short(offset).store(value, self.release(offset));
     }
 
+    fn release_fence(&self) {
+        if self.0.fault != Fault::ReleaseFence {
+            fence(Ordering::Release);
+        }
+    }
+
     fn copy_in(&self, offset: usize, source: &[u8]) {
         for (index, bytes) in source.chunks(8).enumerate() {
             let word = u64::from_le_bytes(bytes.try_into().expect("whole words"));
-            self.0.races[&(offset + index * 8)].with_mut(|_| ());
+            if let Some(race) = self.0.races.get(&(offset + index * 8)) {
+                race.with_mut(|_| ());
+            }
             self.long(offset + index * 8).store(word, Ordering::Relaxed);
         }
     }

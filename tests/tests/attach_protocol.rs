@@ -8,7 +8,7 @@ use laneway_proto::v1;
 use laneway_proto::v1::end_status::State;
 use laneway_shm::message::Schema;
 use laneway_shm::wire::{Claim, FRAME_MAX, Frame, Role};
-use laneway_shm::{Attach, AttachError};
+use laneway_shm::{Attach, AttachError, Start};
 use laneway_tests::agent::{Agent, plain};
 use laneway_tests::process::{Finished, PATIENCE, Running, laneway_as};
 use laneway_tests::{is_root, skipped};
@@ -507,7 +507,7 @@ fn of_two_ends_that_say_different_things_at_once_the_later_is_refused() {
     let [first, second] = [(Role::Producer, 1), (Role::Consumer, 2)].map(|(role, schema)| {
         let claim = Claim::Name("a".to_owned());
         let client = Raw::connect(&agent);
-        client.send(&Frame::Hello { role, claim, thread: 1, schema }, None);
+        client.send(&Frame::Hello { role, claim, thread: 1, schema, start: Start::Newest }, None);
         client.grant();
         client
     });

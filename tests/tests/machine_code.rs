@@ -31,6 +31,8 @@ static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
         .args(["rustc", "--quiet", "--release", "--locked", "-p", "laneway-shm"])
         .args(["--example", "steps", "--target-dir"])
         .arg(&target)
+        // It inlines less across its units, whatever the outer build wants.
+        .env("CARGO_INCREMENTAL", "0")
         .args(["--", "--emit", "asm,link"])
         .current_dir(root())
         .status()

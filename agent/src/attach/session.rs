@@ -72,7 +72,7 @@ async fn begin(
     controller: &Handle,
 ) -> Result<SegmentKey, SessionError> {
     let (frame, fd) = connection.expect("HELLO", HELLO_WITHIN).await?;
-    let Frame::Hello { role, claim, thread, schema } = frame else {
+    let Frame::Hello { role, claim, thread, schema, start } = frame else {
         return Err(SessionError::OutOfTurn { found: frame.name(), expected: "HELLO" });
     };
     let role = match role {
@@ -80,7 +80,7 @@ async fn begin(
         wire::Role::Consumer => Role::Consumer,
     };
     let peer = peer.record;
-    let request = Box::new(AttachRequest { role, claim, peer, thread, schema, events });
+    let request = Box::new(AttachRequest { role, claim, peer, thread, schema, start, events });
     if let (Claim::Resume { .. }, Some(fd)) = (&request.claim, fd) {
         let key = controller.ask(|reply| Command::Resume { request, fd, reply }).await?;
         connection.send(&Frame::Live, None).await?;
@@ -167,6 +167,12 @@ async fn heard(frame: Frame, fd: Option<OwnedFd>, controller: &Handle, key: Segm
     match (frame, fd) {
         (Frame::Drained { generation }, _) => {
             controller.tell(Command::Drained { key, generation }).await;
+        }
+        (Frame::Held { reader, held_ms }, _) => {
+            controller.tell(Command::Held { key, reader, held_ms }).await;
+        }
+        (Frame::GivenUp { reader, at, reason }, _) => {
+            controller.tell(Command::GivenUp { key, reader, at, reason }).await;
         }
         (Frame::Drifted { count }, _) => controller.tell(Command::Drifted { key, count }).await,
         (Frame::Present { role, number }, Some(fd)) => {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
-use laneway_shm::{Attach, RecvError};
+use laneway_shm::{Attach, Reason, Receiver, RecvError, Start};
 use serde_json::json;
 
 use super::{CliResult, Output};
@@ -99,6 +99,9 @@ pub(super) struct RecvArgs {
     /// Check generated messages instead of writing them out
     #[arg(long)]
     verify: bool,
+    /// Start a broadcast lane with the oldest message that it retains, not with the next one
+    #[arg(long)]
+    oldest: bool,
 }
 
 pub(super) fn run(command: AttachCommand, control: Option<&str>, form: Output) -> CliResult {
@@ -131,24 +134,47 @@ fn send(args: &SendArgs, control: Option<&str>) -> CliResult {
     Ok(())
 }
 
+/// The next message into `message`, whatever the lane is; `None` at the end of the stream. What a
+/// broadcast lane lost is said on standard error and shows in the tally.
+fn next(
+    receiver: &mut Receiver,
+    timeout: Duration,
+    message: &mut Vec<u8>,
+) -> Result<Option<usize>, RecvError> {
+    loop {
+        let received = match receiver {
+            Receiver::Consumer(consumer) => consumer.recv(timeout).map(|slot| {
+                message.resize(slot.len().max(message.len()), 0);
+                slot.copy_to(message)
+            }),
+            Receiver::Subscriber(subscriber) => subscriber.recv(timeout).map(|received| {
+                let len = received.bytes.len();
+                message.resize(len.max(message.len()), 0);
+                message[..len].copy_from_slice(received.bytes);
+                len
+            }),
+        };
+        match received {
+            Ok(len) => return Ok(Some(len)),
+            Err(RecvError::Closed { .. }) => return Ok(None),
+            Err(
+                lost @ (RecvError::Lost { .. } | RecvError::GivenUp { reason: Reason::Behind, .. }),
+            ) => eprintln!("{lost}"),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 fn receive(args: &RecvArgs, control: Option<&str>, form: Output) -> CliResult {
-    let mut consumer = args.at.attach(control)?.consumer()?;
+    let start = if args.oldest { Start::Oldest } else { Start::Newest };
+    let mut receiver = args.at.attach(control)?.start(start).receiver()?;
     let mut output = std::io::stdout().lock();
-    let mut message = vec![0; consumer.message_max().min(1 << 20)];
+    let mut message = Vec::new();
     let mut tally = Tally::default();
     let mut start = None;
     while args.count.is_none_or(|count| tally.received < count) {
-        let slot = match consumer.recv(args.at.timeout()) {
-            Ok(slot) => slot,
-            Err(RecvError::Closed { .. }) => break,
-            Err(error) => return Err(error.into()),
-        };
+        let Some(len) = next(&mut receiver, args.at.timeout(), &mut message)? else { break };
         start.get_or_insert_with(Instant::now);
-        if slot.len() > message.len() {
-            message.resize(slot.len(), 0);
-        }
-        let len = slot.copy_to(&mut message);
-        drop(slot);
         if args.verify {
             tally.count(&message[..len]);
         } else {

@@ -54,6 +54,7 @@ pub(super) enum LaneCommand {
   laneway lane create orders --slot-size 56 --slots 1024
   laneway lane create frames --slot-size 65528 --slots 64 --page-size 2MiB --require-page-size
   laneway lane create ticks --exclusive --wait spin --relation same-l3
+  laneway lane create quotes --shape broadcast --policy evicting --readers 8
   laneway lane create logs --wait park --pinning none --producer-uid 1001 --consumer-uid 1002")]
 pub(super) struct CreateArgs {
     /// Name, unique on the node: a-z, 0-9 and '-'
@@ -76,6 +77,18 @@ pub(super) struct CreateArgs {
     /// What the lane is tuned for: the next message at once, or many in a second
     #[arg(long, value_enum, default_value = "latency")]
     profile: ProfileArg,
+    /// One consumer, or one producer and many readers
+    #[arg(long, value_enum, default_value = "spsc")]
+    shape: ShapeArg,
+    /// What a broadcast lane's producer does about slow readers; default gated
+    #[arg(long, value_enum)]
+    policy: Option<PolicyArg>,
+    /// Slots that a reader may be behind before an evicting lane gives it up; default half the ring
+    #[arg(long, value_name = "SLOTS")]
+    lag_budget: Option<u32>,
+    /// Readers at a time; default 64
+    #[arg(long, value_name = "COUNT")]
+    readers: Option<u32>,
     /// Who pays; default the first tenant of the configuration
     #[arg(long)]
     tenant: Option<String>,
@@ -140,6 +153,22 @@ pub(super) enum RoleArg {
 enum WaitArg {
     Spin,
     Park,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+enum ShapeArg {
+    Spsc,
+    Broadcast,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum PolicyArg {
+    /// Wait for the slowest reader
+    Gated,
+    /// Give up readers that are too far behind
+    Evicting,
+    /// Wait for nobody
+    Overwrite,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -232,7 +261,28 @@ async fn create(
     output::created(&lane, &producer, &consumer, form)
 }
 
+/// What the flags of a broadcast lane say; the agent refuses them for another shape.
+fn broadcast(args: &CreateArgs) -> Option<v1::BroadcastSpec> {
+    let asked = args.policy.is_some() || args.lag_budget.is_some() || args.readers.is_some();
+    let policy = match args.policy {
+        None => v1::BroadcastPolicy::Unspecified,
+        Some(PolicyArg::Gated) => v1::BroadcastPolicy::Gated,
+        Some(PolicyArg::Evicting) => v1::BroadcastPolicy::Evicting,
+        Some(PolicyArg::Overwrite) => v1::BroadcastPolicy::Overwrite,
+    };
+    (asked || args.shape == ShapeArg::Broadcast).then(|| v1::BroadcastSpec {
+        policy: policy.into(),
+        lag_budget_slots: args.lag_budget.unwrap_or(0),
+        readers_max: args.readers.unwrap_or(0),
+    })
+}
+
 fn spec(args: CreateArgs) -> v1::LaneSpec {
+    let broadcast = broadcast(&args);
+    let shape = match args.shape {
+        ShapeArg::Spsc => v1::Shape::Spsc,
+        ShapeArg::Broadcast => v1::Shape::Broadcast,
+    };
     let pinning = match args.pinning {
         PinningArg::None => v1::Pinning::None,
         PinningArg::Own => v1::Pinning::Self_,
@@ -262,11 +312,14 @@ fn spec(args: CreateArgs) -> v1::LaneSpec {
         ProfileArg::Latency => v1::Profile::Latency,
         ProfileArg::Throughput => v1::Profile::Throughput,
     };
-    let relation = match args.relation {
-        RelationArg::Any => v1::CacheRelation::Any,
-        RelationArg::SameNode => v1::CacheRelation::SameNode,
-        RelationArg::SameL3 => v1::CacheRelation::SameL3,
-    };
+    let mut consumer =
+        end(args.consumer_cpu, args.consumer_cpus, args.consumer_uid, args.consumer_gid);
+    let many = broadcast.as_ref().is_some_and(|broadcast| broadcast.readers_max != 1);
+    if many && !matches!(args.pinning, PinningArg::Enforce) {
+        // Readers get no cores: what the flags ask of both ends is asked of the producer.
+        (consumer.pinning, consumer.exclusive) = (v1::Pinning::None.into(), false);
+        consumer.min_grade = v1::Grade::Unspecified.into();
+    }
     v1::LaneSpec {
         name: args.name,
         tenant: args.tenant.unwrap_or_default(),
@@ -286,16 +339,20 @@ fn spec(args: CreateArgs) -> v1::LaneSpec {
             args.producer_uid,
             args.producer_gid,
         )),
-        consumer: Some(end(
-            args.consumer_cpu,
-            args.consumer_cpus,
-            args.consumer_uid,
-            args.consumer_gid,
-        )),
+        consumer: Some(consumer),
         numa_node: args.node,
-        relation: relation.into(),
+        relation: relation(args.relation).into(),
         schema_id: args.schema,
-        shape: v1::Shape::Spsc.into(),
+        shape: shape.into(),
+        broadcast,
+    }
+}
+
+fn relation(relation: RelationArg) -> v1::CacheRelation {
+    match relation {
+        RelationArg::Any => v1::CacheRelation::Any,
+        RelationArg::SameNode => v1::CacheRelation::SameNode,
+        RelationArg::SameL3 => v1::CacheRelation::SameL3,
     }
 }
 

@@ -4,6 +4,7 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use laneway_proto::v1;
 use laneway_proto::v1::end_status::State;
+use laneway_proto::v1::reader_status::GivenUp;
 use laneway_proto::v1::watch_lanes_response::Kind;
 use serde_json::{Value, json};
 
@@ -52,6 +53,41 @@ fn end_json(end: &v1::EndStatus) -> Value {
     })
 }
 
+fn reader_json(reader: &v1::ReaderStatus) -> Value {
+    let counters = reader.counters.unwrap_or_default();
+    json!({
+        "number": reader.number,
+        "state": name_of(reader.state().as_str_name(), "STATE_"),
+        "joined": reader.joined,
+        "lag_slots": reader.lag_slots,
+        "gates_since": reader.gates_since.map(|time| time.to_string()),
+        "given_up": given_up(reader),
+        "lost_slots": reader.lost_slots,
+        "uid": reader.uid,
+        "pid": reader.pid,
+        "counters": {
+            "position": counters.position, "messages": counters.messages,
+            "bytes": counters.bytes, "waits": counters.waits,
+        },
+    })
+}
+
+/// Why the producer gave a reader up, if it did.
+fn given_up(reader: &v1::ReaderStatus) -> Option<String> {
+    match reader.given_up() {
+        GivenUp::Unspecified => None,
+        reason => Some(name_of(reason.as_str_name(), "GIVEN_UP_")),
+    }
+}
+
+fn broadcast_json(spec: &v1::BroadcastSpec) -> Value {
+    json!({
+        "policy": name_of(spec.policy().as_str_name(), "BROADCAST_POLICY_"),
+        "lag_budget_slots": spec.lag_budget_slots,
+        "readers_max": spec.readers_max,
+    })
+}
+
 fn name_of(text: &str, prefix: &str) -> String {
     text.strip_prefix(prefix).unwrap_or(text).to_lowercase()
 }
@@ -72,6 +108,8 @@ pub(crate) fn lane_json(lane: &v1::Lane) -> Value {
         "slot_payload_bytes": geometry.slot_payload_bytes,
         "slot_count": geometry.slot_count,
         "wait": name_of(spec.wait().as_str_name(), "WAIT_MODE_"),
+        "shape": name_of(spec.shape().as_str_name(), "SHAPE_"),
+        "broadcast": spec.broadcast.as_ref().map(broadcast_json),
         "profile": name_of(spec.profile().as_str_name(), "PROFILE_"),
         "schema": format!("{:016x}", lane.schema_id),
         "generation": lane.generation,
@@ -94,6 +132,7 @@ pub(crate) fn lane_json(lane: &v1::Lane) -> Value {
         },
         "producer": lane.producer.as_ref().map(end_json),
         "consumer": lane.consumer.as_ref().map(end_json),
+        "readers": lane.readers.iter().map(reader_json).collect::<Vec<_>>(),
     })
 }
 
@@ -160,7 +199,26 @@ pub(super) fn lane(lane: &v1::Lane, form: Output) -> CliResult {
             println!("{name}  {} messages, {} bytes", counters.messages, counters.bytes);
         }
     }
+    for reader in &lane.readers {
+        println!("{}", reader_line(reader));
+    }
     Ok(())
+}
+
+/// One reader of a broadcast lane, with what is remarkable about it.
+fn reader_line(reader: &v1::ReaderStatus) -> String {
+    let state = name_of(reader.state().as_str_name(), "STATE_");
+    let mut line = format!("reader {:<3}{state}, {} slots behind", reader.number, reader.lag_slots);
+    if let Some(since) = reader.gates_since {
+        line.push_str(&format!(", holds the producer since {since}"));
+    }
+    if let Some(reason) = given_up(reader) {
+        line.push_str(&format!(", given up ({reason})"));
+    }
+    if reader.lost_slots > 0 {
+        line.push_str(&format!(", lost {} slots", reader.lost_slots));
+    }
+    line
 }
 
 pub(super) fn created(

@@ -2,10 +2,10 @@
 
 use std::os::fd::OwnedFd;
 
-use laneway_shm::Profile;
 use laneway_shm::layout::{C_RELEASED, CONSUMER_SEGMENT_BYTES};
 use laneway_shm::memfd::identify;
 use laneway_shm::wire::{self, Claim, Frame, Grant, NO_CPU, PeerSegment};
+use laneway_shm::{Profile, Start};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
@@ -32,6 +32,8 @@ pub struct AttachRequest {
     pub thread: u32,
     /// What its messages are; 0 if it does not say.
     pub schema: u64,
+    /// Where a reader of a broadcast lane wants to start.
+    pub start: Start,
     /// Where its events go.
     pub events: mpsc::UnboundedSender<Event>,
 }
@@ -55,13 +57,15 @@ impl Controller {
             return Err(ControlError::TicketInvalid);
         };
         record.check_schema(request.schema)?;
+        let is_reader = role == Role::Consumer && record.is_broadcast();
         let taken = record.newest(role).is_some_and(SegmentRecord::is_held)
             || self.sessions.keys().any(|key| key.lane == id && key.role == role);
-        if taken {
+        if taken && !is_reader {
             return Err(ControlError::RoleTaken { lane: record.spec.name.clone(), role });
         }
         let key = match role {
             Role::Producer => self.next_generation(id)?,
+            Role::Consumer if is_reader => self.next_reader(id, request.start)?,
             Role::Consumer => self.next_incarnation(id)?,
         };
         // Durable before the peer holds what it is good for.
@@ -137,27 +141,40 @@ impl Controller {
     /// The segment for a new consumer, which starts where the one before released last.
     fn next_incarnation(&mut self, id: LaneId) -> Result<SegmentKey, ControlError> {
         let mut record = self.lanes[&id].clone();
-        let geometry = record.spec.geometry()?;
-        if record.consumer.as_ref().is_some_and(|old| old.peer.is_some() && old.end.is_none()) {
+        let old = record.consumers.pop();
+        if old.as_ref().is_some_and(|old| old.peer.is_some() && old.end.is_none()) {
             // How far it came stands in a segment that the producer has yet to show us.
             return Err(ControlError::Recovering);
         }
-        if let Some(old) = &record.consumer {
+        if let Some(old) = old {
             let key = SegmentKey { lane: id, role: Role::Consumer, number: old.number };
             self.attempt(&Step::DropSegment { key });
         }
+        let start = record.released;
+        self.make_incarnation(record, start, Start::Newest)
+    }
+
+    /// Makes the segment of a consumer or reader whose first message has position `start`.
+    pub(super) fn make_incarnation(
+        &mut self,
+        mut record: LaneRecord,
+        start: u64,
+        wish: Start,
+    ) -> Result<SegmentKey, ControlError> {
+        let (id, geometry) = (record.id, record.spec.geometry()?);
         record.incarnation += 1;
         let mut segment = SegmentRecord {
             number: record.incarnation,
             nonce: Secret(random()),
             token: Secret(random()),
-            start: record.released,
+            start,
             end: None,
             size_bytes: CONSUMER_SEGMENT_BYTES as u64,
             page_size: PageSize::BASE_4K,
             file: None,
             peer: None,
             gone: false,
+            oldest: wish == Start::Oldest,
         };
         let key = SegmentKey { lane: id, role: Role::Consumer, number: segment.number };
         let step = Step::CreateSegment {
@@ -172,7 +189,7 @@ impl Controller {
                 segment.file = Some((file.device, file.inode));
             }
         }
-        record.consumer = Some(segment);
+        record.consumers.push(segment);
         self.lanes.insert(id, record);
         self.save(id, ChangeKind::Changed)?;
         Ok(key)
@@ -187,7 +204,10 @@ impl Controller {
             Role::Consumer => &record.placement.consumer,
         };
         Ok(Grant {
-            role: wire_role(key.role),
+            role: match key.role {
+                Role::Producer => wire::Role::Producer,
+                Role::Consumer => wire::Role::Consumer,
+            },
             lane: record.id.0,
             generation: segment.number,
             nonce: segment.nonce.0,
@@ -198,6 +218,8 @@ impl Controller {
             page_bytes: segment.page_size.bytes(),
             base: segment.start,
             released: self.released(record).min(segment.start),
+            broadcast: record.spec.policy(),
+            start: if segment.oldest { Start::Oldest } else { Start::Newest },
             park: record.spec.park,
             profile: if record.spec.throughput { Profile::Throughput } else { Profile::Latency },
             pinning: match record.spec.end(key.role).pinning {
@@ -260,7 +282,10 @@ impl Controller {
             return;
         };
         let to = |role, number| SegmentKey { lane: key.lane, role, number };
-        let consumer = record.consumer.as_ref().map(|segment| to(Role::Consumer, segment.number));
+        if record.is_broadcast() {
+            return self.introduce_all(record, key);
+        }
+        let consumer = record.consumers.last().map(|segment| to(Role::Consumer, segment.number));
         let producer = record.generations.last().map(|s| to(Role::Producer, s.number));
         match key.role {
             Role::Producer => {
@@ -286,7 +311,7 @@ impl Controller {
     }
 
     /// Tells `to` of the peer's segment `of`, if both are there.
-    fn offer(&self, record: &LaneRecord, to: SegmentKey, of: SegmentKey) {
+    pub(super) fn offer(&self, record: &LaneRecord, to: SegmentKey, of: SegmentKey) {
         let Some(segment) = record.segment(of.role, of.number) else {
             return;
         };
@@ -302,13 +327,17 @@ impl Controller {
         };
         let frame = match of.role {
             Role::Producer => Frame::Generation(announced),
+            Role::Consumer if record.is_broadcast() => {
+                let start = if segment.oldest { Start::Oldest } else { Start::Newest };
+                Frame::Reader { segment: announced, start }
+            }
             Role::Consumer => Frame::Join(announced),
         };
         self.tell(to, (frame, Some(fd)));
         self.wake_peer_of(of);
     }
 
-    fn tell(&self, to: SegmentKey, event: Event) {
+    pub(super) fn tell(&self, to: SegmentKey, event: Event) {
         if let Some(session) = self.sessions.get(&to) {
             // A session that is closing needs no telling.
             let _ = session.events.send(event);
@@ -334,6 +363,7 @@ impl Controller {
         info!(lane = %key.lane, role = %key.role, number = key.number, "peer is gone");
         match key.role {
             Role::Producer => self.producer_gone(key),
+            Role::Consumer if record.is_broadcast() => self.reader_gone(key),
             Role::Consumer => self.consumer_gone(key),
         }
         drop(session);
@@ -347,7 +377,7 @@ impl Controller {
             return;
         };
         match key.role {
-            Role::Consumer => record.consumer = None,
+            Role::Consumer => record.consumers.retain(|segment| segment.number != key.number),
             Role::Producer => {
                 let start = record.generations.pop().map_or(record.released, |old| old.start);
                 match self.make_generation(&mut record, start) {
@@ -379,11 +409,13 @@ impl Controller {
         if let Some(segment) = record.segment_mut(key.role, key.number) {
             (segment.gone, segment.end) = (true, end);
         }
-        let consumer = record.consumer.as_ref().map(|segment| segment.number);
-        if let (Some(end), Some(number)) = (end, consumer) {
+        let consumers: Vec<u64> = record.consumers.iter().map(|segment| segment.number).collect();
+        for number in consumers {
+            let Some(end) = end else { break };
             let to = SegmentKey { lane: key.lane, role: Role::Consumer, number };
             self.tell(to, (Frame::Ended { generation: key.number, end }, None));
         }
+        self.held.remove(&key.lane);
         self.wake_peer_of(key);
     }
 
@@ -407,7 +439,7 @@ impl Controller {
     /// The consumer's cursor, bounded by what was recorded and what is really committed: a
     /// consumer that lied must not make its successor start in the void.
     pub(super) fn released(&self, record: &LaneRecord) -> u64 {
-        let view = record.consumer.as_ref().and_then(|segment| {
+        let view = record.consumers.last().filter(|_| !record.is_broadcast()).and_then(|segment| {
             let (role, number) = (Role::Consumer, segment.number);
             self.world.consumer_view(SegmentKey { lane: record.id, role, number }).upgrade()
         });
@@ -440,6 +472,9 @@ impl Controller {
             return;
         };
         let current = record.generations.last().map(|segment| segment.number);
+        if record.is_broadcast() {
+            return self.prune_drained(key.lane);
+        }
         let drained = key.role == Role::Consumer
             && current != Some(generation)
             && record.segment(Role::Producer, generation).is_some_and(|s| s.end.is_some());
@@ -450,9 +485,12 @@ impl Controller {
     }
 
     /// Lets go of ended generations whose every message was released.
-    fn prune_drained(&mut self, id: LaneId) {
-        let record = &self.lanes[&id];
-        let released = self.released(record);
+    pub(super) fn prune_drained(&mut self, id: LaneId) {
+        let Some(record) = self.lanes.get(&id) else { return };
+        let released = match record.is_broadcast() {
+            true => self.lowest_cursor(record),
+            false => self.released(record),
+        };
         let drained: Vec<u64> = record
             .generations
             .iter()
@@ -489,26 +527,6 @@ impl Controller {
         }
     }
 
-    pub(super) fn drifted(&mut self, key: SegmentKey, count: u64) {
-        let Some(record) = self.lanes.get_mut(&key.lane) else {
-            return;
-        };
-        let index = usize::from(key.role == Role::Consumer);
-        record.drifts[index] = count;
-        if count == 1 || count.is_multiple_of(3) {
-            warn!(lane = %key.lane, role = %key.role, count, "thread left its core and went back");
-        }
-        self.save_or_log(key.lane);
-    }
-
-    pub(super) fn repair_threads(&mut self) {
-        for key in self.world.repair_threads() {
-            let index = usize::from(key.role == Role::Consumer);
-            let count = self.lanes.get(&key.lane).map_or(0, |record| record.drifts[index]);
-            self.drifted(key, count + 1);
-        }
-    }
-
     /// A peer of an agent before this one comes back with its segment.
     pub(super) fn resume(
         &mut self,
@@ -521,10 +539,11 @@ impl Controller {
         let key = SegmentKey { lane, role, number };
         let not_found = || ControlError::NotFound { lane: lane.to_string() };
         let record = self.lanes.get(&lane).ok_or_else(not_found)?;
-        let newest = record.newest(role).is_some_and(|segment| segment.number == number);
+        let replaced = role == Role::Producer
+            && record.newest(role).is_some_and(|segment| segment.number != number);
         let segment = record.segment(role, number).ok_or(ControlError::Fenced)?;
         let same_uid = segment.peer.is_some_and(|peer| peer.uid == request.peer.uid);
-        if !newest || segment.gone || segment.token.0 != token || !same_uid {
+        if replaced || segment.gone || segment.token.0 != token || !same_uid {
             return Err(ControlError::Fenced);
         }
         self.adopt(key, fd)?;
@@ -556,6 +575,9 @@ impl Controller {
     /// where its dead producer stopped.
     pub(super) fn present(&mut self, key: SegmentKey, role: Role, number: u64, fd: OwnedFd) {
         let shown = SegmentKey { lane: key.lane, role, number };
+        if self.is_gone_reader(shown) {
+            return self.tell(key, (Frame::ReaderGone { number }, None));
+        }
         if let Err(error) = self.adopt(shown, fd) {
             warn!(lane = %key.lane, %role, number, %error, "a presented segment was refused");
             return;
@@ -569,15 +591,6 @@ impl Controller {
             }
             self.save_or_log(key.lane);
         }
-    }
-}
-
-/// The role as the wire names it.
-#[must_use]
-pub(super) fn wire_role(role: Role) -> wire::Role {
-    match role {
-        Role::Producer => wire::Role::Producer,
-        Role::Consumer => wire::Role::Consumer,
     }
 }
 

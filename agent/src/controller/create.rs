@@ -85,6 +85,8 @@ impl Controller {
                 connected: [false; 2],
                 producer: Weak::new(),
                 consumer: Weak::new(),
+                readers: Vec::new(),
+                held: None,
             })),
             Some(_) => Err(ControlError::RequestIdReused { id: request.id.clone() }),
         }
@@ -127,7 +129,7 @@ impl Controller {
             generation: 0,
             incarnation: 0,
             generations: Vec::new(),
-            consumer: None,
+            consumers: Vec::new(),
             released: 0,
             schema: spec.schema,
             drifts: [0; 2],
@@ -195,6 +197,7 @@ impl Controller {
             file: None,
             peer: None,
             gone: false,
+            oldest: false,
         };
         let key = SegmentKey { lane: record.id, role: Role::Producer, number: segment.number };
         let header = segment.header(record.id, Role::Producer, &geometry);

@@ -6,7 +6,7 @@ use super::{ControlError, Controller, RequestId, now_ms};
 use crate::journal::RequestRecord;
 use crate::ledger::{PageHolding, Role};
 use crate::model::id::LaneId;
-use crate::model::lane::LaneRecord;
+use crate::model::lane::{LaneRecord, SegmentRecord};
 use crate::plan::{SegmentKey, Step};
 use crate::registry::LaneView;
 
@@ -40,6 +40,7 @@ impl Controller {
             return Ok(());
         };
         self.names.remove(&record.spec.name);
+        self.held.remove(&id);
         self.next_revision();
         let view = self.view(&record);
         self.end_sessions(&record);
@@ -86,7 +87,7 @@ impl Controller {
     /// Whether some process may still map pages of the lane.
     fn is_mapped(&self, record: &LaneRecord) -> bool {
         let connected = segments_of(record).any(|key| self.sessions.contains_key(&key));
-        let unseen = |role| record.newest(role).is_some_and(|segment| segment.is_held());
+        let unseen = |role| record.segments(role).iter().any(SegmentRecord::is_held);
         connected || unseen(Role::Producer) || unseen(Role::Consumer)
     }
 
@@ -114,6 +115,6 @@ impl Controller {
 /// Every segment that a lane's record names.
 pub(super) fn segments_of(record: &LaneRecord) -> impl Iterator<Item = SegmentKey> + '_ {
     let producers = record.generations.iter().map(|segment| (Role::Producer, segment.number));
-    let consumers = record.consumer.iter().map(|segment| (Role::Consumer, segment.number));
+    let consumers = record.consumers.iter().map(|segment| (Role::Consumer, segment.number));
     producers.chain(consumers).map(|(role, number)| SegmentKey { lane: record.id, role, number })
 }

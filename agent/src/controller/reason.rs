@@ -9,7 +9,7 @@ use crate::placement::Constraint;
 use crate::provision::StepError;
 
 /// Every reason that the agent gives, in the order of the documentation.
-pub const REASONS: [&str; 30] = [
+pub const REASONS: [&str; 31] = [
     "INVALID_FIELD",
     "UNIMPLEMENTED_FIELD",
     "REQUEST_ID_REUSED",
@@ -27,6 +27,7 @@ pub const REASONS: [&str; 30] = [
     "PINNING_UNAVAILABLE",
     "PINNING_FAILED",
     "ROLE_TAKEN",
+    "READERS_EXHAUSTED",
     "TICKET_INVALID",
     "NOT_ALLOWED",
     "SCHEMA_MISMATCH",
@@ -70,6 +71,7 @@ impl ControlError {
             Self::NotFound { .. } => "LANE_NOT_FOUND",
             Self::RequestIdReused { .. } => "REQUEST_ID_REUSED",
             Self::RoleTaken { .. } => "ROLE_TAKEN",
+            Self::ReadersExhausted { .. } => "READERS_EXHAUSTED",
             Self::TicketInvalid => "TICKET_INVALID",
             Self::NotAllowed { .. } => "NOT_ALLOWED",
             Self::Schema(_) => "SCHEMA_MISMATCH",
@@ -93,6 +95,9 @@ impl ControlError {
             Self::OutOfPages { size_bytes, .. } => vec![("asked_bytes", size_bytes.to_string())],
             Self::GenerationsExhausted { open, limit } => {
                 vec![("open", open.to_string()), ("limit", limit.to_string())]
+            }
+            Self::ReadersExhausted { readers, limit, .. } => {
+                vec![("readers", readers.to_string()), ("limit", limit.to_string())]
             }
             Self::RoleTaken { role, .. } => vec![("role", role.to_string())],
             _ => Vec::new(),

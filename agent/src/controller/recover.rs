@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use tracing::{info, warn};
 
 use super::{ControlError, Controller, Setup, now_ms};
-use crate::ledger::{Ledger, PageHolding, PageState};
+use crate::ledger::{Ledger, PageHolding, PageState, Role};
 use crate::model::capacity::PageCount;
 use crate::model::lane::{LaneRecord, SegmentRecord};
 use crate::plan::SegmentKey;
@@ -47,6 +47,7 @@ impl Controller {
             lanes: HashMap::new(),
             names: HashMap::new(),
             sessions: HashMap::new(),
+            held: HashMap::new(),
             revision: run * REVISIONS_PER_RUN,
             changes_since_prune: 0,
         };
@@ -79,9 +80,9 @@ impl Controller {
         match verdict {
             Verdict::Reclaim(_) => self.journal.remove_lane(lane, None)?,
             Verdict::Remake => self.remake(record)?,
-            Verdict::Keep { producer_gone, consumer_gone } => {
+            Verdict::Keep { gone } => {
                 watched.extend(alive);
-                self.keep(record, producer_gone, consumer_gone)?;
+                self.keep(record, &gone)?;
             }
         }
         Ok(())
@@ -107,28 +108,21 @@ impl Controller {
     }
 
     /// A lane whose peers live: its memory is theirs, the books say so, the rest is told by them.
-    fn keep(
-        &mut self,
-        mut record: LaneRecord,
-        producer_gone: bool,
-        consumer_gone: bool,
-    ) -> Result<(), ControlError> {
+    fn keep(&mut self, mut record: LaneRecord, gone: &[(Role, u64)]) -> Result<(), ControlError> {
         let lane = record.id;
         let mut holding = record.placement.holding(record.spec.tenant.as_str());
         holding.pages = record.generations.iter().map(|s| pages_of(&record, s)).collect();
         self.ledger.grant(lane.0, holding)?;
         self.ledger.mark_backed(lane.0)?;
-        if let Some(segment) = record.generations.last_mut()
-            && segment.peer.is_some()
-        {
-            segment.gone |= producer_gone;
-        }
-        if let Some(segment) = &mut record.consumer {
-            if segment.peer.is_none() {
-                record.consumer = None;
-            } else {
-                segment.gone |= consumer_gone;
+        record.consumers.retain(|segment| segment.peer.is_some());
+        for (role, number) in gone {
+            if let Some(segment) = record.segment_mut(*role, *number) {
+                segment.gone |= segment.peer.is_some();
             }
+        }
+        if record.is_broadcast() {
+            // A reader that is gone is forgotten: nobody follows in its place.
+            record.consumers.retain(|segment| !segment.gone);
         }
         self.remake_waiting(&mut record)?;
         self.enter(record)

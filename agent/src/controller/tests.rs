@@ -61,6 +61,7 @@ fn spec(name: &str, page_size: Option<PageSize>) -> LaneSpec {
         numa_node: None,
         relation: CacheRelationRule::Any,
         schema: 0,
+        broadcast: None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use laneway_shm::Policy;
 use laneway_shm::geometry::Geometry;
 use laneway_shm::layout::{Header, KIND_CONSUMER, KIND_PRODUCER};
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,33 @@ pub struct LaneSpec {
     /// What the messages are; 0 leaves it to the first end that says so.
     #[serde(default)]
     pub schema: u64,
+    /// Many readers instead of one consumer.
+    #[serde(default)]
+    pub broadcast: Option<BroadcastSpec>,
+}
+
+/// What only a broadcast lane has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BroadcastSpec {
+    /// What the producer does about slow readers.
+    pub policy: BroadcastPolicy,
+    /// Readers at a time.
+    pub readers_max: u32,
+}
+
+/// What the producer of a broadcast lane does about slow readers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BroadcastPolicy {
+    /// It waits for them.
+    Gated,
+    /// It gives them up.
+    Evicting {
+        /// When they are so many slots behind; 0 for half of the ring.
+        lag_budget_slots: u32,
+    },
+    /// It takes no notice.
+    Overwrite,
 }
 
 /// What one end was asked to be.
@@ -92,6 +120,22 @@ impl LaneSpec {
     /// Only for a spec that was read from a damaged journal.
     pub fn geometry(&self) -> Result<Geometry, laneway_shm::SegmentError> {
         Geometry::try_new(self.slot_payload_bytes, self.slot_count)
+    }
+
+    /// What the ring of a broadcast lane does about slow readers.
+    #[must_use]
+    pub fn policy(&self) -> Option<Policy> {
+        let half = u64::from(self.slot_count) / 2;
+        Some(match self.broadcast?.policy {
+            BroadcastPolicy::Gated => Policy::Gated,
+            BroadcastPolicy::Evicting { lag_budget_slots: 0 } => {
+                Policy::Evicting { budget: half.max(1) }
+            }
+            BroadcastPolicy::Evicting { lag_budget_slots } => {
+                Policy::Evicting { budget: u64::from(lag_budget_slots) }
+            }
+            BroadcastPolicy::Overwrite => Policy::Overwrite,
+        })
     }
 
     /// One end's wishes.
@@ -188,6 +232,9 @@ pub struct SegmentRecord {
     pub peer: Option<PeerRecord>,
     /// Whether that process is gone.
     pub gone: bool,
+    /// Of a broadcast lane's reader: it wants to start with the oldest message.
+    #[serde(default)]
+    pub oldest: bool,
 }
 
 impl SegmentRecord {
@@ -246,8 +293,9 @@ pub struct LaneRecord {
     pub incarnation: u64,
     /// Generations not yet drained, oldest first. The last is the current one.
     pub generations: Vec<SegmentRecord>,
-    /// The consumer's segment.
-    pub consumer: Option<SegmentRecord>,
+    /// The consumer's segment, or those of a broadcast lane's readers, oldest first.
+    #[serde(rename = "consumer", deserialize_with = "none_one_or_many")]
+    pub consumers: Vec<SegmentRecord>,
     /// Where the next consumer starts.
     pub released: u64,
     /// Drifts of the producer's and the consumer's thread.
@@ -285,29 +333,87 @@ impl LaneRecord {
         Err(SchemaMismatch { lane: lane.clone(), expected, found })
     }
 
+    /// The segments of an end, oldest first.
+    #[must_use]
+    pub fn segments(&self, role: Role) -> &[SegmentRecord] {
+        match role {
+            Role::Producer => &self.generations,
+            Role::Consumer => &self.consumers,
+        }
+    }
+
     /// A segment by role and number.
     #[must_use]
     pub fn segment(&self, role: Role, number: u64) -> Option<&SegmentRecord> {
-        match role {
-            Role::Producer => self.generations.iter().find(|segment| segment.number == number),
-            Role::Consumer => self.consumer.as_ref().filter(|segment| segment.number == number),
-        }
+        self.segments(role).iter().find(|segment| segment.number == number)
     }
 
     /// As [`LaneRecord::segment`], to change it.
     pub fn segment_mut(&mut self, role: Role, number: u64) -> Option<&mut SegmentRecord> {
-        match role {
-            Role::Producer => self.generations.iter_mut().find(|segment| segment.number == number),
-            Role::Consumer => self.consumer.as_mut().filter(|segment| segment.number == number),
-        }
+        let segments = match role {
+            Role::Producer => &mut self.generations,
+            Role::Consumer => &mut self.consumers,
+        };
+        segments.iter_mut().find(|segment| segment.number == number)
     }
 
     /// The newest segment of an end.
     #[must_use]
     pub fn newest(&self, role: Role) -> Option<&SegmentRecord> {
-        match role {
-            Role::Producer => self.generations.last(),
-            Role::Consumer => self.consumer.as_ref(),
+        self.segments(role).last()
+    }
+
+    /// Whether the lane has many readers instead of one consumer.
+    #[must_use]
+    pub fn is_broadcast(&self) -> bool {
+        self.spec.broadcast.is_some()
+    }
+}
+
+/// A journal of before there were broadcast lanes has one consumer's segment or none.
+fn none_one_or_many<'de, D>(deserializer: D) -> Result<Vec<SegmentRecord>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Found {
+        Many(Vec<SegmentRecord>),
+        One(Box<SegmentRecord>),
+        None,
+    }
+    Ok(match Found::deserialize(deserializer)? {
+        Found::Many(segments) => segments,
+        Found::One(segment) => vec![*segment],
+        Found::None => Vec::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Old {
+        #[serde(rename = "consumer", deserialize_with = "none_one_or_many")]
+        consumers: Vec<SegmentRecord>,
+    }
+
+    #[test]
+    fn a_journal_with_one_consumer_or_none_is_still_read() {
+        let segment = r#"{"number":3,"nonce":"N","token":"N","start":5,"end":null,
+            "size_bytes":4096,"page_size":4096,"file":null,"peer":null,"gone":false}"#;
+        let nonce = serde_json::to_string(&Secret(7)).unwrap();
+        let page = serde_json::to_string(&PageSize::BASE_4K).unwrap();
+        let segment = segment
+            .replace("\"N\"", &nonce)
+            .replace("\"page_size\":4096", &format!("\"page_size\":{page}"));
+        for (text, count) in
+            [("null", 0), (segment.as_str(), 1), (&format!("[{segment},{segment}]"), 2)]
+        {
+            let old: Old = serde_json::from_str(&format!(r#"{{"consumer":{text}}}"#)).unwrap();
+            assert_eq!(old.consumers.len(), count);
+            assert!(old.consumers.iter().all(|segment| segment.number == 3 && !segment.oldest));
         }
     }
 }

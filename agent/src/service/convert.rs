@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::time::{Duration, UNIX_EPOCH};
 
 use laneway_proto::v1;
+use laneway_shm::Reason;
 use laneway_shm::geometry::Geometry;
 use laneway_shm::observer::Counters;
 use prost_types::Timestamp;
@@ -14,12 +15,17 @@ use super::status::BadField;
 use crate::ledger::Role;
 use crate::model::capacity::{CpuSet, PageSize};
 use crate::model::id::Name;
-use crate::model::lane::{EndSpec, LaneSpec, Pinning, SegmentRecord};
+use crate::model::lane::{
+    BroadcastPolicy, BroadcastSpec, EndSpec, LaneSpec, Pinning, SegmentRecord,
+};
 use crate::placement::{CacheRelationRule, EndPlacement, Grade};
-use crate::registry::LaneView;
+use crate::registry::{LaneView, ReaderView};
 
 /// User and group ids that one end may list: a record must stay small.
 const IDS_MAX: usize = 64;
+/// Readers of a broadcast lane at a time: as many as the format has entries.
+const READERS_MAX: u32 = 64;
+const _: () = assert!(READERS_MAX as usize == laneway_shm::layout::READERS_MAX);
 /// Characters of a request id.
 const REQUEST_ID_MAX: usize = 64;
 
@@ -35,9 +41,13 @@ pub(super) fn request_id(id: &str) -> Result<String, BadField> {
 /// A lane's specification. `tenant` is the default tenant.
 pub(super) fn spec(spec: Option<v1::LaneSpec>, tenant: &Name) -> Result<LaneSpec, BadField> {
     let spec = spec.ok_or_else(|| BadField::new("spec", "is required"))?;
-    shape(spec.shape)?;
     let geometry = spec.geometry.ok_or_else(|| BadField::new("spec.geometry", "is required"))?;
     let pages = spec.pages.unwrap_or_default();
+    let broadcast = broadcast(spec.shape, spec.broadcast, geometry.slot_count)?;
+    let mut consumer = spec.consumer.unwrap_or_default();
+    if let Some(broadcast) = broadcast {
+        readers(&mut consumer, broadcast)?;
+    }
     let checked = LaneSpec {
         name: name("spec.name", &spec.name)?,
         tenant: if spec.tenant.is_empty() {
@@ -52,10 +62,11 @@ pub(super) fn spec(spec: Option<v1::LaneSpec>, tenant: &Name) -> Result<LaneSpec
         park: wait(spec.wait)?,
         throughput: profile(spec.profile)?,
         producer: end("spec.producer", spec.producer.unwrap_or_default())?,
-        consumer: end("spec.consumer", spec.consumer.unwrap_or_default())?,
+        consumer: end("spec.consumer", consumer)?,
         numa_node: spec.numa_node,
         relation: relation(spec.relation)?,
         schema: spec.schema_id,
+        broadcast,
     };
     if checked.page_required && checked.page_size.is_none() {
         return Err(BadField::new("spec.pages.require", "needs spec.pages.page_size_bytes"));
@@ -94,15 +105,68 @@ fn page_size(bytes: u64) -> Result<Option<PageSize>, BadField> {
     }
 }
 
-fn shape(shape: i32) -> Result<(), BadField> {
-    let field = "spec.shape";
+/// What the shape and its own part of the spec ask for. `slot_count` is 0 where it is left open.
+fn broadcast(
+    shape: i32,
+    asked: Option<v1::BroadcastSpec>,
+    slot_count: u32,
+) -> Result<Option<BroadcastSpec>, BadField> {
     match v1::Shape::try_from(shape) {
-        Ok(v1::Shape::Unspecified | v1::Shape::Spsc) => Ok(()),
-        Ok(v1::Shape::Broadcast) => {
-            Err(BadField::unimplemented(field, "SHAPE_BROADCAST does not exist in this version"))
+        Ok(v1::Shape::Unspecified | v1::Shape::Spsc) if asked.is_none() => return Ok(None),
+        Ok(v1::Shape::Unspecified | v1::Shape::Spsc) => {
+            let description = "is only for SHAPE_BROADCAST; set spec.shape or leave it out";
+            return Err(BadField::new("spec.broadcast", description));
         }
-        Err(_) => Err(unknown(field, shape)),
+        Ok(v1::Shape::Broadcast) => {}
+        Err(_) => return Err(unknown("spec.shape", shape)),
     }
+    let asked = asked.unwrap_or_default();
+    let readers_max = match asked.readers_max {
+        0 => READERS_MAX,
+        readers if readers <= READERS_MAX => readers,
+        readers => {
+            let description = format!("is {readers}, allowed is 0 to {READERS_MAX}");
+            return Err(BadField::new("spec.broadcast.readers_max", description));
+        }
+    };
+    let lag_budget_slots = asked.lag_budget_slots;
+    let policy = match v1::BroadcastPolicy::try_from(asked.policy) {
+        Ok(v1::BroadcastPolicy::Unspecified | v1::BroadcastPolicy::Gated) => BroadcastPolicy::Gated,
+        Ok(v1::BroadcastPolicy::Evicting) => BroadcastPolicy::Evicting { lag_budget_slots },
+        Ok(v1::BroadcastPolicy::Overwrite) => BroadcastPolicy::Overwrite,
+        Err(_) => return Err(unknown("spec.broadcast.policy", asked.policy)),
+    };
+    let budget = |description| Err(BadField::new("spec.broadcast.lag_budget_slots", description));
+    match policy {
+        _ if lag_budget_slots == 0 => Ok(Some(BroadcastSpec { policy, readers_max })),
+        BroadcastPolicy::Gated | BroadcastPolicy::Overwrite => {
+            budget("is only for BROADCAST_POLICY_EVICTING; leave it out".to_owned())
+        }
+        BroadcastPolicy::Evicting { .. } if slot_count == 0 => {
+            budget("needs spec.geometry.slot_count, of which it is a part".to_owned())
+        }
+        BroadcastPolicy::Evicting { .. } if lag_budget_slots > slot_count => {
+            budget(format!("is {lag_budget_slots}, allowed is 0 to the {slot_count} slots"))
+        }
+        BroadcastPolicy::Evicting { .. } => Ok(Some(BroadcastSpec { policy, readers_max })),
+    }
+}
+
+/// Many readers get no cores in this version.
+fn readers(end: &mut v1::EndSpec, broadcast: BroadcastSpec) -> Result<(), BadField> {
+    if broadcast.readers_max == 1 {
+        return Ok(());
+    }
+    match v1::Pinning::try_from(end.pinning) {
+        Ok(v1::Pinning::Unspecified) => end.pinning = v1::Pinning::None.into(),
+        Ok(v1::Pinning::Self_ | v1::Pinning::Enforce) => {
+            let description = "must be PINNING_NONE with readers_max above 1: readers get no cores \
+                               in this version";
+            return Err(BadField::unimplemented("spec.consumer.pinning", description));
+        }
+        Ok(v1::Pinning::None) | Err(_) => {}
+    }
+    Ok(())
 }
 
 fn wait(mode: i32) -> Result<bool, BadField> {
@@ -213,6 +277,12 @@ pub fn lane_to_proto(view: &LaneView) -> v1::Lane {
     let record = &view.record;
     let producer = view.producer.upgrade().map(|view| view.counters()).unwrap_or_default();
     let consumer = view.consumer.upgrade().map(|view| view.counters()).unwrap_or_default();
+    let readers = readers_to_proto(view, producer.position);
+    let consumer_lag = producer.position.saturating_sub(consumer.position.max(record.released));
+    let lag_slots = match record.is_broadcast() {
+        true => readers.iter().map(|reader| reader.lag_slots).max().unwrap_or(0),
+        false => consumer_lag,
+    };
     let ends = [
         (Role::Producer, &record.placement.producer, producer),
         (Role::Consumer, &record.placement.consumer, consumer),
@@ -226,11 +296,87 @@ pub fn lane_to_proto(view: &LaneView) -> v1::Lane {
         producer: Some(producer_status),
         consumer: Some(consumer_status),
         generation: record.generation,
-        lag_slots: producer.position.saturating_sub(consumer.position.max(record.released)),
+        lag_slots,
         open_generations: u32::try_from(record.generations.len()).unwrap_or(u32::MAX),
         revision: record.revision,
         create_time: Some(timestamp(record.created_ms)),
+        readers,
         schema_id: record.schema,
+    }
+}
+
+/// The readers of a broadcast lane, whose producer is at `position`.
+fn readers_to_proto(view: &LaneView, position: u64) -> Vec<v1::ReaderStatus> {
+    use v1::reader_status::GivenUp;
+    let producer = view.producer.upgrade();
+    let readers = view.record.consumers.iter().zip(&view.readers);
+    let status = |(segment, reader): (&SegmentRecord, &ReaderView)| {
+        let memory = reader.view.upgrade();
+        let counters = memory.as_ref().map(|memory| memory.counters()).unwrap_or_default();
+        let entry = producer.as_ref().and_then(|producer| producer.reader(segment.number));
+        let reason = entry.and_then(|entry| producer.as_ref()?.given_up(&entry));
+        let from = entry.map_or(segment.start, |entry| entry.joined_at);
+        let since = view.held.filter(|(number, _)| *number == segment.number);
+        v1::ReaderStatus {
+            number: segment.number,
+            state: state_of(segment, reader.connected).into(),
+            lag_slots: position.saturating_sub(counters.position.max(from)),
+            gates_since: since.map(|(_, since_ms)| timestamp(since_ms)),
+            given_up: match reason {
+                None => GivenUp::Unspecified,
+                Some(Reason::Behind) => GivenUp::Behind,
+                Some(Reason::Lied) => GivenUp::Lied,
+            }
+            .into(),
+            lost_slots: memory.as_ref().map_or(0, |memory| memory.lost()),
+            joined: entry.is_some(),
+            uid: segment.peer.map(|peer| peer.uid),
+            pid: segment.peer.and_then(|peer| u32::try_from(peer.process?.0).ok()),
+            counters: Some(counters_to_proto(counters)),
+        }
+    };
+    readers.map(status).collect()
+}
+
+fn state_of(segment: &SegmentRecord, connected: bool) -> v1::end_status::State {
+    use v1::end_status::State;
+    match segment {
+        segment if segment.gone => State::Gone,
+        segment if segment.peer.is_some() && connected => State::Live,
+        segment if segment.peer.is_some() => State::Unconfirmed,
+        _ => State::Absent,
+    }
+}
+
+/// The state of an end: of many readers, that of the one that is there.
+fn end_state(view: &LaneView, role: Role) -> v1::end_status::State {
+    use v1::end_status::State;
+    let record = &view.record;
+    if role == Role::Consumer && record.is_broadcast() {
+        let readers = record.consumers.iter().zip(&view.readers);
+        let mut states = readers.map(|(segment, reader)| state_of(segment, reader.connected));
+        let gone = if record.incarnation > 0 { State::Gone } else { State::Absent };
+        return states
+            .clone()
+            .find(|state| *state == State::Live)
+            .or_else(|| states.next())
+            .unwrap_or(gone);
+    }
+    let connected = view.connected[usize::from(role == Role::Consumer)];
+    match record.newest(role) {
+        // A fresh generation waits: whether there was an owner before, the count tells.
+        Some(segment) if segment.peer.is_none() && segment.number > 1 => State::Gone,
+        Some(segment) => state_of(segment, connected),
+        None => State::Absent,
+    }
+}
+
+fn counters_to_proto(counters: Counters) -> v1::Counters {
+    v1::Counters {
+        position: counters.position,
+        messages: counters.messages,
+        bytes: counters.bytes,
+        waits: counters.waits,
     }
 }
 
@@ -245,6 +391,7 @@ fn spec_to_proto(spec: &LaneSpec) -> v1::LaneSpec {
         CacheRelationRule::SameL3 => v1::CacheRelation::SameL3,
         CacheRelationRule::SameNode => v1::CacheRelation::SameNode,
     };
+    let shape = if spec.broadcast.is_some() { v1::Shape::Broadcast } else { v1::Shape::Spsc };
     let wait = if spec.park { v1::WaitMode::Park } else { v1::WaitMode::Spin };
     let profile = if spec.throughput { v1::Profile::Throughput } else { v1::Profile::Latency };
     v1::LaneSpec {
@@ -265,8 +412,20 @@ fn spec_to_proto(spec: &LaneSpec) -> v1::LaneSpec {
         numa_node: spec.numa_node,
         relation: relation.into(),
         schema_id: spec.schema,
-        shape: v1::Shape::Spsc.into(),
+        shape: shape.into(),
+        broadcast: spec.broadcast.map(broadcast_to_proto),
     }
+}
+
+fn broadcast_to_proto(spec: BroadcastSpec) -> v1::BroadcastSpec {
+    let (policy, lag_budget_slots) = match spec.policy {
+        BroadcastPolicy::Gated => (v1::BroadcastPolicy::Gated, 0),
+        BroadcastPolicy::Evicting { lag_budget_slots } => {
+            (v1::BroadcastPolicy::Evicting, lag_budget_slots)
+        }
+        BroadcastPolicy::Overwrite => (v1::BroadcastPolicy::Overwrite, 0),
+    };
+    v1::BroadcastSpec { policy: policy.into(), lag_budget_slots, readers_max: spec.readers_max }
 }
 
 fn end_spec_to_proto(spec: &EndSpec) -> v1::EndSpec {
@@ -331,18 +490,9 @@ fn end_to_proto(
     placed: &EndPlacement,
     counters: Counters,
 ) -> v1::EndStatus {
-    use v1::end_status::State;
     let record = &view.record;
-    let connected = view.connected[usize::from(role == Role::Consumer)];
-    let segment = record.newest(role);
-    let state = match segment {
-        Some(segment) if segment.gone => State::Gone,
-        Some(segment) if segment.peer.is_some() && connected => State::Live,
-        Some(segment) if segment.peer.is_some() => State::Unconfirmed,
-        // A fresh generation waits: whether there was an owner before, the count tells.
-        Some(segment) if segment.number > 1 => State::Gone,
-        _ => State::Absent,
-    };
+    let segment = record.newest(role).filter(|_| role == Role::Producer || !record.is_broadcast());
+    let state = end_state(view, role);
     let peer = segment.filter(|s| SegmentRecord::is_held(s)).and_then(|s| s.peer);
     let incarnation = match role {
         Role::Producer => record.generation,
@@ -358,12 +508,7 @@ fn end_to_proto(
         uid: peer.map(|peer| peer.uid),
         pid: peer.and_then(|peer| u32::try_from(peer.process?.0).ok()),
         incarnation,
-        counters: Some(v1::Counters {
-            position: counters.position,
-            messages: counters.messages,
-            bytes: counters.bytes,
-            waits: counters.waits,
-        }),
+        counters: Some(counters_to_proto(counters)),
     }
 }
 

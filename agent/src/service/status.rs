@@ -76,6 +76,7 @@ pub(super) fn code(reason: &str) -> Code {
         | "CORES_EXHAUSTED"
         | "TENANT_CONFLICT"
         | "GENERATIONS_EXHAUSTED"
+        | "READERS_EXHAUSTED"
         | "WATCHER_SLOW" => Code::ResourceExhausted,
         "REVISION_COMPACTED" => Code::OutOfRange,
         "TICKET_INVALID" | "NOT_ALLOWED" => Code::PermissionDenied,

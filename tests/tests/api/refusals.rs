@@ -155,6 +155,40 @@ fn bad_enumerations() -> Vec<Bad> {
     rows
 }
 
+fn bad_broadcasts() -> Vec<Bad> {
+    use v1::BroadcastPolicy::{Evicting, Gated, Overwrite};
+    let spec = |policy: v1::BroadcastPolicy, lag_budget_slots, readers_max| v1::BroadcastSpec {
+        policy: policy.into(),
+        lag_budget_slots,
+        readers_max,
+    };
+    let broadcast = |field: &str, asked: v1::BroadcastSpec| {
+        bad(field, |spec| {
+            spec.shape = v1::Shape::Broadcast.into();
+            spec.broadcast = Some(asked);
+        })
+    };
+    let (budget, readers) = ("spec.broadcast.lag_budget_slots", "spec.broadcast.readers_max");
+    let mut rows = vec![
+        bad("spec.broadcast", |lane| lane.broadcast = Some(spec(Gated, 0, 2))),
+        broadcast(readers, spec(Gated, 0, 65)),
+        broadcast(readers, spec(Gated, 0, u32::MAX)),
+        broadcast(budget, spec(Gated, 1, 2)),
+        broadcast(budget, spec(Overwrite, 1, 2)),
+        broadcast(budget, spec(Evicting, u32::MAX, 2)),
+        bad(budget, |lane| {
+            lane.shape = v1::Shape::Broadcast.into();
+            lane.geometry = Some(v1::Geometry { slot_payload_bytes: 56, slot_count: 0 });
+            lane.broadcast = Some(spec(Evicting, 1, 2));
+        }),
+    ];
+    for value in UNKNOWN {
+        let asked = v1::BroadcastSpec { policy: value, ..v1::BroadcastSpec::default() };
+        rows.push(broadcast("spec.broadcast.policy", asked));
+    }
+    rows
+}
+
 fn bad_ends() -> Vec<Bad> {
     let mut rows = Vec::new();
     for end in ["producer", "consumer"] {
@@ -215,7 +249,14 @@ fn bad_end() -> Vec<(&'static str, v1::EndSpec)> {
 #[test]
 fn every_bad_field_of_a_creation_is_refused_by_name() {
     let agent = Agent::start();
-    let tables = [bad_geometry(), bad_pages(), bad_names_and_ids(), bad_enumerations(), bad_ends()];
+    let tables = [
+        bad_geometry(),
+        bad_pages(),
+        bad_names_and_ids(),
+        bad_enumerations(),
+        bad_broadcasts(),
+        bad_ends(),
+    ];
     let rows = tables.concat();
     assert!(rows.len() > 100, "{} rows", rows.len());
     for (field, request) in rows {
@@ -231,10 +272,16 @@ fn every_bad_field_of_a_creation_is_refused_by_name() {
 #[test]
 fn a_feature_of_a_later_version_is_refused_as_such() {
     let agent = Agent::start();
-    let (_, request) = bad("", |spec| spec.shape = v1::Shape::Broadcast.into());
-    let refused = Refused::of(create(&agent, request));
-    assert_eq!(refused.words(), (Code::Unimplemented, "UNIMPLEMENTED_FIELD"));
-    assert_eq!(refused.field, "spec.shape");
+    for pinning in [v1::Pinning::Self_, v1::Pinning::Enforce] {
+        let (_, request) = bad("", |spec| {
+            spec.shape = v1::Shape::Broadcast.into();
+            let pinning = pinning.into();
+            spec.consumer = Some(v1::EndSpec { pinning, ..v1::EndSpec::default() });
+        });
+        let refused = Refused::of(create(&agent, request));
+        assert_eq!(refused.words(), (Code::Unimplemented, "UNIMPLEMENTED_FIELD"));
+        assert_eq!(refused.field, "spec.consumer.pinning");
+    }
     assert_eq!(agent.list().unwrap(), []);
 }
 

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use laneway_proto::v1;
-use laneway_shm::fdpass;
 use laneway_shm::wire::{Claim, Frame, Grant, Role};
+use laneway_shm::{Start, fdpass};
 use laneway_tests::agent::Agent;
 use laneway_tests::process::PATIENCE;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -109,7 +109,7 @@ pub(crate) fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T 
 }
 
 pub(crate) fn hello(role: Role, claim: Claim) -> Frame {
-    Frame::Hello { role, claim, thread: 1, schema: 0 }
+    Frame::Hello { role, claim, thread: 1, schema: 0, start: Start::Newest }
 }
 
 pub(crate) fn ticket_for(agent: &Agent, lane: &str, role: Role) -> String {

@@ -1,0 +1,158 @@
+//! The producer's segments as a reader meets them: one is read, the next ones wait.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+
+use crate::control::Link;
+use crate::error::{PeerState, SegmentError};
+use crate::geometry::Geometry;
+use crate::layout::{Header, KIND_PRODUCER};
+use crate::memfd::Segment;
+use crate::region::{Foreign, Region};
+use crate::ring::{Start, oldest_message};
+use crate::roster::{self, Entry};
+use crate::wire::{Frame, Grant, PeerSegment, Role};
+
+/// Generations that may wait to be read: the agent refuses producers long before.
+const GENERATIONS_MAX: usize = 16;
+
+/// A generation that waits until the one before is drained.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) generation: u64,
+    pub(crate) base: u64,
+    pub(crate) end: Option<u64>,
+    pub(crate) region: Region<Foreign>,
+}
+
+/// How a reader of a broadcast lane gets into a generation.
+pub(crate) enum WayIn {
+    /// The producer has let it in.
+    Entry(Entry),
+    /// The producer is gone: nothing changes any more.
+    Frozen(u64),
+}
+
+/// What is read and what waits.
+#[derive(Debug)]
+pub(crate) struct Generations {
+    /// The one that is read; 0 before the first.
+    pub(crate) current: u64,
+    /// Where it ends, once its producer is gone; `u64::MAX` before.
+    pub(crate) end: u64,
+    pub(crate) pending: VecDeque<Pending>,
+    /// The last segment that did not stand up to the check.
+    pub(crate) refused: Option<SegmentError>,
+}
+
+impl Generations {
+    pub(crate) fn new() -> Self {
+        Self { current: 0, end: u64::MAX, pending: VecDeque::new(), refused: None }
+    }
+
+    /// Takes an event of the agent's. True if the end of the current generation is known now.
+    pub(crate) fn heard(
+        &mut self,
+        event: (Frame, Option<OwnedFd>),
+        grant: &Grant,
+        geometry: &Geometry,
+        link: &mut Link,
+    ) -> bool {
+        match event {
+            (Frame::Generation(segment), Some(fd)) => {
+                self.offered(segment, fd, grant, geometry, link);
+                false
+            }
+            (Frame::Ended { generation, end }, _) => self.ended(generation, end, link),
+            _ => false,
+        }
+    }
+
+    fn offered(
+        &mut self,
+        segment: PeerSegment,
+        fd: OwnedFd,
+        grant: &Grant,
+        geometry: &Geometry,
+        link: &mut Link,
+    ) {
+        let newest = self.pending.back().map_or(self.current, |pending| pending.generation);
+        if segment.generation <= newest || self.pending.len() >= GENERATIONS_MAX {
+            return;
+        }
+        match prove(segment, fd, grant, geometry) {
+            Ok((region, fd)) => {
+                link.hold(Role::Producer, segment.generation, fd);
+                let (generation, base) = (segment.generation, segment.base);
+                self.pending.push_back(Pending { generation, base, end: None, region });
+            }
+            Err(error) => self.refused = Some(error),
+        }
+    }
+
+    pub(crate) fn ended(&mut self, generation: u64, end: u64, link: &mut Link) -> bool {
+        let current = generation == self.current;
+        if current {
+            self.end = end;
+            link.peer = PeerState::Gone;
+        }
+        for pending in &mut self.pending {
+            if pending.generation == generation {
+                pending.end = Some(end);
+            }
+        }
+        current
+    }
+
+    /// How a reader with this grant gets into the generation that comes next, if it can already.
+    pub(crate) fn way_in(&self, grant: &Grant, geometry: &Geometry) -> Option<WayIn> {
+        let next = self.pending.front()?;
+        if let Some(entry) = roster::find(&next.region, grant.generation) {
+            return Some(WayIn::Entry(entry));
+        }
+        let end = next.end?;
+        Some(WayIn::Frozen(match grant.start {
+            // It was there before this generation began.
+            _ if self.current != 0 => next.base,
+            Start::Newest => end,
+            Start::Oldest => oldest_message(&next.region, geometry, next.base, end),
+        }))
+    }
+
+    /// Moves on: the caller reads from the region from now on.
+    pub(crate) fn advance(&mut self, link: &mut Link) -> Option<Region<Foreign>> {
+        let next = self.pending.pop_front()?;
+        if self.current != 0 {
+            link.tell(&Frame::Drained { generation: self.current });
+        }
+        link.forget_below(next.generation);
+        (self.current, self.end) = (next.generation, next.end.unwrap_or(u64::MAX));
+        link.peer = if next.end.is_none() { PeerState::Live } else { PeerState::Gone };
+        Some(next.region)
+    }
+}
+
+fn prove(
+    segment: PeerSegment,
+    fd: OwnedFd,
+    grant: &Grant,
+    geometry: &Geometry,
+) -> Result<(Region<Foreign>, OwnedFd), SegmentError> {
+    let needed = geometry.segment_bytes();
+    if segment.size_bytes < needed {
+        return Err(SegmentError::Size { found: segment.size_bytes, expected: needed });
+    }
+    let header = Header {
+        kind: KIND_PRODUCER,
+        lane: grant.lane,
+        generation: segment.generation,
+        nonce: segment.nonce,
+        slot_stride: geometry.stride() as u64,
+        slot_payload: u64::from(grant.slot_payload),
+        slot_count: u64::from(grant.slot_count),
+        base_position: segment.base,
+        size_bytes: segment.size_bytes,
+    };
+    let segment = Segment::verify(fd, header)?;
+    Ok((segment.map()?, segment.into_fd()))
+}

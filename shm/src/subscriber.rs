@@ -1,0 +1,297 @@
+//! A reader of a broadcast lane that does not wait for it: what is handed out is a private copy,
+//! what was lost is counted.
+
+use std::time::{Duration, Instant};
+
+use crate::control::Link;
+use crate::error::{Corruption, PeerState, RecvError, SegmentError};
+use crate::generations::{Generations, WayIn};
+use crate::geometry::Geometry;
+use crate::producer::SLEEP_MAX;
+use crate::region::{Foreign, Owned, Region};
+use crate::ring::{Follower, Heard, Policy, WaitMode};
+use crate::roster::Reason;
+use crate::sync::spin_hint;
+use crate::wire::Grant;
+
+/// Spins before a sleep, about 50 µs.
+const SPINS_BEFORE_PARK: u32 = 2048;
+/// Looks at the next slot between two looks at the clock.
+const SPINS_PER_LOOK: u32 = 64;
+
+/// The reader. `Send`, not `Sync`, not `Clone`.
+///
+/// A message is checked after it was copied: it is whole and of one moment, however fast the
+/// producer is. Messages that the producer took back before they were read are reported as
+/// [`RecvError::Lost`], once and with their exact number of slots.
+#[derive(Debug)]
+pub struct Subscriber {
+    ring: Follower<Region<Foreign>, Region<Owned>>,
+    link: Link,
+    wait: WaitMode,
+    grant: Grant,
+    line: Generations,
+    closed: bool,
+    attend_at: u64,
+    /// The message that was received last.
+    buffer: Vec<u8>,
+    /// The reader was told that it is behind its budget.
+    told: bool,
+    /// Lost, and not yet told.
+    untold: u64,
+    /// Not `Sync`: two threads must not share one end.
+    not_sync: std::marker::PhantomData<std::cell::Cell<()>>,
+}
+
+/// A received message: the reader's own copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message<'a> {
+    /// Position of its first slot.
+    pub position: u64,
+    /// Its bytes.
+    pub bytes: &'a [u8],
+}
+
+impl Subscriber {
+    pub(crate) fn new(
+        region: Region<Owned>,
+        grant: Grant,
+        link: Link,
+    ) -> Result<Self, SegmentError> {
+        let geometry = Geometry::try_new(grant.slot_payload, grant.slot_count)?;
+        let wait = if grant.park { WaitMode::Park } else { WaitMode::Spin };
+        let mut ring = Follower::new(region, geometry, wait, grant.base, grant.generation);
+        if let Some(Policy::Evicting { budget }) = grant.broadcast {
+            // A quarter of the budget is spent on not telling, at most.
+            ring.publish_every((budget / 4).min(geometry.count() / 4));
+        }
+        Ok(Self {
+            ring,
+            link,
+            wait,
+            grant,
+            line: Generations::new(),
+            closed: false,
+            attend_at: 0,
+            buffer: Vec::new(),
+            told: false,
+            untold: 0,
+            not_sync: std::marker::PhantomData,
+        })
+    }
+
+    /// What the agent granted: identity, geometry, policy, core.
+    #[must_use]
+    pub fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    /// What is known of the producer.
+    #[must_use]
+    pub fn peer(&self) -> PeerState {
+        self.link.peer
+    }
+
+    /// Generation that is being read; 0 before the producer let this reader in.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.line.current
+    }
+
+    /// Position of the next message.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.ring.position()
+    }
+
+    /// Slots lost since the attach.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.ring.lost()
+    }
+
+    /// The next message, if there is one now.
+    ///
+    /// # Errors
+    /// `Lost` once for each loss, `GivenUp` once when the producer stopped counting with this
+    /// reader: the next call goes on. `Closed` after the producer ended the stream, until a
+    /// successor attaches; `Corrupt`, for ever; `Revoked`; `Segment` if the next generation's
+    /// segment was refused.
+    pub fn poll(&mut self) -> Result<Option<Message<'_>>, RecvError> {
+        match self.advance_to_message()? {
+            Some((position, len)) => Ok(Some(self.message(position, len))),
+            None => Ok(None),
+        }
+    }
+
+    /// The next message, waiting at most `timeout` for it.
+    ///
+    /// # Errors
+    /// `TimedOut` says what is known of the producer; otherwise as [`Subscriber::poll`].
+    pub fn recv(&mut self, timeout: Duration) -> Result<Message<'_>, RecvError> {
+        let mut start = None;
+        let mut spins = 0u32;
+        loop {
+            if let Some((position, len)) = self.advance_to_message()? {
+                return Ok(self.message(position, len));
+            }
+            spins = spins.saturating_add(1);
+            if !spins.is_multiple_of(SPINS_PER_LOOK) {
+                self.ring.pause();
+                continue;
+            }
+            let start = *start.get_or_insert_with(Instant::now);
+            if start.elapsed() >= timeout {
+                self.maintain()?;
+                return match self.advance_to_message()? {
+                    Some((position, len)) => Ok(self.message(position, len)),
+                    None => Err(RecvError::TimedOut { waited: timeout, state: self.link.peer }),
+                };
+            }
+            if self.wait == WaitMode::Park && spins > SPINS_BEFORE_PARK {
+                let left = timeout.saturating_sub(start.elapsed());
+                self.ring.park(left.min(SLEEP_MAX));
+                self.maintain()?;
+                spins = SPINS_BEFORE_PARK;
+            } else {
+                spin_hint();
+            }
+        }
+    }
+
+    fn message(&self, position: u64, len: usize) -> Message<'_> {
+        Message { position, bytes: self.buffer.get(..len).unwrap_or_default() }
+    }
+
+    /// The next message into the buffer: its position and length.
+    #[inline]
+    fn advance_to_message(&mut self) -> Result<Option<(u64, usize)>, RecvError> {
+        if self.ring.position() >= self.attend_at {
+            self.attend()?;
+        }
+        if self.untold > 0 {
+            return Err(self.tell_lost(0));
+        }
+        match self.ring.poll(&mut self.buffer, self.line.end)? {
+            Some(Heard::Message { position, len }) => Ok(Some((position, len))),
+            Some(Heard::Lost { slots }) => Err(self.tell_lost(slots)),
+            Some(Heard::End) => {
+                self.closed = true;
+                Err(self.closed_error())
+            }
+            None => self.found_nothing(),
+        }
+    }
+
+    /// First that the producer no longer counts with this reader, then what it lost.
+    #[cold]
+    fn tell_lost(&mut self, slots: u64) -> RecvError {
+        self.untold += slots;
+        if let Some(error) = self.verdict() {
+            return error;
+        }
+        let slots = std::mem::take(&mut self.untold);
+        RecvError::Lost { slots, position: self.ring.position() }
+    }
+
+    /// What the producer says of this reader, if that is news.
+    fn verdict(&mut self) -> Option<RecvError> {
+        let (reason, at) = self.ring.given_up().filter(|_| !self.told)?;
+        // One that lied stays where it is.
+        self.told = reason == Reason::Behind;
+        Some(RecvError::GivenUp { reason, position: self.ring.position(), at })
+    }
+
+    /// Looks at the agent's events and the producer's verdict once in a while, as messages flow.
+    #[cold]
+    fn attend(&mut self) -> Result<(), RecvError> {
+        let due = self.link.pulse.beat();
+        self.attend_at = self.ring.position().saturating_add(self.link.pulse.slots());
+        if due {
+            self.maintain()?;
+        }
+        self.verdict().map_or(Ok(()), Err)
+    }
+
+    fn closed_error(&self) -> RecvError {
+        RecvError::Closed { position: self.ring.position() }
+    }
+
+    fn found_nothing(&mut self) -> Result<Option<(u64, usize)>, RecvError> {
+        if self.link.pulse.idle_due(self.ring.position()) {
+            self.maintain()?;
+            if let Some(error) = self.verdict() {
+                return Err(error);
+            }
+        }
+        if self.ring.peer().is_none() || self.line.end != u64::MAX || self.closed {
+            return self.at_the_end();
+        }
+        Ok(None)
+    }
+
+    #[cold]
+    fn at_the_end(&mut self) -> Result<Option<(u64, usize)>, RecvError> {
+        let (position, end) = (self.ring.position(), self.line.end);
+        if self.ring.peer().is_some() && position < end && end != u64::MAX {
+            // The end may have arrived after the last look at the slot.
+            return match self.ring.poll(&mut self.buffer, end)? {
+                Some(Heard::Message { position, len }) => Ok(Some((position, len))),
+                Some(Heard::Lost { slots }) => Err(self.tell_lost(slots)),
+                Some(Heard::End) => {
+                    self.closed = true;
+                    Err(self.closed_error())
+                }
+                None => Err(Corruption::Truncated { position, end }.into()),
+            };
+        }
+        let drained = self.ring.peer().is_none() || end != u64::MAX;
+        if drained && self.next_generation()? {
+            return Ok(None);
+        }
+        if let Some(error) = self.line.refused.take() {
+            return Err(error.into());
+        }
+        if self.closed && self.line.pending.is_empty() {
+            return Err(self.closed_error());
+        }
+        Ok(None)
+    }
+
+    /// Moves on to the next generation, if its producer has let this reader in or is gone.
+    fn next_generation(&mut self) -> Result<bool, RecvError> {
+        let Some(way_in) = self.line.way_in(&self.grant, self.ring.geometry()) else {
+            return Ok(false);
+        };
+        let Some(region) = self.line.advance(&mut self.link) else {
+            return Ok(false);
+        };
+        self.closed = false;
+        self.told = false;
+        self.attend_at = 0;
+        self.untold += match way_in {
+            WayIn::Entry(entry) => self.ring.join_at(region, &entry)?,
+            WayIn::Frozen(start) => self.ring.join_frozen(region, start),
+        };
+        Ok(true)
+    }
+
+    /// Looks at the agent's events. Called by itself when there is nothing to read and ten times a
+    /// second while messages flow.
+    ///
+    /// # Errors
+    /// `Revoked`.
+    pub fn maintain(&mut self) -> Result<(), RecvError> {
+        while let Some(event) = self.link.next_event() {
+            self.line.heard(event, &self.grant, self.ring.geometry(), &mut self.link);
+        }
+        if self.link.revoked { Err(RecvError::Revoked) } else { Ok(()) }
+    }
+}
+
+impl Drop for Subscriber {
+    /// Shows the whole cursor.
+    fn drop(&mut self) {
+        self.ring.publish();
+    }
+}

@@ -1,0 +1,273 @@
+//! Broadcast lanes under every interleaving: readers that gate, come, leave, sleep, are given up,
+//! and readers that the producer overruns.
+
+use laneway_shm::layout::{R_GIVEN_UP_AT, R_JOINED_AT, R_REASON};
+use laneway_shm::ring::{Follower, Heard, Policy, Start};
+use laneway_shm::roster::{self, Reason};
+
+use super::*;
+
+type Overrun = Follower<Segment, Segment>;
+
+/// A broadcast lane and the faults of its producer's segment, as each side maps it.
+#[derive(Clone, Copy)]
+struct Cast {
+    lane: Lane,
+    policy: Policy,
+}
+
+const GATED: Cast = Cast { lane: SPIN, policy: Policy::Gated };
+const OVERWRITE: Cast = Cast { lane: SPIN, policy: Policy::Overwrite };
+
+impl Cast {
+    fn segment(&self) -> Segment {
+        let slots = Segment::slots(&self.lane.geometry());
+        let entries = (0..READERS).flat_map(|index| {
+            let start = P_READERS + index * READER_BYTES;
+            [0, R_JOINED_AT, R_GIVEN_UP_AT, R_REASON].map(|field| start + field)
+        });
+        let longs = [P_COMMITTED, P_RESUME].into_iter().chain(entries).chain(slots.iter().copied());
+        // A producer that waits for nobody writes what others read: that is what words are for.
+        let races = if self.policy.loses() { &[][..] } else { &slots[..] };
+        Segment::new(longs.collect(), races, [P_BELL, P_PARKED], self.lane.producer)
+    }
+
+    fn writer(&self, segment: &Segment) -> Sender {
+        let geometry = self.lane.geometry();
+        Writer::broadcast(segment.clone(), geometry, self.lane.wait, 0, self.policy)
+    }
+
+    /// A reader that the producer has let in, and that has not looked yet.
+    fn reader(&self, writer: &mut Sender, segment: &Segment, number: u64) -> Receiver {
+        let consumer = Segment::consumer(self.lane.consumer);
+        let at = writer.admit(consumer.clone(), number, Start::Newest).expect("there is a place");
+        let mut reader = Reader::new(consumer, self.lane.geometry(), self.lane.wait, at, number);
+        let entry = roster::find(segment, number).expect("the producer wrote it");
+        reader.join_at(segment.clone(), &entry).expect("an honest producer");
+        reader
+    }
+
+    fn follower(&self, writer: &mut Sender, segment: &Segment) -> Overrun {
+        let consumer = Segment::consumer(self.lane.consumer);
+        writer.admit(consumer.clone(), 1, Start::Newest).expect("there is a place");
+        let mut follower = Follower::new(consumer, self.lane.geometry(), self.lane.wait, 0, 1);
+        let entry = roster::find(segment, 1).expect("the producer wrote it");
+        follower.join_at(segment.clone(), &entry).expect("an honest producer");
+        follower
+    }
+}
+
+/// Two readers and a producer that waits for both.
+fn two_readers(cast: Cast, messages: u64) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let segment = cast.segment();
+        let mut writer = cast.writer(&segment);
+        let mut first = cast.reader(&mut writer, &segment, 1);
+        let mut second = cast.reader(&mut writer, &segment, 2);
+        let lane = cast.lane;
+        let reader = thread::spawn(move || {
+            for number in 1..=messages {
+                assert_eq!(receive(&lane, &mut first), lane.message(number));
+            }
+        });
+        let producer = thread::spawn(move || {
+            for number in 1..=messages {
+                send(&lane, &mut writer, &lane.message(number));
+            }
+        });
+        for number in 1..=messages {
+            assert_eq!(receive(&lane, &mut second), lane.message(number));
+        }
+        reader.join().expect("no panic");
+        producer.join().expect("no panic");
+    }
+}
+
+/// As [`two_readers`] with three messages, in two threads: the second reader has the producer's.
+fn two_gates(cast: Cast) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let segment = cast.segment();
+        let mut writer = cast.writer(&segment);
+        let mut first = cast.reader(&mut writer, &segment, 1);
+        let mut second = cast.reader(&mut writer, &segment, 2);
+        let lane = cast.lane;
+        let producer = thread::spawn(move || {
+            for number in 1..=2 {
+                send(&lane, &mut writer, &lane.message(number));
+            }
+            assert_eq!(writer.try_reserve(16), Ok(None), "the second reader has released nothing");
+            assert_eq!(receive(&lane, &mut second), lane.message(1));
+            send(&lane, &mut writer, &lane.message(3));
+            assert_eq!(receive(&lane, &mut second), lane.message(2));
+        });
+        for number in 1..=3 {
+            assert_eq!(receive(&lane, &mut first), lane.message(number));
+        }
+        producer.join().expect("no panic");
+    }
+}
+
+#[test]
+fn two_readers_that_gate_receive_every_message_while_slots_are_used_again() {
+    explore("two readers", MEDIUM, two_gates(GATED));
+}
+
+#[test]
+fn two_readers_that_sleep_are_woken_and_wake_the_producer() {
+    let cast = Cast { lane: PARK, ..GATED };
+    explore("two readers, sleeping", (Some(1), Some(2)), two_readers(cast, 3));
+}
+
+#[test]
+fn a_reader_that_comes_late_starts_exactly_where_the_producer_says() {
+    explore("late reader", MEDIUM, || {
+        let segment = GATED.segment();
+        let mut writer = GATED.writer(&segment);
+        let consumer = Segment::consumer(Fault::None);
+        let own = consumer.clone();
+        let producer = thread::spawn(move || {
+            send(&SPIN, &mut writer, &SPIN.message(1));
+            writer.admit(consumer, 1, Start::Newest).expect("there is a place");
+            for number in 2..=4 {
+                send(&SPIN, &mut writer, &SPIN.message(number));
+            }
+        });
+        let mut reader = Reader::new(own, GATED.lane.geometry(), SPIN.wait, 0, 1);
+        let entry = loop {
+            match roster::find(&segment, 1) {
+                Some(entry) => break entry,
+                None => thread::yield_now(),
+            }
+        };
+        assert_eq!(entry.joined_at, 1);
+        reader.join_at(segment, &entry).unwrap();
+        for number in 2..=4 {
+            assert_eq!(receive(&SPIN, &mut reader), SPIN.message(number));
+        }
+        producer.join().unwrap();
+    });
+}
+
+#[test]
+fn a_reader_that_is_gone_holds_nobody_and_the_other_still_loses_nothing() {
+    explore("reader gone", MEDIUM, || {
+        let segment = GATED.segment();
+        let mut writer = GATED.writer(&segment);
+        let mut alive = GATED.reader(&mut writer, &segment, 1);
+        let dead = GATED.reader(&mut writer, &segment, 2);
+        drop(dead);
+        let producer = thread::spawn(move || {
+            for number in 1..=2 {
+                send(&SPIN, &mut writer, &SPIN.message(number));
+            }
+            assert_eq!(writer.try_reserve(16), Ok(None), "two slots are held by the dead reader");
+            assert!(writer.dismiss(2));
+            for number in 3..=4 {
+                send(&SPIN, &mut writer, &SPIN.message(number));
+            }
+        });
+        for number in 1..=4 {
+            assert_eq!(receive(&SPIN, &mut alive), SPIN.message(number));
+        }
+        producer.join().unwrap();
+    });
+}
+
+/// A producer that waits for nobody, and a reader that accounts for every message.
+fn overrun(cast: Cast, messages: u64) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let segment = cast.segment();
+        let mut writer = cast.writer(&segment);
+        let mut follower = cast.follower(&mut writer, &segment);
+        let lane = cast.lane;
+        let producer = thread::spawn(move || {
+            for number in 1..=messages {
+                let span =
+                    writer.try_reserve(16).expect("nobody lies").expect("nobody is waited for");
+                writer.write(&span, 0, &lane.message(number));
+                writer.commit(&span);
+            }
+            writer
+        });
+        let (mut buffer, mut accounted) = (Vec::new(), 0);
+        while accounted < messages {
+            match follower.poll(&mut buffer, u64::MAX).expect("the producer is honest") {
+                Some(Heard::Message { position, len }) => {
+                    assert_eq!(position, accounted, "what is lost is counted to the message");
+                    assert_eq!(buffer[..len], lane.message(position + 1), "torn");
+                    accounted += 1;
+                }
+                Some(Heard::Lost { slots }) => accounted += slots,
+                Some(Heard::End) => panic!("no end was sent"),
+                None => thread::yield_now(),
+            }
+            assert_eq!(follower.position(), accounted);
+        }
+        let mut writer = producer.join().expect("no panic");
+        for given_up in writer.take_given_up() {
+            assert_eq!(given_up.reason, Reason::Behind);
+            assert_eq!(follower.given_up(), Some((Reason::Behind, given_up.at)));
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_is_overrun_hands_out_no_torn_message_and_counts_every_lost_one() {
+    explore("overrun 2 x 3", MEDIUM, overrun(OVERWRITE, 3));
+    explore("overrun 2 x 4", LARGE, overrun(OVERWRITE, 4));
+    let lane = Lane { slots: 4, ..SPIN };
+    explore("overrun 4 x 6", (Some(1), Some(3)), overrun(Cast { lane, ..OVERWRITE }, 6));
+}
+
+#[test]
+fn a_reader_beyond_its_budget_is_given_up_and_still_counts_every_lost_message() {
+    let policy = Policy::Evicting { budget: 1 };
+    explore("given up", LARGE, overrun(Cast { policy, ..OVERWRITE }, 4));
+}
+
+#[test]
+fn a_reader_that_sleeps_in_a_lane_that_loses_is_woken() {
+    let lane = Lane { payload: 16, ..PARK };
+    explore("overrun sleeper", MEDIUM, move || {
+        let cast = Cast { lane, ..OVERWRITE };
+        let segment = cast.segment();
+        let mut writer = cast.writer(&segment);
+        let mut follower = cast.follower(&mut writer, &segment);
+        let producer = thread::spawn(move || {
+            for number in 1..=2 {
+                send(&lane, &mut writer, &lane.message(number));
+            }
+        });
+        let mut buffer = Vec::new();
+        while follower.position() < 2 {
+            if follower.poll(&mut buffer, u64::MAX).expect("honest").is_none() {
+                follower.park(FOR_EVER);
+            }
+        }
+        producer.join().unwrap();
+    });
+}
+
+#[test]
+fn every_left_out_order_of_a_lane_that_loses_is_caught() {
+    for (name, fault) in [
+        ("mark without fence", Fault::ReleaseFence),
+        ("second look without fence", Fault::AcquireFence),
+        ("commit without release", Fault::Release(Pairing::Commit)),
+        ("commit without acquire", Fault::Acquire(Pairing::Commit)),
+    ] {
+        let lane = Lane { producer: fault, ..SPIN };
+        assert_caught(name, overrun(Cast { lane, ..OVERWRITE }, 4));
+    }
+}
+
+#[test]
+fn every_left_out_order_of_readers_that_gate_is_caught() {
+    let consumer = |fault| Cast { lane: Lane { consumer: fault, ..SPIN }, ..GATED };
+    for (name, cast) in [
+        ("a reader's cursor without release", consumer(Fault::Release(Pairing::Released))),
+        ("a reader's cursor without acquire", consumer(Fault::Acquire(Pairing::Released))),
+    ] {
+        assert_caught(name, two_gates(cast));
+    }
+}
