@@ -10,6 +10,9 @@ use crate::report::Report;
 use crate::summary::Row;
 use crate::task::{Mode, Work};
 
+/// Longest hand-over that is drawn, in ns.
+const HAND_OVER_MAX_NS: f64 = 1e6;
+
 /// Rows with whole messages of one work and class.
 fn rows(report: &Report, work: Work, class: Class) -> impl Iterator<Item = &Row> {
     report
@@ -132,7 +135,9 @@ fn percentiles(name: String, row: &Row, first: bool) -> Series {
 /// What no curve can be below: the median hand-over beside these rows.
 fn hand_over(rows: &[&Row]) -> Option<(f64, String)> {
     let mut nanos: Vec<f64> = rows.iter().map(|row| row.hand_over_ns).collect();
-    Some((median(&mut nanos)?, "hand-over of a line".to_owned()))
+    // Where not even a line got through, the probe has no figure worth a place on the scale.
+    let middle = median(&mut nanos).filter(|nanos| *nanos < HAND_OVER_MAX_NS)?;
+    Some((middle, "hand-over of a line".to_owned()))
 }
 
 /// A message size as people write it.

@@ -5,10 +5,10 @@
 
 use crate::markup::Markup;
 
-const WIDTH: f64 = 880.0;
+const WIDTH: f64 = 920.0;
 const HEIGHT: f64 = 480.0;
 const LEFT: f64 = 80.0;
-const RIGHT: f64 = 230.0;
+const RIGHT: f64 = 265.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 50.0;
 /// Least distance of two labels, one above the other.
@@ -256,15 +256,21 @@ fn curve(markup: &mut Markup, scale: &Scale, index: usize, series: &Series) {
     markup.leaf("polyline", &[("class", &bold), ("points", &points.join(" "))]);
     // Sizes are few and chosen; quantiles are many and lie where they lie.
     if scale.x.axis == Axis::Bytes {
+        let colour = colour(index);
         for (x, y) in places() {
-            markup.leaf("circle", &[("class", &class(index)), ("cx", &x), ("cy", &y), ("r", "3")]);
+            let places = [("class", &*colour), ("cx", &x), ("cy", &y), ("r", "3")];
+            markup.leaf("circle", &places);
         }
     }
 }
 
 fn class(index: usize) -> String {
-    let colour = index % COLOURS;
-    if index < COLOURS { format!("k{colour}") } else { format!("k{colour} dashed") }
+    let colour = colour(index);
+    if index < COLOURS { colour } else { format!("{colour} dashed") }
+}
+
+fn colour(index: usize) -> String {
+    format!("k{}", index % COLOURS)
 }
 
 fn line(markup: &mut Markup, class: &str, from: (f64, f64), to: (f64, f64)) {
