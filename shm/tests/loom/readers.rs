@@ -109,7 +109,7 @@ fn two_gates(cast: Cast) -> impl Fn() + Send + Sync + 'static {
 
 #[test]
 fn two_readers_that_gate_receive_every_message_while_slots_are_used_again() {
-    explore("two readers", MEDIUM, two_gates(GATED));
+    explore("two readers", (Some(3), Some(4)), two_gates(GATED));
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn a_reader_beyond_its_budget_is_given_up_and_still_counts_every_lost_message() 
 #[test]
 fn a_reader_that_sleeps_in_a_lane_that_loses_is_woken() {
     let lane = Lane { payload: 16, ..PARK };
-    explore("overrun sleeper", MEDIUM, move || {
+    explore("overrun sleeper", (Some(3), Some(4)), move || {
         let cast = Cast { lane, ..OVERWRITE };
         let segment = cast.segment();
         let mut writer = cast.writer(&segment);
