@@ -214,7 +214,7 @@ fn overrun(cast: Cast, messages: u64) -> impl Fn() + Send + Sync + 'static {
 #[test]
 fn a_reader_that_is_overrun_hands_out_no_torn_message_and_counts_every_lost_one() {
     explore("overrun 2 x 3", MEDIUM, overrun(OVERWRITE, 3));
-    explore("overrun 2 x 4", LARGE, overrun(OVERWRITE, 4));
+    explore("overrun 2 x 4", (Some(2), Some(4)), overrun(OVERWRITE, 4));
     let lane = Lane { slots: 4, ..SPIN };
     explore("overrun 4 x 6", (Some(1), Some(3)), overrun(Cast { lane, ..OVERWRITE }, 6));
 }
@@ -222,7 +222,7 @@ fn a_reader_that_is_overrun_hands_out_no_torn_message_and_counts_every_lost_one(
 #[test]
 fn a_reader_beyond_its_budget_is_given_up_and_still_counts_every_lost_message() {
     let policy = Policy::Evicting { budget: 1 };
-    explore("given up", LARGE, overrun(Cast { policy, ..OVERWRITE }, 4));
+    explore("given up", (Some(2), Some(4)), overrun(Cast { policy, ..OVERWRITE }, 4));
 }
 
 #[test]
