@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use laneway_shm::Profile;
 use laneway_shm::geometry::Geometry;
 use serde::Deserialize;
 use tempfile::TempDir;
@@ -18,6 +19,7 @@ use crate::cli::PageSize;
 use crate::error::BenchError;
 use crate::interrupt::Interrupt;
 use crate::plan::{self, Depths};
+use crate::stream::BATCH;
 use crate::task::Wait;
 
 /// How long the agent may take to listen: it may have to grow a hugepage pool.
@@ -41,6 +43,8 @@ pub(crate) struct Lanes {
     pub(crate) pong: Lane,
     /// For streams: one lane for each depth.
     pub(crate) streams: Vec<Lane>,
+    /// For packed messages, where they are small enough.
+    pub(crate) packed: Option<Lane>,
 }
 
 /// One lane: a ticket for each end, and the pages that it got.
@@ -164,7 +168,11 @@ impl Agent {
         for slots in wishes.streams(depths) {
             streams.push(self.create(bytes, slots, "throughput", wishes)?);
         }
-        Ok(Lanes { bytes, ping, pong, streams })
+        let mut packed = None;
+        if let Some(slots) = depths.packed {
+            packed = Some(self.create(bytes * BATCH, slots, "throughput", wishes)?);
+        }
+        Ok(Lanes { bytes, ping, pong, streams, packed })
     }
 
     fn create(
@@ -236,9 +244,15 @@ fn reserve(sizes: &[usize], wishes: &Wishes) -> Result<Option<String>, BenchErro
     let mut count = 0;
     for &bytes in sizes {
         let depths = Depths::of(bytes)?;
-        let round_trips = [depths.latency, depths.latency];
-        for slots in round_trips.into_iter().chain(wishes.streams(depths)) {
-            let geometry = Geometry::try_new(plan::payload(bytes), slots)?;
+        let round_trips = [(depths.latency, Profile::Latency); 2];
+        let streams = wishes.streams(depths).into_iter().map(|slots| (slots, Profile::Throughput));
+        for (slots, profile) in round_trips.into_iter().chain(streams) {
+            let geometry = Geometry::for_profile(plan::payload(bytes), slots, profile)?;
+            count += geometry.segment_bytes().div_ceil(page);
+        }
+        if let Some(slots) = depths.packed {
+            let payload = plan::payload(bytes * BATCH);
+            let geometry = Geometry::for_profile(payload, slots, Profile::Throughput)?;
             count += geometry.segment_bytes().div_ceil(page);
         }
     }

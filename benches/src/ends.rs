@@ -6,7 +6,8 @@ use laneway_shm::{Attach, Consumer, Producer};
 
 use crate::error::BenchError;
 use crate::latency;
-use crate::message::{Copied, Header, Large, Small};
+use crate::message::{Copied, Header, Large, Packed, Small};
+use crate::queue::by_value;
 use crate::stream;
 use crate::task::{Answer, Mode, Setup, Side, Task, Tickets, Work};
 use crate::trusted::trust;
@@ -64,9 +65,19 @@ macro_rules! reading {
 #[derive(Debug)]
 pub(crate) enum Ends {
     /// Starts round trips, produces streams.
-    Initiator { ping: Producer, pong: Option<Consumer>, streams: Vec<(u32, Producer)> },
+    Initiator {
+        ping: Producer,
+        pong: Option<Consumer>,
+        streams: Vec<(u32, Producer)>,
+        packed: Option<Producer>,
+    },
     /// Answers round trips, consumes streams.
-    Responder { ping: Option<Consumer>, pong: Producer, streams: Vec<(u32, Option<Consumer>)> },
+    Responder {
+        ping: Option<Consumer>,
+        pong: Producer,
+        streams: Vec<(u32, Option<Consumer>)>,
+        packed: Option<Consumer>,
+    },
 }
 
 impl Ends {
@@ -84,7 +95,9 @@ impl Ends {
                 for (slots, ticket) in &tickets.streams {
                     streams.push((*slots, attach(ticket)?.producer()?));
                 }
-                Self::Initiator { ping, pong, streams }
+                let packed = tickets.packed.as_deref();
+                let packed = packed.map(|ticket| Ok::<_, BenchError>(attach(ticket)?.producer()?));
+                Self::Initiator { ping, pong, streams, packed: packed.transpose()? }
             }
             Side::Responder => {
                 let ping = Some(attach(&tickets.ping)?.consumer()?);
@@ -93,7 +106,9 @@ impl Ends {
                 for (slots, ticket) in &tickets.streams {
                     streams.push((*slots, Some(attach(ticket)?.consumer()?)));
                 }
-                Self::Responder { ping, pong, streams }
+                let packed = tickets.packed.as_deref();
+                let packed = packed.map(|ticket| Ok::<_, BenchError>(attach(ticket)?.consumer()?));
+                Self::Responder { ping, pong, streams, packed: packed.transpose()? }
             }
         })
     }
@@ -102,8 +117,8 @@ impl Ends {
     pub(crate) fn greet(&mut self) -> Result<(), BenchError> {
         let patience = crate::message::PATIENCE;
         match self {
-            Self::Initiator { ping, pong, streams } => {
-                let streams = streams.iter_mut().map(|(_, lane)| lane);
+            Self::Initiator { ping, pong, streams, packed } => {
+                let streams = streams.iter_mut().map(|(_, lane)| lane).chain(packed);
                 for lane in std::iter::once(ping).chain(streams) {
                     lane.send(b"hello", patience)?;
                     lane.maintain()?;
@@ -112,9 +127,9 @@ impl Ends {
                     lane.recv(patience)?.release();
                 }
             }
-            Self::Responder { ping, pong, streams } => {
+            Self::Responder { ping, pong, streams, packed } => {
                 let streams = streams.iter_mut().map(|(_, lane)| lane);
-                for lane in std::iter::once(ping).chain(streams).flatten() {
+                for lane in std::iter::once(ping).chain(streams).flatten().chain(packed) {
                     lane.recv(patience)?.release();
                 }
                 pong.send(b"hello", patience)?;
@@ -129,6 +144,8 @@ impl Ends {
         match (self, task.work) {
             (Self::Initiator { ping, pong, .. }, Work::Latency) => initiate(task, ping, pong),
             (Self::Responder { ping, pong, .. }, Work::Latency) => respond(task, ping, pong),
+            (Self::Initiator { packed, .. }, _) if task.packed => produce_packed(task, packed),
+            (Self::Responder { packed, .. }, _) if task.packed => consume_packed(task, packed),
             (Self::Initiator { streams, .. }, _) => produce(task, deep(streams, task.depth)?),
             (Self::Responder { streams, .. }, Work::Batch) => {
                 consume_batches(task, deep(streams, task.depth)?)
@@ -189,5 +206,23 @@ fn consume_batches(task: &Task, lane: &mut Option<Consumer>) -> Result<Answer, B
         return Err(BenchError::Peer(Duration::ZERO));
     };
     let throughput = shaped!(task, shape => stream::consume_batches(shape, lane, time, bytes));
+    throughput.map(Answer::Throughput)
+}
+
+fn produce_packed(task: &Task, lane: &mut Option<Producer>) -> Result<Answer, BenchError> {
+    let time = Duration::from_millis(task.millis);
+    let lane = lane.as_mut().ok_or(BenchError::Peer(Duration::ZERO))?;
+    by_value!(task.bytes, [8, 56, 64, 256],
+        N => stream::produce_batches(&mut Packed::<N>, lane, time, N),
+        else Err(BenchError::Peer(Duration::ZERO)))?;
+    Ok(Answer::Done)
+}
+
+fn consume_packed(task: &Task, lane: &mut Option<Consumer>) -> Result<Answer, BenchError> {
+    let time = Duration::from_millis(task.millis);
+    let lane = lane.as_mut().ok_or(BenchError::Peer(Duration::ZERO))?;
+    let throughput = by_value!(task.bytes, [8, 56, 64, 256],
+        N => stream::consume_batches(&mut Packed::<N>, lane, time, N),
+        else Err(BenchError::Peer(Duration::ZERO)));
     throughput.map(Answer::Throughput)
 }

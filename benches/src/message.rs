@@ -8,7 +8,7 @@
 use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
 
-use laneway_shm::Producer;
+use laneway_shm::{Consumer, Producer};
 
 use crate::error::BenchError;
 use crate::ports::{Inlet, LargeInlet, LargeOutlet, Numbers, Outlet};
@@ -187,6 +187,81 @@ impl<I: LargeInlet> Receives<I> for Copied {
     #[inline(always)]
     fn receive(&mut self, end: &mut I, expected: u64) -> Result<Seen, BenchError> {
         self.0.receive(end, expected)
+    }
+}
+
+/// [`Small`], a batch of them packed into one message of the lane.
+#[derive(Debug)]
+pub(crate) struct Packed<const N: usize>;
+
+impl<const N: usize> Packed<N> {
+    #[inline(always)]
+    fn put(lane: &mut Producer, count: usize, first: u64) -> Result<(), BenchError> {
+        let mut number = first;
+        let make = || {
+            let message = Small::<N>::make(number);
+            number = number.wrapping_add(1);
+            message
+        };
+        Ok(lane.send_packed_arrays(count, PATIENCE, make)?)
+    }
+}
+
+impl<const N: usize> Sends<Producer> for Packed<N> {
+    fn send(&mut self, lane: &mut Producer, number: u64) -> Result<(), BenchError> {
+        Self::put(lane, 1, number)
+    }
+
+    #[inline(always)]
+    fn send_batch(&mut self, lane: &mut Producer, first: u64) -> Result<(), BenchError> {
+        Self::put(lane, BATCH, first)
+    }
+}
+
+impl<const N: usize> Receives<Consumer> for Packed<N> {
+    fn receive(&mut self, lane: &mut Consumer, expected: u64) -> Result<Seen, BenchError> {
+        let mut count = expected - 1;
+        self.receive_batch(lane, &mut count)
+    }
+
+    #[inline(always)]
+    fn receive_batch(&mut self, lane: &mut Consumer, count: &mut u64) -> Result<Seen, BenchError> {
+        let mut verdict = Verdict::new(*count);
+        lane.recv_packed_arrays(1, PATIENCE, |bytes: [u8; N]| verdict.add(&bytes))?;
+        verdict.give(count)
+    }
+}
+
+/// What was seen of messages that come one after the other, of which the first that is not as
+/// expected is what counts.
+#[derive(Debug)]
+pub(crate) struct Verdict {
+    seen: Result<Seen, BenchError>,
+    count: u64,
+}
+
+impl Verdict {
+    /// `count` messages were there before.
+    #[inline(always)]
+    pub(crate) fn new(count: u64) -> Self {
+        Self { seen: Ok(Seen::Message), count }
+    }
+
+    /// Judges the next one.
+    #[inline(always)]
+    pub(crate) fn add<const N: usize>(&mut self, bytes: &[u8; N]) {
+        match judge(bytes, N, self.count + 1) {
+            Ok(Seen::Message) => self.count += 1,
+            other if matches!(self.seen, Ok(Seen::Message)) => self.seen = other,
+            _ => {}
+        }
+    }
+
+    /// What was seen; `count` becomes the number of messages.
+    #[inline(always)]
+    pub(crate) fn give(self, count: &mut u64) -> Result<Seen, BenchError> {
+        *count = self.count;
+        self.seen
     }
 }
 

@@ -1,10 +1,12 @@
 //! Which measurements a round consists of, and how deep the rings are. Pure.
 
 use clap::ValueEnum;
+use laneway_shm::Profile;
 use laneway_shm::geometry::Geometry;
 use serde::{Deserialize, Serialize};
 
 use crate::error::BenchError;
+use crate::stream::BATCH;
 use crate::task::{Mode, Work};
 
 /// Sizes that are measured unless told otherwise, in bytes.
@@ -22,6 +24,8 @@ const STREAM_BYTES: usize = 4 << 20;
 pub(crate) const RTRB_DEPTHS: [u32; 2] = [1024, 65536];
 /// Sizes that rtrb moves by value, in bytes.
 pub(crate) const RTRB_SIZES: [usize; 5] = [8, 56, 64, 256, 1024];
+/// Sizes that lanes also move packed, in bytes.
+const PACKED_SIZES: [usize; 4] = [8, 56, 64, 256];
 /// Largest ring given to rtrb, in bytes: above, its own rate falls.
 const RTRB_RING_MAX: usize = 32 << 20;
 /// Largest message that is also sent in batches, in bytes.
@@ -32,19 +36,31 @@ const BATCH_MAX: usize = 256;
 pub(crate) struct Depths {
     pub(crate) latency: u32,
     pub(crate) stream: u32,
+    /// Slots of the lane in which a batch is one packed message, where it is measured.
+    pub(crate) packed: Option<u32>,
 }
 
 impl Depths {
     /// For messages of `bytes` bytes in one slot each.
     pub(crate) fn of(bytes: usize) -> Result<Self, BenchError> {
         let stride = Geometry::try_new(payload(bytes), 2)?.stride();
-        let slots = (STREAM_BYTES / stride).next_power_of_two().max(4);
+        let dense = Geometry::for_profile(payload(bytes), 2, Profile::Throughput)?.stride();
+        let slots = (STREAM_BYTES / dense).next_power_of_two().max(4);
         let hot = 1usize << (LATENCY_BYTES / stride).max(2).ilog2();
         Ok(Self {
             latency: u32::try_from(hot).map_or(LATENCY_SLOTS, |hot| hot.min(LATENCY_SLOTS)),
             stream: u32::try_from(slots).unwrap_or(LATENCY_SLOTS),
+            packed: packed_slots(bytes)?,
         })
     }
+}
+
+fn packed_slots(bytes: usize) -> Result<Option<u32>, BenchError> {
+    if !PACKED_SIZES.contains(&bytes) {
+        return Ok(None);
+    }
+    let geometry = Geometry::for_profile(payload(bytes * BATCH), 2, Profile::Throughput)?;
+    Ok(u32::try_from((STREAM_BYTES / geometry.stride()).next_power_of_two()).ok())
 }
 
 /// A message size as a slot's payload; too large ones are refused by the geometry.
@@ -62,6 +78,9 @@ pub(crate) enum Who {
     /// The same, but a large message is made in private memory and copied in.
     #[value(skip)]
     Sent,
+    /// A lane whose batches are packed messages: one commit word for all of them.
+    #[value(skip)]
+    Packed,
     /// A lane with the consumer that reads in place.
     #[value(skip)]
     Trusted,
@@ -102,6 +121,7 @@ impl Who {
         match self {
             Self::Laneway => "laneway",
             Self::Sent => "laneway, sent",
+            Self::Packed => "laneway, packed",
             Self::Trusted => "laneway, trusted",
             Self::Rtrb => "rtrb, in process",
             Self::ArrayQueue => "crossbeam ArrayQueue, in process",
@@ -122,7 +142,7 @@ impl Who {
 
     /// Whether it is a lane.
     pub(crate) fn is_lane(self) -> bool {
-        matches!(self, Self::Laneway | Self::Sent | Self::Trusted)
+        matches!(self, Self::Laneway | Self::Sent | Self::Packed | Self::Trusted)
     }
 
     /// Whether it has no way of polling, so that its ends sleep also where others spin.
@@ -176,6 +196,9 @@ pub(crate) fn cells(sizes: &[usize], trusted: bool) -> Result<Vec<Cell>, BenchEr
         if bytes <= BATCH_MAX {
             add(Work::Batch, Mode::All, Who::Laneway, depths.stream);
         }
+        if let Some(slots) = depths.packed {
+            add(Work::Batch, Mode::All, Who::Packed, slots);
+        }
         add(Work::Copy, Mode::All, Who::Memcpy, 0);
     }
     Ok(cells)
@@ -189,7 +212,8 @@ mod tests {
     fn streams_are_about_four_mebibytes_deep() {
         for bytes in SIZES {
             let depths = Depths::of(bytes).unwrap();
-            let geometry = Geometry::try_new(payload(bytes), depths.stream).unwrap();
+            let stream = Profile::Throughput;
+            let geometry = Geometry::for_profile(payload(bytes), depths.stream, stream).unwrap();
             let size = geometry.segment_bytes();
             assert!((2 << 20..=9 << 20).contains(&size), "{bytes}: {size}");
         }

@@ -6,7 +6,9 @@
 use laneway_shm::{Consumer, Producer, ReserveError};
 
 use crate::error::BenchError;
-use crate::message::{Idle, NUMBER_BYTES, PATIENCE, STOP, Seen, Small, fill, fill_uninit, judge};
+use crate::message::{
+    Idle, NUMBER_BYTES, PATIENCE, STOP, Seen, Small, Verdict, fill, fill_uninit, judge,
+};
 use crate::stream::BATCH;
 
 /// An end that sends messages of `N` bytes by value.
@@ -91,18 +93,9 @@ impl<const N: usize> Inlet<N> for Consumer {
 
     #[inline(always)]
     fn take_batch(&mut self, count: &mut u64) -> Result<Seen, BenchError> {
-        let mut seen = Ok(Seen::Message);
-        let mut next = *count;
-        self.recv_arrays(BATCH, PATIENCE, |bytes: [u8; N]| {
-            match judge(&bytes, N, next + 1) {
-                Ok(Seen::Message) => next += 1,
-                // The first that is not a message is what counts.
-                other if matches!(seen, Ok(Seen::Message)) => seen = other,
-                _ => {}
-            }
-        })?;
-        *count = next;
-        seen
+        let mut verdict = Verdict::new(*count);
+        self.recv_arrays(BATCH, PATIENCE, |bytes: [u8; N]| verdict.add(&bytes))?;
+        verdict.give(count)
     }
 }
 

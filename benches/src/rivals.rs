@@ -89,6 +89,7 @@ fn serve(errand: &Errand, meeting: &Meeting) -> Result<Answer, BenchError> {
         Who::TonicStream => grpc::stream(errand, meeting),
         Who::Laneway
         | Who::Sent
+        | Who::Packed
         | Who::Trusted
         | Who::Rtrb
         | Who::ArrayQueue

@@ -146,6 +146,7 @@ fn lane(
         depth: cell.depth,
         trusted: cell.who == Who::Trusted,
         sent: cell.who == Who::Sent,
+        packed: cell.who == Who::Packed,
         millis: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
     };
     Ok(figures(workers.run(task, interrupt)?))

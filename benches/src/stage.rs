@@ -35,7 +35,9 @@ impl Stage {
         let workers = Workers::start(cpus, &agent.attach_socket(), &lanes, interrupt)?;
         let pages: BTreeSet<u64> = lanes
             .iter()
-            .flat_map(|lanes| [&lanes.ping, &lanes.pong].into_iter().chain(&lanes.streams))
+            .flat_map(|lanes| {
+                [&lanes.ping, &lanes.pong].into_iter().chain(&lanes.streams).chain(&lanes.packed)
+            })
             .map(|lane| lane.page_bytes)
             .collect();
         Ok(Self { workers, _agent: agent, page_bytes: pages.into_iter().collect() })

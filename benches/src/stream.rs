@@ -167,11 +167,11 @@ pub(crate) fn consume_batches<I>(
     time: Duration,
     bytes: usize,
 ) -> Result<Option<Throughput>, BenchError> {
-    if shape.receive(lane, 1)? == Seen::Stop {
+    let mut count = 0;
+    if shape.receive_batch(lane, &mut count)? == Seen::Stop {
         return Ok(None);
     }
     let mut meter = Meter::new(time, bytes);
-    let mut count = 1;
     loop {
         let before = count;
         if shape.receive_batch(lane, &mut count)? == Seen::Stop {

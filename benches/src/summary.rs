@@ -165,8 +165,8 @@ pub(crate) fn duels(samples: &[Sample]) -> Vec<Duel> {
     }
     let mut ratios: BTreeMap<(Work, usize, Class, Who), Vec<f64>> = BTreeMap::new();
     for ((work, bytes, class, _), speeds) in best {
-        // Two ways into the lane, of which a user takes the better one.
-        let ways = [Who::Laneway, Who::Sent].into_iter();
+        // Ways into the lane, of which a user takes the best one.
+        let ways = [Who::Laneway, Who::Sent, Who::Packed].into_iter();
         let Some(lane) = ways.filter_map(|who| speeds.get(&who).copied()).max_by(f64::total_cmp)
         else {
             continue;

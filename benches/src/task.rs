@@ -63,6 +63,8 @@ pub(crate) struct Tickets {
     pub(crate) pong: String,
     /// Lanes for streams, by their slots.
     pub(crate) streams: Vec<(u32, String)>,
+    /// The lane for packed messages, if there is one.
+    pub(crate) packed: Option<String>,
 }
 
 /// Later lines.
@@ -130,6 +132,8 @@ pub(crate) struct Task {
     pub(crate) trusted: bool,
     /// Whether large messages are copied in.
     pub(crate) sent: bool,
+    /// Whether a batch is one packed message.
+    pub(crate) packed: bool,
     pub(crate) millis: u64,
 }
 

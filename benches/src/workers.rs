@@ -152,10 +152,15 @@ impl Lanes {
         let streams = |ticket: fn(&Lane) -> String| {
             self.streams.iter().map(|lane| (lane.slots, ticket(lane))).collect()
         };
-        let (ping, pong, streams) = match side {
-            Side::Initiator => (sends(&self.ping), receives(&self.pong), streams(sends)),
-            Side::Responder => (receives(&self.ping), sends(&self.pong), streams(receives)),
+        let packed = |ticket: fn(&Lane) -> String| self.packed.as_ref().map(ticket);
+        let (ping, pong, streams, packed) = match side {
+            Side::Initiator => {
+                (sends(&self.ping), receives(&self.pong), streams(sends), packed(sends))
+            }
+            Side::Responder => {
+                (receives(&self.ping), sends(&self.pong), streams(receives), packed(receives))
+            }
         };
-        Tickets { bytes: self.bytes, ping, pong, streams }
+        Tickets { bytes: self.bytes, ping, pong, streams, packed }
     }
 }

@@ -13,7 +13,6 @@ use crate::consumer::Consumer;
 use crate::control::{Control, Link, Resume, open};
 use crate::error::{AttachError, FrameError, PeerState, SegmentError};
 use crate::fdpass;
-use crate::geometry::Geometry;
 use crate::layout::{CONSUMER_SEGMENT_BYTES, Header, KIND_CONSUMER, KIND_PRODUCER};
 use crate::memfd::Segment;
 use crate::pin::Pinned;
@@ -279,7 +278,7 @@ fn map_own(grant: &Grant, fd: &OwnedFd) -> Result<Region<Owned>, SegmentError> {
 
 /// The header that the granted segment must carry.
 fn header(grant: &Grant) -> Result<Header, SegmentError> {
-    let geometry = Geometry::try_new(grant.slot_payload, grant.slot_count)?;
+    let geometry = grant.geometry()?;
     let (kind, needed) = match grant.role {
         Role::Producer => (KIND_PRODUCER, geometry.segment_bytes()),
         Role::Consumer => (KIND_CONSUMER, CONSUMER_SEGMENT_BYTES as u64),

@@ -70,9 +70,12 @@ pub trait ByValue: Copy + FromBytes + IntoBytes + Immutable + Sized {
         read: impl FnMut(Self),
     ) -> Result<usize, RecvError>;
 
-    /// The items of a packed message; it has a whole number of them.
     #[doc(hidden)]
-    fn unpack(consumer: &Consumer, span: &Span, read: impl FnMut(Self));
+    fn try_recv_packed(
+        consumer: &mut Consumer,
+        limit: usize,
+        read: impl FnMut(Self),
+    ) -> Result<usize, RecvError>;
 }
 
 impl<const N: usize> ByValue for [u8; N] {
@@ -142,18 +145,28 @@ impl<const N: usize> ByValue for [u8; N] {
     }
 
     #[inline(always)]
-    fn unpack(consumer: &Consumer, span: &Span, read: impl FnMut(Self)) {
-        match consumer.ring.peer() {
-            // Straight from the lane into registers, word by word.
-            Some(peer) if span.slots == 1 && N.is_multiple_of(8) && N <= BLOCK => {
-                peer.copy_arrays(span.place.offset + WORD_BYTES, span.len / N, read);
-            }
-            _ => unpack_blocks(consumer, span, read),
-        }
+    fn try_recv_packed(
+        consumer: &mut Consumer,
+        limit: usize,
+        read: impl FnMut(Self),
+    ) -> Result<usize, RecvError> {
+        consumer.try_recv_packed_arrays(limit, read)
     }
 }
 
-/// As [`ByValue::unpack`], for items that are not whole words or lie in several slots.
+/// The items of a packed message; it has a whole number of them.
+#[inline(always)]
+fn unpack<const N: usize>(consumer: &Consumer, span: &Span, read: impl FnMut([u8; N])) {
+    match consumer.ring.peer() {
+        // Straight from the lane into registers, word by word.
+        Some(peer) if span.slots == 1 && N.is_multiple_of(8) && N <= BLOCK => {
+            peer.copy_arrays(span.place.offset + WORD_BYTES, span.len / N, read);
+        }
+        _ => unpack_blocks(consumer, span, read),
+    }
+}
+
+/// As [`unpack`], for items that are not whole words or lie in several slots.
 fn unpack_blocks<const N: usize>(consumer: &Consumer, span: &Span, mut read: impl FnMut([u8; N])) {
     let mut block = [0; BLOCK];
     let block_bytes = BLOCK / N * N;
@@ -231,7 +244,102 @@ impl Producer {
     }
 }
 
+impl Producer {
+    /// Sends `count` messages of one length packed: they stand one after the other in one message
+    /// of the lane, under one commit word. For streams of tiny items; they go straight into the
+    /// lane if the message fits into a slot. The consumer takes them with
+    /// [`Consumer::recv_packed_arrays`], or as the one long message that they are.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use laneway_shm::{PairOptions, pair};
+    /// # let (mut producer, mut consumer) = pair(PairOptions::default())?;
+    /// let mut prices = [101u64, 99, 100].into_iter();
+    /// let next = || prices.next().unwrap_or(0).to_le_bytes();
+    /// producer.send_packed_arrays(3, Duration::ZERO, next)?;
+    /// let mut sum = 0;
+    /// let price = |bytes| sum += u64::from_le_bytes(bytes);
+    /// assert_eq!(consumer.recv_packed_arrays(100, Duration::ZERO, price)?, 3);
+    /// assert_eq!(sum, 300);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Producer::reserve`] for `count * N` bytes; none was sent then.
+    #[inline(always)]
+    pub fn send_packed_arrays<const N: usize>(
+        &mut self,
+        count: usize,
+        timeout: Duration,
+        mut make: impl FnMut() -> [u8; N],
+    ) -> Result<(), ReserveError> {
+        let mut slot = self.reserve(count.saturating_mul(N), timeout)?;
+        match slot.bytes_mut() {
+            Some(bytes) => bytes.as_chunks_mut().0.iter_mut().for_each(|item| *item = make()),
+            None => (0..count).for_each(|at| slot.write(at * N, &make())),
+        }
+        slot.commit();
+        Ok(())
+    }
+}
+
 impl Consumer {
+    /// Packed messages of one length, slot by slot until at least `limit` were handed out or no
+    /// more are there, waiting for the first; returns how many there were: up to one packed
+    /// message's worth more than `limit`, because it is taken whole.
+    ///
+    /// # Errors
+    /// `Length` if the next message of the lane is not a whole number of items; it stays in the
+    /// lane. Otherwise as [`Consumer::recv`], for the first message only.
+    #[inline(always)]
+    pub fn recv_packed_arrays<const N: usize>(
+        &mut self,
+        limit: usize,
+        timeout: Duration,
+        mut read: impl FnMut([u8; N]),
+    ) -> Result<usize, RecvError> {
+        let mut taken = self.try_recv_packed_arrays(limit, &mut read)?;
+        if taken == 0 && limit > 0 {
+            self.wait_for_span(timeout)?;
+            taken = self.try_recv_packed_arrays(limit, read)?;
+        }
+        Ok(taken)
+    }
+
+    /// As [`Consumer::recv_packed_arrays`], without waiting: 0 if there is none.
+    ///
+    /// # Errors
+    /// As [`Consumer::recv_packed_arrays`].
+    #[inline(always)]
+    pub fn try_recv_packed_arrays<const N: usize>(
+        &mut self,
+        limit: usize,
+        mut read: impl FnMut([u8; N]),
+    ) -> Result<usize, RecvError> {
+        let mut taken = 0;
+        while taken < limit {
+            let span = match self.ring.ready() {
+                Some(span) => span,
+                // What is not plain is for the next call: these messages were taken.
+                None if taken > 0 => break,
+                None => match self.next_span()? {
+                    Some(span) => span,
+                    None => break,
+                },
+            };
+            if span.len == 0 || N == 0 || !span.len.is_multiple_of(N) {
+                if taken == 0 {
+                    return Err(RecvError::Length { found: span.len, expected: N });
+                }
+                break;
+            }
+            unpack(self, &span, &mut read);
+            self.ring.release(&span);
+            taken += span.len / N;
+        }
+        Ok(taken)
+    }
+
     /// As [`Consumer::recv_array`], only if there is a message now.
     ///
     /// # Errors

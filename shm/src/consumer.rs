@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use crate::control::Link;
 use crate::error::{Corruption, PeerState, RecvError, SegmentError};
 use crate::generations::{Generations, WayIn};
-use crate::geometry::Geometry;
 use crate::producer::SLEEP_MAX;
 use crate::received::{ReadBatch, ReadSlot};
 use crate::region::{Foreign, Owned, Region};
@@ -48,7 +47,7 @@ impl Consumer {
         grant: Grant,
         link: Link,
     ) -> Result<Self, SegmentError> {
-        let geometry = Geometry::try_new(grant.slot_payload, grant.slot_count)?;
+        let geometry = grant.geometry()?;
         let wait = if grant.park { WaitMode::Park } else { WaitMode::Spin };
         let ring = Reader::new(region, geometry, wait, grant.base, grant.generation);
         let mut consumer = Self {

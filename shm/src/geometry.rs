@@ -4,7 +4,8 @@
 //! at attach and never read again, so that no peer can move the slots under a running ring.
 
 use crate::error::SegmentError;
-use crate::layout::{P_SLOTS, P_TAIL_PAD};
+use crate::layout::{Header, P_SLOTS, P_TAIL_PAD};
+use crate::ring::Profile;
 
 /// Largest payload of one slot, in bytes: the commit word has 24 bits for it.
 pub const SLOT_PAYLOAD_MAX: u32 = (1 << 24) - 64;
@@ -14,6 +15,8 @@ pub const SLOT_COUNT_MAX: u32 = 1 << 24;
 pub const SEGMENT_MAX: u64 = 1 << 36;
 /// Bytes of the commit word that starts each slot.
 pub const WORD_BYTES: usize = 8;
+/// Slots of a lane for throughput that are smaller than this, in bytes, lie without gaps.
+const DENSE_BELOW: usize = 4096 - 64;
 
 /// Slot arithmetic of one ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,15 +58,30 @@ impl Place {
 }
 
 impl Geometry {
-    /// Smallest stride that holds `slot_payload_bytes`, with `slot_count` slots.
+    /// `slot_count` slots that hold `slot_payload_bytes` each, as a lane for latency has them.
     ///
-    /// Strides are 16, 32 or a multiple of 64 bytes. From 4 KiB on a power of two gets one more
-    /// line, because slots that far apart would all fall into the same cache sets
-    /// (header-only throughput doubled with the extra line: `docs/measurements.md`).
+    /// # Errors
+    /// As [`Geometry::for_profile`].
+    pub fn try_new(slot_payload_bytes: u32, slot_count: u32) -> Result<Self, SegmentError> {
+        Self::for_profile(slot_payload_bytes, slot_count, Profile::Latency)
+    }
+
+    /// Smallest stride that suits the profile and holds `slot_payload_bytes`, with `slot_count`
+    /// slots.
+    ///
+    /// For latency, strides are 16, 32 or a multiple of 64 bytes, so that a message touches as few
+    /// lines as can be. For throughput, slots below 4 KiB follow each other as closely as their
+    /// commit words allow, so that a stream moves as few lines as can be. From 4 KiB on a power
+    /// of two gets one more line, because slots that far apart would all fall into the same cache
+    /// sets. `docs/measurements.md` has the figures behind each.
     ///
     /// # Errors
     /// `SegmentError::Geometry` names the field and the allowed range.
-    pub fn try_new(slot_payload_bytes: u32, slot_count: u32) -> Result<Self, SegmentError> {
+    pub fn for_profile(
+        slot_payload_bytes: u32,
+        slot_count: u32,
+        profile: Profile,
+    ) -> Result<Self, SegmentError> {
         if slot_payload_bytes == 0 || slot_payload_bytes > SLOT_PAYLOAD_MAX {
             return Err(SegmentError::Geometry {
                 field: "slot_payload_bytes",
@@ -78,7 +96,7 @@ impl Geometry {
                 allowed: "a power of two from 2 to 16777216",
             });
         }
-        let stride = stride_for(slot_payload_bytes as usize + WORD_BYTES);
+        let stride = stride_for(slot_payload_bytes as usize + WORD_BYTES, profile);
         let geometry = Self {
             stride,
             payload: slot_payload_bytes,
@@ -94,6 +112,26 @@ impl Geometry {
             });
         }
         Ok(geometry)
+    }
+
+    /// The geometry that the header of a producer's segment describes.
+    ///
+    /// # Errors
+    /// As [`Geometry::for_profile`]; also if no profile has the header's stride.
+    pub fn of_header(header: &Header) -> Result<Self, SegmentError> {
+        let payload = u32::try_from(header.slot_payload).unwrap_or(u32::MAX);
+        let count = u32::try_from(header.slot_count).unwrap_or(u32::MAX);
+        for profile in [Profile::Latency, Profile::Throughput] {
+            let geometry = Self::for_profile(payload, count, profile)?;
+            if geometry.stride as u64 == header.slot_stride {
+                return Ok(geometry);
+            }
+        }
+        Err(SegmentError::Geometry {
+            field: "slot_stride",
+            found: header.slot_stride,
+            allowed: "the stride of a profile",
+        })
     }
 
     /// Distance between two slots, in bytes.
@@ -165,10 +203,11 @@ impl Geometry {
     }
 }
 
-fn stride_for(bytes: usize) -> usize {
-    match bytes {
-        0..=16 => 16,
-        17..=32 => 32,
+fn stride_for(bytes: usize, profile: Profile) -> usize {
+    match (bytes, profile) {
+        (0..DENSE_BELOW, Profile::Throughput) => bytes.next_multiple_of(WORD_BYTES),
+        (0..=16, Profile::Latency) => 16,
+        (17..=32, Profile::Latency) => 32,
         _ => {
             let stride = bytes.next_multiple_of(64);
             if stride >= 4096 && stride.is_power_of_two() { stride + 64 } else { stride }
@@ -191,6 +230,35 @@ mod tests {
                 "{payload}: {stride}"
             );
             assert!(stride < 4096 || !stride.is_power_of_two(), "{payload}: {stride}");
+        }
+    }
+
+    #[test]
+    fn slots_for_throughput_lie_close_and_are_found_again_from_the_header() {
+        for payload in (1..9000).chain([SLOT_PAYLOAD_MAX]) {
+            let geometry = Geometry::for_profile(payload, 2, Profile::Throughput).unwrap();
+            let stride = geometry.stride();
+            let bytes = payload as usize + WORD_BYTES;
+            let gap = if bytes < DENSE_BELOW { WORD_BYTES } else { 128 };
+            assert!(stride >= bytes && stride - bytes < gap, "{payload}: {stride}");
+            assert!(stride.is_multiple_of(WORD_BYTES));
+            assert!(stride < 4096 || !stride.is_power_of_two(), "{payload}: {stride}");
+            assert!(stride <= Geometry::try_new(payload, 2).unwrap().stride(), "{payload}");
+            let header = Header {
+                kind: crate::layout::KIND_PRODUCER,
+                lane: 1,
+                generation: 1,
+                nonce: 1,
+                slot_stride: stride as u64,
+                slot_payload: u64::from(payload),
+                slot_count: 2,
+                base_position: 0,
+                size_bytes: 1 << 30,
+            };
+            assert_eq!(Geometry::of_header(&header).unwrap(), geometry);
+            let other = Header { slot_stride: stride as u64 + 8, ..header };
+            let latency = Geometry::try_new(payload, 2).unwrap().stride() as u64;
+            assert_eq!(Geometry::of_header(&other).is_ok(), other.slot_stride == latency);
         }
     }
 

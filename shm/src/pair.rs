@@ -60,7 +60,8 @@ impl Default for PairOptions {
 /// # Errors
 /// A geometry outside the limits, or no memory for it.
 pub fn pair(options: PairOptions) -> Result<(Producer, Consumer), SegmentError> {
-    let geometry = Geometry::try_new(options.slot_payload_bytes, options.slot_count)?;
+    let (payload, count) = (options.slot_payload_bytes, options.slot_count);
+    let geometry = Geometry::for_profile(payload, count, options.profile)?;
     let size_bytes = geometry.segment_bytes().next_multiple_of(options.page_bytes);
     let grant = |role, size_bytes, page_bytes| Grant {
         role,

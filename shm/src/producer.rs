@@ -52,7 +52,7 @@ impl Producer {
         grant: Grant,
         link: Link,
     ) -> Result<Self, SegmentError> {
-        let geometry = crate::geometry::Geometry::try_new(grant.slot_payload, grant.slot_count)?;
+        let geometry = grant.geometry()?;
         let wait = if grant.park { WaitMode::Park } else { WaitMode::Spin };
         let mut ring = match grant.broadcast {
             None => Writer::new(region, geometry, wait, grant.base, grant.released),

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use crate::control::Link;
 use crate::error::{Corruption, PeerState, RecvError, SegmentError};
 use crate::generations::{Generations, WayIn};
-use crate::geometry::Geometry;
 use crate::producer::SLEEP_MAX;
 use crate::region::{Foreign, Owned, Region};
 use crate::ring::{Follower, Heard, Policy, WaitMode};
@@ -58,7 +57,7 @@ impl Subscriber {
         grant: Grant,
         link: Link,
     ) -> Result<Self, SegmentError> {
-        let geometry = Geometry::try_new(grant.slot_payload, grant.slot_count)?;
+        let geometry = grant.geometry()?;
         let wait = if grant.park { WaitMode::Park } else { WaitMode::Spin };
         let mut ring = Follower::new(region, geometry, wait, grant.base, grant.generation);
         if let Some(Policy::Evicting { budget }) = grant.broadcast {

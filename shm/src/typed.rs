@@ -371,29 +371,7 @@ impl<T: Message> TypedConsumer<T> {
         limit: usize,
         mut read: impl FnMut(T),
     ) -> Result<usize, RecvError> {
-        let size = size_of::<T>();
-        let mut taken = 0;
-        while taken < limit {
-            let span = match self.consumer.ring.ready() {
-                Some(span) => span,
-                // What is not plain is for the next call: these messages were taken.
-                None if taken > 0 => break,
-                None => match self.consumer.next_span()? {
-                    Some(span) => span,
-                    None => break,
-                },
-            };
-            if span.len == 0 || !span.len.is_multiple_of(size) {
-                if taken == 0 {
-                    return Err(RecvError::Length { found: span.len, expected: size });
-                }
-                break;
-            }
-            T::Bytes::unpack(&self.consumer, &span, |bytes| read(from_bytes(bytes)));
-            self.consumer.ring.release(&span);
-            taken += span.len / size;
-        }
-        Ok(taken)
+        T::Bytes::try_recv_packed(&mut self.consumer, limit, |bytes| read(from_bytes(bytes)))
     }
 
     /// The end for bytes, to ask it things.

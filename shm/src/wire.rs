@@ -6,7 +6,8 @@
 
 mod fields;
 
-use crate::error::FrameError;
+use crate::error::{FrameError, SegmentError};
+use crate::geometry::Geometry;
 use crate::ring::{Policy, Profile, Start};
 use crate::roster::Reason;
 
@@ -113,6 +114,16 @@ pub struct Grant {
     pub broadcast: Option<Policy>,
     /// Where the reader of a broadcast lane asked to start.
     pub start: Start,
+}
+
+impl Grant {
+    /// The arithmetic of the lane's slots.
+    ///
+    /// # Errors
+    /// A geometry outside the limits.
+    pub fn geometry(&self) -> Result<Geometry, SegmentError> {
+        Geometry::for_profile(self.slot_payload, self.slot_count, self.profile)
+    }
 }
 
 /// A peer's segment, as announced with its descriptor.

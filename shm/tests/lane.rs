@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use laneway_shm::{PairOptions, RecvError, ReserveError, WaitMode, pair};
+use laneway_shm::{PairOptions, Profile, RecvError, ReserveError, WaitMode, pair};
 use proptest::prelude::*;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -255,8 +255,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
     /// The ring agrees with a plain queue, whatever is done to it and in whatever order.
     #[test]
-    fn a_lane_behaves_like_a_queue(operations in operations(), slots in 1u32..4) {
-        let (mut producer, mut consumer) = pair(options(10, 1 << slots)).unwrap();
+    fn a_lane_behaves_like_a_queue(
+        operations in operations(),
+        slots in 1u32..4,
+        profile in prop_oneof![Just(Profile::Latency), Just(Profile::Throughput)],
+    ) {
+        let lane = PairOptions { profile, ..options(10, 1 << slots) };
+        let (mut producer, mut consumer) = pair(lane).unwrap();
         let mut model = std::collections::VecDeque::new();
         let mut stamp = 0u8;
         let mut message = |len: usize| {
@@ -346,6 +351,51 @@ fn messages_by_value_arrive_whole_for_every_length_in_one_slot_or_in_several() {
     there_and_back::<24>();
     there_and_back::<25>();
     there_and_back::<96>();
+}
+
+#[test]
+fn packed_items_come_out_in_order_whether_they_lie_in_one_slot_or_in_several() {
+    fn there_and_back<const N: usize>(slot_payload_bytes: u32) {
+        let (mut producer, mut consumer) = pair(options(slot_payload_bytes, 8)).unwrap();
+        let (mut sent, mut received) = (0u8, 0u8);
+        for count in (1..=5).cycle().take(60) {
+            let make = || {
+                sent = sent.wrapping_add(1);
+                [sent; N]
+            };
+            producer.send_packed_arrays(count, Duration::ZERO, make).unwrap();
+            let check = |item: [u8; N]| {
+                received = received.wrapping_add(1);
+                assert_eq!(item, [received; N]);
+            };
+            let taken = consumer.recv_packed_arrays(100, Duration::ZERO, check).unwrap();
+            assert_eq!(taken, count);
+        }
+        assert_eq!(consumer.position(), producer.position());
+    }
+    there_and_back::<1>(24);
+    there_and_back::<8>(24);
+    there_and_back::<8>(56);
+    there_and_back::<9>(24);
+    there_and_back::<24>(64);
+    there_and_back::<600>(1000);
+}
+
+#[test]
+fn a_message_that_is_no_whole_number_of_items_stays_in_the_lane() {
+    let (mut producer, mut consumer) = pair(options(56, 4)).unwrap();
+    producer.send_packed_arrays(2, Duration::ZERO, || [7; 8]).unwrap();
+    producer.send(&[1; 12], Duration::ZERO).unwrap();
+    let mut taken = Vec::new();
+    let two = consumer.recv_packed_arrays(9, Duration::ZERO, |item: [u8; 8]| taken.push(item));
+    assert_eq!(two.unwrap(), 2);
+    let odd = consumer.recv_packed_arrays(9, Duration::ZERO, |_: [u8; 8]| ());
+    assert!(matches!(odd, Err(RecvError::Length { found: 12, expected: 8 })), "{odd:?}");
+    let nothing = consumer.recv_packed_arrays(9, Duration::ZERO, |_: [u8; 0]| ());
+    assert!(matches!(nothing, Err(RecvError::Length { found: 12, expected: 0 })), "{nothing:?}");
+    assert_eq!(consumer.recv_packed_arrays(9, Duration::ZERO, |_: [u8; 6]| ()).unwrap(), 2);
+    let full = producer.send_packed_arrays(1000, Duration::ZERO, || [7; 8]);
+    assert!(matches!(full, Err(ReserveError::TooLarge { .. })), "{full:?}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use laneway_shm::cursor::{CommitWord, Kind, SlotState, read_slot};
 use laneway_shm::geometry::{self, Geometry};
 use laneway_shm::layout::{self, Header};
 use laneway_shm::memory::{Memory, OwnedMemory};
-use laneway_shm::ring::{Reader, Writer};
+use laneway_shm::ring::{Profile, Reader, Writer};
 use laneway_shm::{SegmentError, WaitMode, memfd};
 
 /// A segment on the heap whose bytes can be looked at.
@@ -213,6 +213,14 @@ fn strides_and_segment_sizes_are_as_published() {
         assert_eq!(geometry.stride(), stride, "{payload} x {count}");
         assert_eq!(geometry.segment_bytes(), bytes, "{payload} x {count}");
         assert_eq!(geometry.slot_offset(u64::from(count) + 1), 8192 + stride);
+    }
+}
+
+#[test]
+fn slots_for_throughput_lie_as_close_as_their_words_allow() {
+    for (payload, stride) in [(8, 16), (9, 24), (56, 64), (64, 72), (100, 112), (4088, 4160)] {
+        let geometry = Geometry::for_profile(payload, 4, Profile::Throughput).unwrap();
+        assert_eq!(geometry.stride(), stride, "{payload}");
     }
 }
 

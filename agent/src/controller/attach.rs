@@ -2,10 +2,10 @@
 
 use std::os::fd::OwnedFd;
 
+use laneway_shm::Start;
 use laneway_shm::layout::{C_RELEASED, CONSUMER_SEGMENT_BYTES};
 use laneway_shm::memfd::identify;
 use laneway_shm::wire::{self, Claim, Frame, Grant, NO_CPU, PeerSegment};
-use laneway_shm::{Profile, Start};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
@@ -221,7 +221,7 @@ impl Controller {
             broadcast: record.spec.policy(),
             start: if segment.oldest { Start::Oldest } else { Start::Newest },
             park: record.spec.park,
-            profile: if record.spec.throughput { Profile::Throughput } else { Profile::Latency },
+            profile: record.spec.profile(),
             pinning: match record.spec.end(key.role).pinning {
                 Pinning::None => wire::Pinning::None,
                 Pinning::Own => wire::Pinning::Own,

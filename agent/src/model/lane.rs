@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use laneway_shm::Policy;
 use laneway_shm::geometry::Geometry;
 use laneway_shm::layout::{Header, KIND_CONSUMER, KIND_PRODUCER};
+use laneway_shm::{Policy, Profile};
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::Role;
@@ -114,12 +114,18 @@ impl fmt::Display for Pinning {
 }
 
 impl LaneSpec {
+    /// What the lane is tuned for.
+    #[must_use]
+    pub fn profile(&self) -> Profile {
+        if self.throughput { Profile::Throughput } else { Profile::Latency }
+    }
+
     /// The slots' arithmetic. Checked when the spec was made.
     ///
     /// # Errors
     /// Only for a spec that was read from a damaged journal.
     pub fn geometry(&self) -> Result<Geometry, laneway_shm::SegmentError> {
-        Geometry::try_new(self.slot_payload_bytes, self.slot_count)
+        Geometry::for_profile(self.slot_payload_bytes, self.slot_count, self.profile())
     }
 
     /// What the ring of a broadcast lane does about slow readers.

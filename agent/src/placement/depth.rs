@@ -7,6 +7,7 @@
 
 use laneway_shm::SegmentError;
 use laneway_shm::geometry::{Geometry, SLOT_COUNT_MAX};
+use laneway_shm::ring::Profile;
 use serde::{Deserialize, Serialize};
 
 use crate::model::topology::{CacheRelation, CacheSizes};
@@ -34,14 +35,14 @@ pub struct Depth {
 /// A payload outside the limits.
 pub fn propose(
     slot_payload_bytes: u32,
-    throughput: bool,
+    profile: Profile,
     caches: CacheSizes,
     relation: Option<CacheRelation>,
 ) -> Result<Depth, SegmentError> {
-    let stride = Geometry::try_new(slot_payload_bytes, 2)?.stride() as u64;
+    let stride = Geometry::for_profile(slot_payload_bytes, 2, profile)?.stride() as u64;
     let l2 = caches.l2_bytes.unwrap_or(L2_BYTES);
     let near = relation.is_some_and(|relation| relation <= CacheRelation::SameL3);
-    let (bytes, slots_max, why) = if !throughput {
+    let (bytes, slots_max, why) = if profile == Profile::Latency {
         (l2 / 4, HOT_SLOTS, "latency: few slots, within a quarter of the L2")
     } else if near {
         let l3 = caches.l3_bytes.unwrap_or(l2 * 16);
@@ -65,31 +66,32 @@ mod tests {
 
     const CACHES: CacheSizes = CacheSizes { l2_bytes: Some(1 << 20), l3_bytes: Some(32 << 20) };
 
-    fn slots(payload: u32, throughput: bool, relation: Option<CacheRelation>) -> u32 {
-        propose(payload, throughput, CACHES, relation).unwrap().slot_count
+    fn slots(payload: u32, profile: Profile, relation: Option<CacheRelation>) -> u32 {
+        propose(payload, profile, CACHES, relation).unwrap().slot_count
     }
 
     #[test]
     fn latency_stays_hot_and_streams_go_beyond_the_l2_only_where_the_l3_is_shared() {
+        let (latency, stream) = (Profile::Latency, Profile::Throughput);
         let near = Some(CacheRelation::SameL3);
-        assert_eq!(slots(56, false, near), 256);
-        assert_eq!(slots(65_000, false, near), 4);
-        assert_eq!(slots(56, true, near), 65_536);
-        assert_eq!(slots(8, true, near), 262_144);
-        assert_eq!(slots(4096, true, near), 512);
+        assert_eq!(slots(56, latency, near), 256);
+        assert_eq!(slots(65_000, latency, near), 4);
+        assert_eq!(slots(56, stream, near), 65_536);
+        assert_eq!(slots(8, stream, near), 262_144);
+        assert_eq!(slots(4096, stream, near), 512);
         for far in [Some(CacheRelation::SameNode), Some(CacheRelation::OtherNode), None] {
-            assert_eq!(slots(56, true, far), 16_384);
+            assert_eq!(slots(56, stream, far), 16_384);
         }
-        assert_eq!(slots(1 << 20, true, near), 4);
+        assert_eq!(slots(1 << 20, stream, near), 4);
     }
 
     #[test]
     fn a_small_l3_bounds_the_ring_and_unknown_caches_are_named_as_assumed() {
         let small = CacheSizes { l2_bytes: Some(2 << 20), l3_bytes: Some(8 << 20) };
-        let near = Some(CacheRelation::SameL2);
-        let depth = propose(56, true, small, near).unwrap();
+        let (stream, near) = (Profile::Throughput, Some(CacheRelation::SameL2));
+        let depth = propose(56, stream, small, near).unwrap();
         assert_eq!(depth.slot_count, 32_768);
-        let depth = propose(56, true, CacheSizes::default(), near).unwrap();
+        let depth = propose(56, stream, CacheSizes::default(), near).unwrap();
         assert_eq!(depth.slot_count, 65_536);
         assert!(depth.reason.contains("assumed"), "{}", depth.reason);
     }
@@ -98,13 +100,13 @@ mod tests {
     fn every_payload_gets_a_legal_ring() {
         let top = laneway_shm::geometry::SLOT_PAYLOAD_MAX;
         for payload in [1, 7, 8, 24, 56, 57, 4088, 65_536, 1 << 20, top] {
-            for throughput in [false, true] {
+            for profile in [Profile::Latency, Profile::Throughput] {
                 for relation in [None, Some(CacheRelation::SameL3)] {
-                    let depth = propose(payload, throughput, CACHES, relation).unwrap();
-                    Geometry::try_new(payload, depth.slot_count).unwrap();
+                    let depth = propose(payload, profile, CACHES, relation).unwrap();
+                    Geometry::for_profile(payload, depth.slot_count, profile).unwrap();
                 }
             }
         }
-        assert!(propose(0, false, CACHES, None).is_err());
+        assert!(propose(0, Profile::Latency, CACHES, None).is_err());
     }
 }

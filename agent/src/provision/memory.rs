@@ -40,10 +40,7 @@ impl Sealed {
     fn new(role: Role, segment: Segment) -> Result<Self, SegmentError> {
         let view = match role {
             Role::Producer => {
-                let header = segment.header();
-                let payload = u32::try_from(header.slot_payload).unwrap_or(u32::MAX);
-                let count = u32::try_from(header.slot_count).unwrap_or(u32::MAX);
-                let geometry = Geometry::try_new(payload, count)?;
+                let geometry = Geometry::of_header(segment.header())?;
                 View::Producer(Arc::new(ProducerView::new(&segment, geometry)?))
             }
             Role::Consumer => View::Consumer(Arc::new(ConsumerView::new(&segment)?)),

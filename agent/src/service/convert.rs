@@ -73,7 +73,7 @@ pub(super) fn spec(spec: Option<v1::LaneSpec>, tenant: &Name) -> Result<LaneSpec
     }
     // Without a depth, the payload at least must be one of which a ring can be made.
     let slots = if checked.slot_count == 0 { 2 } else { checked.slot_count };
-    match Geometry::try_new(checked.slot_payload_bytes, slots) {
+    match Geometry::for_profile(checked.slot_payload_bytes, slots, checked.profile()) {
         Ok(_) => Ok(checked),
         Err(laneway_shm::SegmentError::Geometry { field, found, allowed }) => {
             Err(match field {

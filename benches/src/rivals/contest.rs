@@ -68,6 +68,9 @@ pub(crate) fn cells(
             if bytes > SMALL_MAX {
                 slots.iter().for_each(|&slots| add(Who::Sent, slots));
             }
+            if work == Work::Batch {
+                lane.packed.iter().for_each(|&slots| add(Who::Packed, slots));
+            }
             let able = rivals.iter().filter(|who| work != Work::Batch || has_batches(**who));
             for &who in able {
                 for depth in depths_of(who, work, bytes, depths) {
