@@ -196,9 +196,7 @@ impl Producer {
     /// As [`Producer::try_reserve`].
     #[inline(always)]
     pub fn try_send_array<const N: usize>(&mut self, message: [u8; N]) -> Result<(), ReserveError> {
-        if let Some(span) = self.ring.ready(N) {
-            self.ring.write(&span, 0, &message);
-            self.ring.commit_next(N);
+        if self.ring.send_array(&message) {
             return Ok(());
         }
         self.try_send_slowly(message)

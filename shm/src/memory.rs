@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use crate::geometry::WORD_BYTES;
+
 /// Memory that a foreign process may be writing.
 pub trait Memory {
     /// Loads the word at `offset`; later reads see everything its writer released before.
@@ -43,6 +45,14 @@ pub trait Memory {
         }
     }
 
+    /// The `N` bytes after the word at `offset`, if that word, loaded with acquire order, is
+    /// `expected`: a slot that holds the message that is next.
+    #[inline(always)]
+    fn slot_array<const N: usize>(&self, offset: usize, expected: u64) -> Option<[u8; N]> {
+        let there = self.load_acquire(offset) == expected;
+        there.then(|| self.copy_array(offset + WORD_BYTES))
+    }
+
     /// Orders all earlier stores of this thread before all its later loads.
     fn full_fence(&self);
 
@@ -74,6 +84,13 @@ pub trait OwnedMemory: Memory {
 
     /// Stores the word at `offset`; who loads it with acquire sees all earlier writes.
     fn store_release(&self, offset: usize, value: u64);
+
+    /// Stores a slot: `bytes` after the word at `offset`, then `word` with release order.
+    #[inline(always)]
+    fn store_slot<const N: usize>(&self, offset: usize, word: u64, bytes: &[u8; N]) {
+        self.copy_in(offset + WORD_BYTES, bytes);
+        self.store_release(offset, word);
+    }
 
     /// Stores the 32-bit word at `offset` with release order.
     fn store_u32(&self, offset: usize, value: u32);

@@ -184,9 +184,7 @@ impl Producer {
         message: [u8; N],
         timeout: Duration,
     ) -> Result<(), ReserveError> {
-        if let Some(span) = self.ring.ready(N) {
-            self.ring.write(&span, 0, &message);
-            self.ring.commit_next(N);
+        if self.ring.send_array(&message) {
             return Ok(());
         }
         self.send_waiting(message, timeout)

@@ -214,14 +214,13 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
     pub(crate) fn take_array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let peer = self.peer.as_ref()?;
         let (place, run, payload) = (self.next, self.free_run, self.geometry.payload() as usize);
-        // As in Reader::ready_at.
-        let word = peer.load_acquire(place.offset);
         #[expect(clippy::cast_possible_truncation, reason = "at most a slot's payload")]
         let expected = CommitWord::of(&place, Kind::Data, N as u32).0;
-        if word != expected || place.position >= run || N > payload {
+        if place.position >= run || N > payload {
             return None;
         }
-        let bytes = peer.copy_array(place.offset + WORD_BYTES);
+        // As in Reader::ready_at.
+        let bytes = peer.slot_array(place.offset, expected)?;
         self.next.advance(&self.geometry);
         self.account(0, N as u64);
         Some(bytes)

@@ -19,17 +19,19 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 use crate::barrier;
 use crate::copy::{copy_from_shared, copy_to_shared};
 use crate::error::SegmentError;
+use crate::geometry::WORD_BYTES;
 use crate::layout::P_TAIL_PAD;
 use crate::memory::{Memory, OwnedMemory};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
 
-/// A cache line, in bytes; every slot has as many bytes of pad behind it at least.
-const LINE: usize = P_TAIL_PAD;
 /// Largest array that is copied out as words, in bytes.
 ///
 /// Words that the caller looks at need not pass through memory at all, where a copy by wide
 /// pieces makes every look at a differently wide piece wait for its store.
 const WORDS_MAX: usize = 256;
+/// What is at most as large as this, and does not start in the last as many bytes of a mapping,
+/// lies inside it: one comparison. A small slot with its word fits.
+const SHORT: usize = WORDS_MAX + P_TAIL_PAD;
 
 /// Marks a region whose only writer is this process.
 #[derive(Debug)]
@@ -44,7 +46,7 @@ pub enum Foreign {}
 pub struct Region<Access> {
     map: MmapRaw,
     /// Offset of the last line: whatever starts up to here has a line behind it.
-    last_line: NonZeroUsize,
+    last_short: NonZeroUsize,
     access: PhantomData<Access>,
 }
 
@@ -195,11 +197,11 @@ impl<Access> Region<Access> {
         // A forked child would inherit a second writer or reader that no seal forbids.
         map.advise(Advice::DontFork).map_err(SegmentError::io("madvise(MADV_DONTFORK)"))?;
         map.advise(Advice::DontDump).map_err(SegmentError::io("madvise(MADV_DONTDUMP)"))?;
-        let last_line = map.len().checked_sub(LINE).and_then(NonZeroUsize::new);
-        let Some(last_line) = last_line else {
-            return Err(SegmentError::Size { found: map.len() as u64, expected: 2 * LINE as u64 });
+        let last_short = map.len().checked_sub(SHORT).and_then(NonZeroUsize::new);
+        let Some(last_short) = last_short else {
+            return Err(SegmentError::Size { found: map.len() as u64, expected: 2 * SHORT as u64 });
         };
-        Ok(Self { map, last_line, access: PhantomData })
+        Ok(Self { map, last_short, access: PhantomData })
     }
 
     /// Takes every page fault now, so that the first message pays none.
@@ -212,16 +214,16 @@ impl<Access> Region<Access> {
         self.map.len()
     }
 
-    /// Address of `offset`, proven to have `size` bytes behind it. What fits into a line and does
-    /// not start in the last one takes a single comparison.
+    /// Address of `offset`, proven to have `size` bytes behind it. What is short
+    /// takes a single comparison nearly everywhere.
     ///
     /// # Panics
     /// Never for offsets from a [`crate::geometry::Geometry`] whose segment size was checked
     /// against this mapping; the check keeps the functions above sound whatever calls them.
     #[inline(always)]
     fn at(&self, offset: usize, size: usize) -> *mut u8 {
-        let in_a_line = size <= LINE && offset <= self.last_line.get();
-        if !in_a_line && !self.holds(offset, size) {
+        let is_short = size <= SHORT && offset <= self.last_short.get();
+        if !is_short && !self.holds(offset, size) {
             outside(offset, size, self.map.len());
         }
         self.map.as_mut_ptr().wrapping_add(offset)
@@ -327,6 +329,25 @@ impl<Access> Memory for Region<Access> {
     }
 
     #[inline(always)]
+    fn slot_array<const N: usize>(&self, offset: usize, expected: u64) -> Option<[u8; N]> {
+        if N > WORDS_MAX {
+            let there = self.load_acquire(offset) == expected;
+            return there.then(|| self.copy_array(offset + WORD_BYTES));
+        }
+        // One look at the limits for word and bytes together.
+        let (word, words) = self.words(offset, 1 + N.div_ceil(8)).split_first()?;
+        if word.load(Ordering::Acquire) != expected {
+            return None;
+        }
+        let mut bytes = [0; N];
+        for (bytes, word) in bytes.chunks_mut(8).zip(words) {
+            let word = word.load(Ordering::Relaxed).to_le_bytes();
+            bytes.copy_from_slice(word.get(..bytes.len()).unwrap_or_default());
+        }
+        Some(bytes)
+    }
+
+    #[inline(always)]
     fn copy_arrays<const N: usize>(
         &self,
         offset: usize,
@@ -400,6 +421,22 @@ impl OwnedMemory for Region<Owned> {
     #[inline(always)]
     fn store_release(&self, offset: usize, value: u64) {
         self.at_u64(offset).store(value, Ordering::Release);
+    }
+
+    #[inline(always)]
+    fn store_slot<const N: usize>(&self, offset: usize, word: u64, bytes: &[u8; N]) {
+        if !offset.is_multiple_of(8) {
+            misaligned(offset);
+        }
+        // One look at the limits for word and bytes together.
+        let slot = self.at(offset, WORD_BYTES + N);
+        // SAFETY:
+        // - as in `copy_in`, for the bytes after the word;
+        // - as in `at_u64`, for the word: `at` proved both inside the mapping.
+        unsafe {
+            copy_to_shared(bytes.as_ptr(), slot.add(WORD_BYTES), N);
+            AtomicU64::from_ptr(slot.cast()).store(word, Ordering::Release);
+        }
     }
 
     #[inline(always)]

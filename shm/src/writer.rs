@@ -282,16 +282,23 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         }
     }
 
-    /// [`Writer::commit`] of the span that [`Writer::ready`] just gave: no batch is open.
+    /// Sends a message of one slot if there is room without a look at the consumer, the usual
+    /// case; false if not.
     #[inline(always)]
-    pub(crate) fn commit_next(&mut self, len: usize) {
+    pub(crate) fn send_array<const N: usize>(&mut self, message: &[u8; N]) -> bool {
+        if N > self.geometry.payload() as usize || self.next.position >= self.free_run {
+            return false;
+        }
         #[expect(clippy::cast_possible_truncation, reason = "one slot holds at most u24")]
-        self.publish(self.next, CommitWord::of(&self.next, Kind::Data, len as u32));
+        let word = CommitWord::of(&self.next, Kind::Data, N as u32);
+        // As in Writer::publish [commit].
+        self.own.store_slot(self.next.offset, word.0, message);
         self.next.advance(&self.geometry);
-        self.bytes += len as u64;
+        self.bytes += N as u64;
         if self.wait == WaitMode::Park {
             self.wake_parked_consumer();
         }
+        true
     }
 
     /// Writes up to `count` messages of `N` bytes, one slot each, and makes them visible together;
