@@ -50,6 +50,7 @@ pub(crate) struct Lanes {
 /// One lane: a ticket for each end, and the pages that it got.
 #[derive(Clone, Debug)]
 pub(crate) struct Lane {
+    pub(crate) name: String,
     pub(crate) producer: String,
     pub(crate) consumer: String,
     pub(crate) slots: u32,
@@ -102,6 +103,14 @@ impl Agent {
         wishes: &Wishes,
         interrupt: &Interrupt,
     ) -> Result<Self, BenchError> {
+        Self::with_pages(reserve(sizes, wishes)?.as_deref(), interrupt)
+    }
+
+    /// Starts an agent with pages as its `--reserve` wants them.
+    pub(crate) fn with_pages(
+        reserve: Option<&str>,
+        interrupt: &Interrupt,
+    ) -> Result<Self, BenchError> {
         let directory = tempfile::Builder::new()
             .prefix("laneway-bench-")
             .tempdir()
@@ -112,8 +121,8 @@ impl Agent {
         command.args(["--", "agent", "--run-dir"]);
         command.arg(directory.path().join("run"));
         command.arg("--state-dir").arg(directory.path().join("state"));
-        if let Some(reserve) = reserve(sizes, wishes)? {
-            command.args(["--reserve", &reserve]);
+        if let Some(reserve) = reserve {
+            command.args(["--reserve", reserve]);
         }
         let output = log.try_clone().map_err(BenchError::io("cannot share the agent's log"))?;
         let child = command
@@ -182,15 +191,21 @@ impl Agent {
         profile: &str,
         wishes: &Wishes,
     ) -> Result<Lane, BenchError> {
-        self.created += 1;
-        let name = lane_name(self.created);
         let (bytes, depth) = (bytes.to_string(), slots.to_string());
-        let mut words = vec!["lane", "create", &name, "--slot-size", &bytes, "--slots", &depth];
-        words.extend(["--profile", profile, "--pinning", "none", "--output", "json"]);
+        let mut words = vec!["--slot-size", &bytes, "--slots", &depth, "--profile", profile];
         words.extend(["--wait", wishes.wait.as_flag()]);
         if let Some(size) = wishes.pages.as_flag() {
             words.extend(["--page-size", size]);
         }
+        self.make(slots, &words)
+    }
+
+    /// Makes a lane of `slots` slots as `laneway lane create` does, with these flags.
+    pub(crate) fn make(&mut self, slots: u32, flags: &[&str]) -> Result<Lane, BenchError> {
+        self.created += 1;
+        let name = lane_name(self.created);
+        let mut words = vec!["lane", "create", &name, "--pinning", "none", "--output", "json"];
+        words.extend(flags);
         let output = child::command("laneway")?
             .args(["--", "--socket"])
             .arg(self.control_socket())
@@ -206,6 +221,7 @@ impl Agent {
         let created: Created = serde_json::from_slice(&output.stdout)
             .map_err(BenchError::json("the answer to `lane create`"))?;
         Ok(Lane {
+            name: name.clone(),
             producer: created.tickets.producer,
             consumer: created.tickets.consumer,
             slots,

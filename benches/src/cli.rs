@@ -14,7 +14,7 @@ use crate::error::BenchError;
 use crate::plan::Who;
 #[cfg(feature = "rivals")]
 use crate::task::Wait;
-use crate::{experiment, laneway, publish, worker};
+use crate::{broadcast, crowd, experiment, laneway, publish, worker};
 
 /// Measures lanes between two pinned processes, beside what this machine can do at all.
 #[derive(Debug, Parser)]
@@ -37,11 +37,19 @@ enum Command {
         #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Measure what a broadcast costs its producer, from one reader to 64
+    Broadcast(BroadcastArgs),
     /// Make a page with pictures and tables: of results in files, or of what is measured now
     Report(ReportArgs),
     /// One side of every lane, pinned; reads orders from standard input
     #[command(hide = true)]
     Worker {
+        #[arg(long)]
+        parent: Option<i32>,
+    },
+    /// All readers of broadcast lanes; reads orders from standard input
+    #[command(hide = true)]
+    Crowd {
         #[arg(long)]
         parent: Option<i32>,
     },
@@ -193,6 +201,68 @@ Examples:
   laneway-bench compare --wait park                         ends that sleep
   laneway-bench compare --depths 128,65536 --no-pin         two depths, ends that wander";
 
+/// Measure what a broadcast costs its producer, from one reader to 64.
+///
+/// One process plays all readers, on the second cpu: they take turns, each checks every byte of
+/// every message. The producer sends bursts and waits until everybody has read them; only the
+/// bursts are timed, because what 64 readers need on one core says nothing about 64 cores.
+#[derive(Debug, Args)]
+#[command(after_help = BROADCAST_EXAMPLES)]
+pub(crate) struct BroadcastArgs {
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// One short round
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// What the producer does about slow readers
+    #[arg(long, value_enum, default_value = "gated")]
+    pub(crate) policy: PolicyArg,
+    /// Numbers of readers
+    #[arg(long, value_name = "N,...", value_delimiter = ',',
+        default_values_t = [1, 2, 4, 8, 16, 32, 64],
+        value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) readers: Vec<u32>,
+    /// Rounds; in each, everything is measured once [default: 9; quick: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) rounds: Option<u32>,
+    /// Seconds of one measurement [default: 0.1; quick: 0.02]
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    pub(crate) seconds: Option<f64>,
+    /// The two cpus [default: the first two of this process that are no siblings]
+    #[arg(long, value_name = "A,B", value_parser = two_cpus)]
+    pub(crate) cpus: Option<(u32, u32)>,
+}
+
+const BROADCAST_EXAMPLES: &str = "\
+Examples:
+  laneway-bench broadcast                       gated, 1 to 64 readers
+  laneway-bench broadcast --policy overwrite    a producer that waits for nobody
+  laneway-bench broadcast --readers 1,64 --json";
+
+/// Policies of a broadcast lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum PolicyArg {
+    /// It waits for the slowest
+    Gated,
+    /// It gives up who is too far behind
+    Evicting,
+    /// It waits for nobody
+    Overwrite,
+}
+
+impl PolicyArg {
+    /// As `laneway lane create --policy` wants it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Gated => "gated",
+            Self::Evicting => "evicting",
+            Self::Overwrite => "overwrite",
+        }
+    }
+}
+
 /// Make a page of results.
 #[derive(Debug, Args)]
 #[command(after_help = REPORT_EXAMPLES)]
@@ -316,6 +386,8 @@ fn dispatch(command: Command) -> Result<ExitCode, BenchError> {
         Command::Compare(args) => crate::compare::run(&args).map(|()| ExitCode::SUCCESS),
         #[cfg(not(feature = "rivals"))]
         Command::Compare { arguments: _ } => Err(BenchError::NoRivals),
+        Command::Broadcast(args) => broadcast::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Crowd { parent } => crowd::run(parent),
         Command::Report(args) => publish::run(&args).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "rivals")]
         Command::Rival { parent } => crate::rivals::run(parent),

@@ -8,6 +8,7 @@
 //! one process in [`queue`], and with the feature `rivals` everybody else in `rivals`.
 
 mod agent;
+mod broadcast;
 mod charts;
 mod child;
 mod class;
@@ -15,6 +16,7 @@ mod cli;
 #[cfg(feature = "rivals")]
 mod compare;
 mod copying;
+mod crowd;
 mod ends;
 mod error;
 #[cfg(test)]

@@ -313,14 +313,34 @@ pub(crate) fn fill_uninit(bytes: &mut [MaybeUninit<u8>], number: u64) {
 /// Judges a whole message: its number, then every other byte by their sum.
 #[inline(always)]
 pub(crate) fn judge(bytes: &[u8], len: usize, expected: u64) -> Result<Seen, BenchError> {
-    let found = bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-    let seen = number(found, bytes.len(), len, expected)?;
-    let [low, ..] = found.to_le_bytes();
-    let rest = bytes.get(NUMBER_BYTES..).unwrap_or_default();
-    if sum(rest) == u64::from(low).wrapping_mul(weight(rest.len())) {
-        Ok(seen)
-    } else {
-        wrong(expected, found, len)
+    Read::of(bytes).judge(len, expected)
+}
+
+/// What a whole message says, in few enough words to come out of a closure in registers: an error
+/// on its way through a closure's result would be copied for every message.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Read {
+    number: u64,
+    len: usize,
+    whole: bool,
+}
+
+impl Read {
+    /// Reads every byte.
+    #[inline(always)]
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        let number = bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        let [low, ..] = number.to_le_bytes();
+        let rest = bytes.get(NUMBER_BYTES..).unwrap_or_default();
+        let whole = sum(rest) == u64::from(low).wrapping_mul(weight(rest.len()));
+        Self { number, len: bytes.len(), whole }
+    }
+
+    /// Whether it is the message of `len` bytes that was expected, or the end.
+    #[inline(always)]
+    pub(crate) fn judge(self, len: usize, expected: u64) -> Result<Seen, BenchError> {
+        let seen = number(self.number, self.len, len, expected)?;
+        if self.whole { Ok(seen) } else { wrong(expected, self.number, len) }
     }
 }
 

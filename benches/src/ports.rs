@@ -7,7 +7,7 @@ use laneway_shm::{Consumer, Producer, ReserveError};
 
 use crate::error::BenchError;
 use crate::message::{
-    Idle, NUMBER_BYTES, PATIENCE, STOP, Seen, Small, Verdict, fill, fill_uninit, judge,
+    Idle, NUMBER_BYTES, PATIENCE, Read, STOP, Seen, Small, Verdict, fill, fill_uninit, judge,
 };
 use crate::stream::BATCH;
 
@@ -88,7 +88,7 @@ impl<const N: usize> Outlet<N> for Producer {
 impl<const N: usize> Inlet<N> for Consumer {
     #[inline(always)]
     fn take(&mut self, expected: u64) -> Result<Seen, BenchError> {
-        self.recv_array(PATIENCE, |bytes: [u8; N]| judge(&bytes, N, expected))?
+        self.recv_array(PATIENCE, |bytes: [u8; N]| Read::of(&bytes))?.judge(N, expected)
     }
 
     #[inline(always)]

@@ -19,7 +19,7 @@ pub(crate) struct Target {
 }
 
 /// Largest allowed latency of 64 bytes, in hand-overs.
-const HAND_OVERS_MAX: f64 = 1.3;
+const HAND_OVERS_MAX: f64 = 1.15;
 
 /// Rings that are judged together: the best of them is the one to beat.
 const RINGS: &[Who] =

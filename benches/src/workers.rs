@@ -99,7 +99,8 @@ impl Worker {
         Ok(worker)
     }
 
-    fn tell(&mut self, value: &impl serde::Serialize) -> Result<(), BenchError> {
+    /// Gives it an order.
+    pub(crate) fn tell(&mut self, value: &impl serde::Serialize) -> Result<(), BenchError> {
         let mut line = serde_json::to_string(value).map_err(BenchError::json("an order"))?;
         line.push('\n');
         let Some(orders) = &mut self.orders else {

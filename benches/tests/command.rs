@@ -70,6 +70,28 @@ fn a_run_becomes_a_page_a_text_and_json_that_reads_back() {
 }
 
 #[test]
+fn what_a_broadcast_costs_is_measured_for_each_number_of_readers() {
+    if !two_cpus() {
+        return;
+    }
+    let small = ["--rounds", "3", "--seconds", "0.02", "--json"];
+    for (policy, readers) in [("gated", "1,3"), ("overwrite", "2")] {
+        let asked = ["broadcast", "--policy", policy, "--readers", readers];
+        let output = bench(directory().path(), &[&asked[..], &small[..]].concat());
+        let report: serde_json::Value =
+            serde_json::from_str(&succeeded(&output)).expect("one JSON object");
+        let rows = report["rows"].as_array().expect("rows");
+        for readers in readers.split(',').map(|readers| readers.parse::<u64>().expect("a number")) {
+            let row = rows.iter().find(|row| row["readers"] == readers);
+            // On a busy machine the cpus seem to move: some of the rounds will count.
+            let cost =
+                row.and_then(|row| row["reading_ns"].as_f64().or_else(|| row["quiet_ns"].as_f64()));
+            assert!(cost.is_some_and(|cost| cost > 0.0), "{policy}, {readers}: {report}");
+        }
+    }
+}
+
+#[test]
 fn a_file_that_is_no_report_is_named_with_what_to_do() {
     let directory = directory();
     std::fs::write(directory.path().join("odd.json"), "{\"a\": 1}").expect("a file");

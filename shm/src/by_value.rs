@@ -196,7 +196,7 @@ impl Producer {
     /// As [`Producer::try_reserve`].
     #[inline(always)]
     pub fn try_send_array<const N: usize>(&mut self, message: [u8; N]) -> Result<(), ReserveError> {
-        if self.ring.send_array(&message) {
+        if self.ring.send_array(message) {
             return Ok(());
         }
         self.try_send_slowly(message)

@@ -85,10 +85,17 @@ pub trait OwnedMemory: Memory {
     /// Stores the word at `offset`; who loads it with acquire sees all earlier writes.
     fn store_release(&self, offset: usize, value: u64);
 
+    /// Stores `bytes` at `offset`, by value: what is small can come from registers. Up to the next
+    /// multiple of eight, zeros may follow.
+    #[inline(always)]
+    fn store_array<const N: usize>(&self, offset: usize, bytes: [u8; N]) {
+        self.copy_in(offset, &bytes);
+    }
+
     /// Stores a slot: `bytes` after the word at `offset`, then `word` with release order.
     #[inline(always)]
-    fn store_slot<const N: usize>(&self, offset: usize, word: u64, bytes: &[u8; N]) {
-        self.copy_in(offset + WORD_BYTES, bytes);
+    fn store_slot<const N: usize>(&self, offset: usize, word: u64, bytes: [u8; N]) {
+        self.store_array(offset + WORD_BYTES, bytes);
         self.store_release(offset, word);
     }
 

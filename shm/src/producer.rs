@@ -184,7 +184,7 @@ impl Producer {
         message: [u8; N],
         timeout: Duration,
     ) -> Result<(), ReserveError> {
-        if self.ring.send_array(&message) {
+        if self.ring.send_array(message) {
             return Ok(());
         }
         self.send_waiting(message, timeout)

@@ -29,6 +29,8 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
 /// Words that the caller looks at need not pass through memory at all, where a copy by wide
 /// pieces makes every look at a differently wide piece wait for its store.
 const WORDS_MAX: usize = 256;
+/// Largest array that is copied in as words, in bytes: it need not pass through memory either.
+const STORED_WORDS_MAX: usize = 64;
 /// What is at most as large as this, and does not start in the last as many bytes of a mapping,
 /// lies inside it: one comparison. A small slot with its word fits.
 const SHORT: usize = WORDS_MAX + P_TAIL_PAD;
@@ -267,6 +269,29 @@ impl<Access> Region<Access> {
     }
 }
 
+/// The `N` bytes in `words`, of which there are as many as that takes.
+#[inline(always)]
+fn load_words<const N: usize>(words: &[AtomicU64]) -> [u8; N] {
+    let mut bytes = [0; N];
+    for (bytes, word) in bytes.chunks_mut(8).zip(words) {
+        let word = word.load(Ordering::Relaxed).to_le_bytes();
+        bytes.copy_from_slice(word.get(..bytes.len()).unwrap_or_default());
+    }
+    bytes
+}
+
+/// Stores `bytes` to `words`, of which there are as many as that takes.
+#[inline(always)]
+fn store_words<const N: usize>(words: &[AtomicU64], bytes: [u8; N]) {
+    for (bytes, target) in bytes.chunks(8).zip(words) {
+        let mut word = [0; 8];
+        for (byte, target) in bytes.iter().zip(&mut word) {
+            *target = *byte;
+        }
+        target.store(u64::from_le_bytes(word), Ordering::Relaxed);
+    }
+}
+
 #[cold]
 #[inline(never)]
 fn outside(offset: usize, size: usize, len: usize) -> ! {
@@ -315,17 +340,12 @@ impl<Access> Memory for Region<Access> {
 
     #[inline(always)]
     fn copy_array<const N: usize>(&self, offset: usize) -> [u8; N] {
-        let mut bytes = [0; N];
         if N > WORDS_MAX {
+            let mut bytes = [0; N];
             self.copy_out(offset, &mut bytes);
             return bytes;
         }
-        let words = self.words(offset, N.div_ceil(8));
-        for (bytes, word) in bytes.chunks_mut(8).zip(words) {
-            let word = word.load(Ordering::Relaxed).to_le_bytes();
-            bytes.copy_from_slice(word.get(..bytes.len()).unwrap_or_default());
-        }
-        bytes
+        load_words(self.words(offset, N.div_ceil(8)))
     }
 
     #[inline(always)]
@@ -339,12 +359,7 @@ impl<Access> Memory for Region<Access> {
         if word.load(Ordering::Acquire) != expected {
             return None;
         }
-        let mut bytes = [0; N];
-        for (bytes, word) in bytes.chunks_mut(8).zip(words) {
-            let word = word.load(Ordering::Relaxed).to_le_bytes();
-            bytes.copy_from_slice(word.get(..bytes.len()).unwrap_or_default());
-        }
-        Some(bytes)
+        Some(load_words(words))
     }
 
     #[inline(always)]
@@ -424,18 +439,23 @@ impl OwnedMemory for Region<Owned> {
     }
 
     #[inline(always)]
-    fn store_slot<const N: usize>(&self, offset: usize, word: u64, bytes: &[u8; N]) {
-        if !offset.is_multiple_of(8) {
-            misaligned(offset);
+    fn store_array<const N: usize>(&self, offset: usize, bytes: [u8; N]) {
+        if N > STORED_WORDS_MAX {
+            self.copy_in(offset, &bytes);
+        } else {
+            store_words(self.words(offset, N.div_ceil(8)), bytes);
         }
-        // One look at the limits for word and bytes together.
-        let slot = self.at(offset, WORD_BYTES + N);
-        // SAFETY:
-        // - as in `copy_in`, for the bytes after the word;
-        // - as in `at_u64`, for the word: `at` proved both inside the mapping.
-        unsafe {
-            copy_to_shared(bytes.as_ptr(), slot.add(WORD_BYTES), N);
-            AtomicU64::from_ptr(slot.cast()).store(word, Ordering::Release);
+    }
+
+    #[inline(always)]
+    fn store_slot<const N: usize>(&self, offset: usize, word: u64, bytes: [u8; N]) {
+        if N > STORED_WORDS_MAX {
+            self.copy_in(offset + WORD_BYTES, &bytes);
+            self.store_release(offset, word);
+        } else if let Some((first, rest)) = self.words(offset, 1 + N.div_ceil(8)).split_first() {
+            // One look at the limits for word and bytes together.
+            store_words(rest, bytes);
+            first.store(word, Ordering::Release);
         }
     }
 

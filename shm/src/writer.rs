@@ -285,7 +285,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
     /// Sends a message of one slot if there is room without a look at the consumer, the usual
     /// case; false if not.
     #[inline(always)]
-    pub(crate) fn send_array<const N: usize>(&mut self, message: &[u8; N]) -> bool {
+    pub(crate) fn send_array<const N: usize>(&mut self, message: [u8; N]) -> bool {
         if N > self.geometry.payload() as usize || self.next.position >= self.free_run {
             return false;
         }
@@ -321,10 +321,10 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         #[expect(clippy::cast_possible_truncation, reason = "one slot holds at most u24")]
         let len = N as u32;
         let mut place = start;
-        self.own.copy_in(place.offset + WORD_BYTES, &make());
+        self.own.store_array(place.offset + WORD_BYTES, make());
         place.advance(&self.geometry);
         while place.position < end {
-            self.own.copy_in(place.offset + WORD_BYTES, &make());
+            self.own.store_array(place.offset + WORD_BYTES, make());
             // As in Writer::stage: unseen until the first one's word is there.
             self.own.store_relaxed(place.offset, CommitWord::of(&place, Kind::Data, len).0);
             place.advance(&self.geometry);
