@@ -40,7 +40,7 @@ pub(crate) fn measure(args: &CompareArgs, interrupt: &Interrupt) -> Result<Repor
     let wishes = Wishes { pages: args.page_size, wait: args.wait, depths: args.depths.clone() };
     let mut stage = Stage::set(&sizes, &wishes, cpus, interrupt)?;
     let found = rounds(&cells, count, machine.cpus, interrupt, |cell: &Cell| {
-        if cell.who.is_lane() || cell.who == Who::Memcpy {
+        if cell.who.is_lane() || matches!(cell.who, Who::Memcpy | Who::Ideal) {
             let workers = &mut stage.workers;
             return rounds::run_cell(workers, cell, machine.cpus, time, interrupt);
         }

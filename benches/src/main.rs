@@ -23,6 +23,7 @@ mod error;
 mod example;
 mod experiment;
 mod grid;
+mod ideal;
 mod interrupt;
 mod laneway;
 mod latency;

@@ -6,6 +6,7 @@ use laneway_shm::geometry::Geometry;
 use serde::{Deserialize, Serialize};
 
 use crate::error::BenchError;
+use crate::ideal;
 use crate::stream::BATCH;
 use crate::task::{Mode, Work};
 
@@ -84,6 +85,9 @@ pub(crate) enum Who {
     /// A lane with the consumer that reads in place.
     #[value(skip)]
     Trusted,
+    /// A payload written and read in place with nothing around it, between two threads.
+    #[value(skip)]
+    Ideal,
     /// rtrb between two threads of one process.
     Rtrb,
     /// crossbeam's bounded queue between two threads of one process.
@@ -123,6 +127,7 @@ impl Who {
             Self::Sent => "laneway, sent",
             Self::Packed => "laneway, packed",
             Self::Trusted => "laneway, trusted",
+            Self::Ideal => "hand-over of as much, in process",
             Self::Rtrb => "rtrb, in process",
             Self::ArrayQueue => "crossbeam ArrayQueue, in process",
             Self::CrossbeamChannel => "crossbeam channel, in process",
@@ -154,7 +159,12 @@ impl Who {
     pub(crate) fn in_process(self) -> bool {
         matches!(
             self,
-            Self::Rtrb | Self::ArrayQueue | Self::CrossbeamChannel | Self::Ringbuf | Self::Memcpy
+            Self::Ideal
+                | Self::Rtrb
+                | Self::ArrayQueue
+                | Self::CrossbeamChannel
+                | Self::Ringbuf
+                | Self::Memcpy
         )
     }
 }
@@ -183,6 +193,9 @@ pub(crate) fn cells(sizes: &[usize], trusted: bool) -> Result<Vec<Cell>, BenchEr
             for &who in lanes {
                 add(Work::Latency, mode, who, depths.latency);
                 add(Work::Stream, mode, who, depths.stream);
+            }
+            if mode == Mode::All && ideal::SIZES.contains(&bytes) {
+                add(Work::Latency, mode, Who::Ideal, 0);
             }
             if mode == Mode::All && RTRB_SIZES.contains(&bytes) {
                 for depth in RTRB_DEPTHS {

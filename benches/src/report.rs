@@ -53,10 +53,7 @@ impl Report {
             kind,
             machine,
             method: Method { samples_moved, ..method },
-            targets: match kind {
-                Kind::Run => targets::of_rows(&rows),
-                Kind::Compare => [targets::of_rows(&rows), targets::of_duels(&duels)].concat(),
-            },
+            targets: [targets::of_rows(&rows), targets::of_duels(&duels)].concat(),
             rows,
             duels,
             absent,

@@ -95,6 +95,7 @@ fn serve(errand: &Errand, meeting: &Meeting) -> Result<Answer, BenchError> {
         | Who::ArrayQueue
         | Who::CrossbeamChannel
         | Who::Ringbuf
+        | Who::Ideal
         | Who::Memcpy => Err(BenchError::Rival {
             what: "no errand",
             why: format!("{} needs no two processes of its own", errand.cell.who.as_str()),

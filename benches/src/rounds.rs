@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::class::Class;
 use crate::copying;
 use crate::error::BenchError;
+use crate::ideal;
 use crate::interrupt::Interrupt;
 use crate::plan::{Cell, Who};
 use crate::probe::hand_over;
@@ -171,6 +172,8 @@ pub(crate) fn run_cell(
 ) -> Result<Measured, BenchError> {
     let figures = if cell.who.is_lane() {
         lane(workers, cell, time, interrupt)?
+    } else if cell.who == Who::Ideal {
+        ideal::measure(cell.bytes, cpus, time)?
     } else if cell.who == Who::Memcpy {
         let copied = copying::measure(cpus.0, cell.bytes, time / 4)?;
         Figures { latency: None, throughput: Some(copied) }

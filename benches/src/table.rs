@@ -220,6 +220,7 @@ fn identity(report: &Report, row: &Row) -> Vec<String> {
         let sleeps = report.method.wait == Wait::Park || who.always_sleeps();
         let (ends, waits) = match (who.in_process(), sleeps) {
             _ if who == Who::Memcpy => ("1 thread", ""),
+            _ if who == Who::Ideal => ("2 threads", "spinning"),
             (true, false) => ("2 threads", "spinning"),
             (true, true) => ("2 threads", "may sleep"),
             (false, false) => ("2 processes", "spinning"),

@@ -21,6 +21,10 @@ pub(crate) struct Target {
 /// Largest allowed latency of 64 bytes, in hand-overs.
 const HAND_OVERS_MAX: f64 = 1.15;
 
+/// Largest allowed latency of a large message, in hand-overs of as many bytes, and which.
+const PAYLOADS_MAX: f64 = 1.2;
+const PAYLOADS: [usize; 2] = [1024, 4096];
+
 /// Rings that are judged together: the best of them is the one to beat.
 const RINGS: &[Who] =
     &[Who::Rtrb, Who::ArrayQueue, Who::CrossbeamChannel, Who::Ringbuf, Who::ShmemIpc];
@@ -109,7 +113,7 @@ pub(crate) fn of_rows(rows: &[Row]) -> Vec<Target> {
 
 /// The promises of `compare`, for each class in which one of the rivals was seen.
 pub(crate) fn of_duels(duels: &[Duel]) -> Vec<Target> {
-    let mut targets = Vec::new();
+    let mut targets = of_payloads(duels);
     for promise in &AHEAD {
         for class in [Class::Smt, Class::Near, Class::Far] {
             let meant = duels.iter().filter(|duel| {
@@ -131,6 +135,24 @@ pub(crate) fn of_duels(duels: &[Duel]) -> Vec<Target> {
         }
     }
     targets
+}
+
+/// What large messages take, in ideal hand-overs of as many bytes.
+fn of_payloads(duels: &[Duel]) -> Vec<Target> {
+    let ideal = duels.iter().filter(|duel| duel.who == Who::Ideal);
+    let meant = ideal.filter(|duel| PAYLOADS.contains(&duel.bytes));
+    let targets = meant.map(|duel| {
+        let found = 1.0 / duel.lane_ahead;
+        Target {
+            name: format!("{}-byte message, one way, in hand-overs of as much", duel.bytes),
+            class: duel.class,
+            rounds: duel.rounds,
+            found,
+            wanted: format!("at most {PAYLOADS_MAX}"),
+            met: found <= PAYLOADS_MAX,
+        }
+    });
+    targets.collect()
 }
 
 #[cfg(test)]
@@ -161,5 +183,21 @@ mod tests {
         let expected =
             [(Class::Near, 31.0, true), (Class::Near, 0.9, false), (Class::Far, 1.1, true)];
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn large_messages_are_held_against_an_ideal_hand_over_of_as_much() {
+        let duel = |bytes, lane_ahead| Duel {
+            work: Work::Latency,
+            bytes,
+            class: Class::Far,
+            who: Who::Ideal,
+            rounds: 2,
+            lane_ahead,
+        };
+        let found = of_duels(&[duel(1024, 0.5), duel(4096, 2.0), duel(64, 0.1)]);
+        let found: Vec<(f64, bool)> =
+            found.into_iter().map(|target| (target.found, target.met)).collect();
+        assert_eq!(found, [(2.0, false), (0.5, true)]);
     }
 }

@@ -1,6 +1,7 @@
 //! Which measurements a round of `compare` consists of: who, at which sizes and depths. Pure.
 
 use crate::error::BenchError;
+use crate::ideal;
 use crate::plan::{Cell, Depths, Who};
 use crate::stream::BATCH;
 use crate::task::{Mode, Wait, Work};
@@ -70,6 +71,9 @@ pub(crate) fn cells(
             }
             if work == Work::Batch {
                 lane.packed.iter().for_each(|&slots| add(Who::Packed, slots));
+            }
+            if work == Work::Latency && ideal::SIZES.contains(&bytes) {
+                add(Who::Ideal, 0);
             }
             let able = rivals.iter().filter(|who| work != Work::Batch || has_batches(**who));
             for &who in able {
