@@ -381,16 +381,26 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         let Some(batch) = self.batch.take() else {
             return;
         };
-        for position in batch.start.position + 1..self.next.position {
+        let end = self.next.position;
+        (self.next, self.spare, self.bytes) = (batch.start, batch.spare, batch.bytes);
+        self.clear_words(end);
+    }
+
+    /// Takes the words back that stand between the next message's slot and `end`.
+    #[cold]
+    fn clear_words(&mut self, end: u64) {
+        // What these slots held in the lap before may be needed to find out where a producer that
+        // is killed committed last, unless the counters say so before the words are gone.
+        self.store_counters();
+        self.own.release_fence();
+        self.touched = self.touched.max(end);
+        // A reader that was overrun must not take a slot for one that was never written.
+        let loses = self.crowd.as_ref().is_some_and(|crowd| crowd.loses());
+        for position in self.next.position + 1..end {
             let place = self.geometry.place(position);
-            // A reader that was overrun must not take the slot for one that was never written.
-            let loses = self.crowd.as_ref().is_some_and(|crowd| crowd.loses());
             let word = if loses { CommitWord::of(&place, Kind::Busy, 0).0 } else { 0 };
             self.own.store_relaxed(place.offset, word);
         }
-        self.touched = self.touched.max(self.next.position);
-        (self.next, self.spare, self.bytes) = (batch.start, batch.spare, batch.bytes);
-        self.measure_run();
     }
 
     /// Ends the stream: a last slot that says so. False if the ring is too full now.
