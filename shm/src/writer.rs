@@ -2,6 +2,7 @@
 
 mod crowd;
 
+use std::mem::ManuallyDrop;
 use std::time::Duration;
 
 use crate::bell::Bell;
@@ -71,6 +72,28 @@ struct Batch {
     bytes: u64,
     /// Commit word of the first slot, held back until the batch commits.
     word: CommitWord,
+}
+
+/// Messages that are being written, up to `place`. Dropped where the caller's code panics while it
+/// makes the next one: none of them is to be seen, then or later.
+struct Unfinished<'w, P: OwnedMemory, C: Memory> {
+    writer: &'w mut Writer<P, C>,
+    place: Place,
+}
+
+impl<P: OwnedMemory, C: Memory> Unfinished<'_, P, C> {
+    #[inline(always)]
+    fn put<const N: usize>(&mut self, bytes: [u8; N]) {
+        self.writer.own.store_array(self.place.offset + WORD_BYTES, bytes);
+        self.place.advance(&self.writer.geometry);
+    }
+}
+
+impl<P: OwnedMemory, C: Memory> Drop for Unfinished<'_, P, C> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.writer.clear_words(self.place.position);
+    }
 }
 
 impl<P: OwnedMemory, C: Memory> Writer<P, C> {
@@ -320,15 +343,16 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         }
         #[expect(clippy::cast_possible_truncation, reason = "one slot holds at most u24")]
         let len = N as u32;
-        let mut place = start;
-        self.own.store_array(place.offset + WORD_BYTES, make());
-        place.advance(&self.geometry);
-        while place.position < end {
-            self.own.store_array(place.offset + WORD_BYTES, make());
+        let mut run = Unfinished { writer: self, place: start };
+        run.put(make());
+        while run.place.position < end {
+            let Place { offset, .. } = run.place;
+            let word = CommitWord::of(&run.place, Kind::Data, len);
+            run.put(make());
             // As in Writer::stage: unseen until the first one's word is there.
-            self.own.store_relaxed(place.offset, CommitWord::of(&place, Kind::Data, len).0);
-            place.advance(&self.geometry);
+            run.writer.own.store_relaxed(offset, word.0);
         }
+        let place = ManuallyDrop::new(run).place;
         self.publish(start, CommitWord::of(&start, Kind::Data, len));
         let sent = end - start.position;
         self.next = place;

@@ -1,5 +1,6 @@
 //! What an application sees of a lane, on real sealed segments inside one process.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use laneway_shm::{PairOptions, Profile, RecvError, ReserveError, WaitMode, pair};
@@ -488,4 +489,31 @@ fn many_messages_of_any_length_go_out_in_order_until_one_cannot() {
     assert_eq!(fetched, 2);
     assert_eq!(consumer.poll().unwrap().unwrap().len(), 3);
     assert!(consumer.poll().unwrap().is_none());
+}
+
+#[test]
+fn a_message_that_cannot_be_made_leaves_no_trace_of_those_that_were_to_go_with_it() {
+    let (mut producer, mut consumer) = pair(options(8, 256)).unwrap();
+    for broken_at in (1..=20u8).cycle().take(200) {
+        let before = producer.position();
+        let mut made = 0;
+        let make = || {
+            made += 1;
+            assert!(made < broken_at, "planted");
+            [made; 8]
+        };
+        let send = AssertUnwindSafe(|| producer.send_arrays(20, Duration::ZERO, make));
+        assert!(catch_unwind(send).is_err());
+        // What went out before, because the ring was looked after in between, is whole.
+        let mut next = |expected| match consumer.poll().unwrap() {
+            Some(slot) => slot.to_vec() == [expected; 8],
+            None => expected == 0,
+        };
+        for number in before..producer.position() {
+            assert!(next(u8::try_from(number - before + 1).unwrap()));
+        }
+        assert!(next(0), "a message of those that were to go with number {broken_at}");
+        producer.send_array([broken_at; 8], Duration::ZERO).unwrap();
+        assert!(next(broken_at) && next(0), "the like, behind another message");
+    }
 }
