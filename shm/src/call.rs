@@ -261,12 +261,17 @@ impl Caller {
         let mut slice = Duration::ZERO;
         loop {
             let sent = send(&mut self.duplex.producer, REQUEST, id, request, slice);
-            let Err(ReserveError::TimedOut { state, .. }) = sent else {
-                return Ok(sent?);
-            };
+            let Err(error) = sent else { return Ok(()) };
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(ReserveError::TimedOut { waited: within, state }.into());
+            if !error.is_timeout() || left.is_zero() {
+                return Err(match error {
+                    // The last slice is not what the caller waited.
+                    ReserveError::TimedOut { state, .. } => {
+                        ReserveError::TimedOut { waited: within, state }
+                    }
+                    error => error,
+                }
+                .into());
             }
             slice = left.min(SEND_SLICE);
             self.accept_all()?;

@@ -144,6 +144,15 @@ pub enum ReserveError {
     Corrupt(#[from] Corruption),
 }
 
+impl ReserveError {
+    /// Whether it was only time that ran out, as `TimedOut` and `Held` say: nothing is broken, and
+    /// another try may find room.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::TimedOut { .. } | Self::Held { .. })
+    }
+}
+
 /// Why no message came.
 #[derive(Debug, Error)]
 #[non_exhaustive]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use laneway_proto::v1::Role;
+use laneway_proto::v1::{LaneSpec, Role, Shape};
 use laneway_shm::{Attach, RecvError};
 use laneway_tests::agent::{Agent, plain};
 use laneway_tests::bindings::{built, has, numbered, python_with, root};
@@ -44,7 +44,12 @@ impl Python {
 
     /// A scenario of `python/behaviour.py` on a fresh lane.
     fn behaviour(&self, agent: &Agent, scenario: &str) -> Command {
-        agent.create(plain(scenario, 56, 8)).unwrap();
+        let shape = match scenario {
+            "held" => Shape::Broadcast,
+            _ => Shape::Spsc,
+        };
+        let spec = LaneSpec { shape: shape.into(), ..plain(scenario, 56, 8) };
+        agent.create(spec).unwrap();
         let mut command = self.command("tests/tests/python/behaviour.py");
         command.arg(scenario).arg(agent.attach_socket());
         command.args([Role::Producer, Role::Consumer].map(|role| agent.ticket(scenario, role)));
@@ -129,6 +134,15 @@ fn every_error_of_a_lane_is_a_typed_exception_with_its_numbers() {
         return skipped("every_error_of_a_lane_is_a_typed_exception", "no python3");
     };
     python.passes(&["errors"]);
+}
+
+#[test]
+fn a_slow_reader_of_a_broadcast_lane_is_waited_for_as_long_as_python_says() {
+    let _turn = turn();
+    let Some(python) = Python::find() else {
+        return skipped("a_slow_reader_of_a_broadcast_lane_is_waited_for", "no python3");
+    };
+    python.passes(&["held"]);
 }
 
 #[test]

@@ -86,6 +86,8 @@ typedef enum laneway_status {
   LANEWAY_STATUS_SYSTEM = 16,
   // A bug in the library. The handle answers this for ever; it can still be detached.
   LANEWAY_STATUS_PANICKED = 17,
+  // A broadcast lane that does not wait for its readers: this interface cannot read it.
+  LANEWAY_STATUS_WRONG_SHAPE = 18,
 } laneway_status;
 
 // What is known of the other end. One that is silent is attached.

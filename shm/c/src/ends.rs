@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use laneway_shm::wire::{Grant, Pinning};
-use laneway_shm::{Attach, Consumer, PeerState, Producer, Profile, ReserveError};
+use laneway_shm::{Attach, Consumer, PeerState, Producer, Profile};
 
 use crate::border::{Answer, Out};
 use crate::status::{Failure, LanewayStatus};
@@ -214,7 +214,7 @@ impl Outlet {
         let failed = usize::from(answer.is_err());
         sent.set(fetched - failed);
         match (answer, wrong) {
-            (Err(ReserveError::TimedOut { .. }), _) if timeout_ns == 0 => {
+            (Err(error), _) if timeout_ns == 0 && error.is_timeout() => {
                 Err(Failure::new(LanewayStatus::Full, "no room for all of them now"))
             }
             (Err(error), _) => Err(error.into()),

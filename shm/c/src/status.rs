@@ -49,6 +49,8 @@ pub enum LanewayStatus {
     System = 16,
     /// A bug in the library. The handle answers this for ever; it can still be detached.
     Panicked = 17,
+    /// A broadcast lane that does not wait for its readers: this interface cannot read it.
+    WrongShape = 18,
 }
 
 /// A status that is not well, with its text.
@@ -108,11 +110,15 @@ impl From<AttachError> for Failure {
             AttachError::TimedOut { .. } => LanewayStatus::TimedOut,
             AttachError::Pin { .. } => LanewayStatus::NotPinned,
             AttachError::Os { .. } => LanewayStatus::System,
+            AttachError::WrongHandle { .. } => LanewayStatus::WrongShape,
             // What the agent sent, and whatever a later library may add to it.
             _ => LanewayStatus::Corrupt,
         };
         let text = match &error {
             AttachError::Refused { reason, message } => format!("{reason}: {message}"),
+            AttachError::WrongHandle { lane, .. } => {
+                format!("the lane {lane}: this interface cannot read such a lane")
+            }
             other => other.to_string(),
         };
         Self::new(status, text)
@@ -124,7 +130,7 @@ impl From<ReserveError> for Failure {
         let status = match &error {
             ReserveError::Full { .. } => LanewayStatus::Full,
             ReserveError::TooLarge { .. } => LanewayStatus::TooLarge,
-            ReserveError::TimedOut { .. } => LanewayStatus::TimedOut,
+            error if error.is_timeout() => LanewayStatus::TimedOut,
             ReserveError::Revoked => LanewayStatus::Revoked,
             _ => LanewayStatus::Corrupt,
         };
@@ -142,5 +148,31 @@ impl From<RecvError> for Failure {
             _ => LanewayStatus::Corrupt,
         };
         Self::new(status, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use laneway_shm::PeerState;
+
+    use super::*;
+
+    #[test]
+    fn a_slow_reader_is_told_as_time_that_ran_out_and_not_as_a_broken_protocol() {
+        let waited = Duration::from_secs(1);
+        let held = ReserveError::Held { waited, reader: 3, lag_slots: 8, held: waited };
+        for error in [held, ReserveError::TimedOut { waited, state: PeerState::Live }] {
+            assert_eq!(Failure::from(error).status, LanewayStatus::TimedOut);
+        }
+    }
+
+    #[test]
+    fn a_lane_of_another_shape_is_not_told_as_a_broken_protocol() {
+        let lane = "does not wait for its readers";
+        let failure = Failure::from(AttachError::WrongHandle { lane, needed: "subscriber" });
+        assert_eq!(failure.status, LanewayStatus::WrongShape);
+        assert!(failure.text.contains(lane) && !failure.text.contains("subscriber"));
     }
 }

@@ -122,6 +122,9 @@ pub(crate) fn attach(py: Python<'_>, error: AttachError) -> PyErr {
         AttachError::Frame(laneway_shm::FrameError::Field { field: "ticket", .. }) => {
             PyValueError::new_err("a ticket has 32 hexadecimal digits")
         }
+        AttachError::WrongHandle { lane, .. } => {
+            raise(py, |all| &all.base, format!("the lane {lane}: this module cannot read it"))
+        }
         AttachError::Segment(_) | AttachError::Frame(_) | AttachError::Unexpected { .. } => {
             raise(py, |all| &all.corrupt, error)
         }
@@ -133,7 +136,7 @@ pub(crate) fn reserve(py: Python<'_>, error: ReserveError) -> PyErr {
     match &error {
         ReserveError::Full { .. } => raise(py, |all| &all.full, error),
         ReserveError::TooLarge { .. } => raise(py, |all| &all.too_large, error),
-        ReserveError::TimedOut { .. } => raise(py, |all| &all.timed_out, error),
+        failed if failed.is_timeout() => raise(py, |all| &all.timed_out, error),
         ReserveError::Revoked => raise(py, |all| &all.revoked, error),
         ReserveError::Corrupt(_) => raise(py, |all| &all.corrupt, error),
         _ => raise(py, |all| &all.base, error),

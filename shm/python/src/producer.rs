@@ -48,13 +48,22 @@ fn wait_for_room(
     len: usize,
     timeout: Duration,
 ) -> PyResult<()> {
+    let mut held = None;
     let waited = in_slices(py, timeout, |slice| match producer.reserve(len, slice) {
         Ok(_) => Ok(Some(())),
-        Err(ReserveError::TimedOut { .. }) => Ok(None),
+        Err(error) if error.is_timeout() => {
+            held = Some(error);
+            Ok(None)
+        }
         Err(error) => Err(error),
     })?;
-    let state = producer.peer();
-    let error = ReserveError::TimedOut { waited: timeout, state };
+    let error = match held {
+        // The last slice is not what the caller waited.
+        Some(ReserveError::Held { reader, lag_slots, held, .. }) => {
+            ReserveError::Held { waited: timeout, reader, lag_slots, held }
+        }
+        _ => ReserveError::TimedOut { waited: timeout, state: producer.peer() },
+    };
     waited.unwrap_or(Err(error)).map_err(|error| error::reserve(py, error))
 }
 
@@ -96,7 +105,7 @@ fn send_chunk(
         sent += now.0;
         match now.1 {
             None => return (sent, Ok(())),
-            Some(ReserveError::TimedOut { .. }) => {}
+            Some(error) if error.is_timeout() => {}
             Some(error) => return (sent, Err(error::reserve(py, error))),
         }
         // One by the way that waits; it also says `Full` where nobody is to wait.

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 
 import laneway
 
@@ -205,6 +206,23 @@ def arrays(socket, tickets):
     raises(ValueError, consumer.recv_array, object)
     producer.close()
     raises(laneway.ClosedError, consumer.recv_array, "u1")
+
+
+def held(socket, tickets):
+    """A slow reader of a broadcast lane is waited for as long as the caller says."""
+    producer, consumer = both(socket, tickets)
+    while producer.peer != "live":
+        producer.maintain()
+    producer.send_many([b"x"] * 8, timeout=SOON)
+    began = time.monotonic()
+    late = raises(laneway.TimedOutError, producer.send, b"y", timeout=0.35)
+    assert time.monotonic() - began >= 0.35 and "reader 1 is 8 slots behind" in str(late)
+    raises(laneway.FullError, producer.send, b"y", timeout=0)
+    raises(laneway.FullError, producer.send_many, [b"y"], timeout=0)
+    reader = threading.Timer(0.3, consumer.recv_many)
+    reader.start()
+    producer.send(b"y", timeout=SOON)
+    reader.join()
 
 
 def bare(socket, tickets):
