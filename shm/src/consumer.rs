@@ -248,6 +248,7 @@ impl Consumer {
         match self.ring.poll() {
             // What a producer that was given up writes after its end is nobody's message.
             Ok(Some(Found::Message(span))) if span.position() < self.line.end => {
+                self.within_end(&span)?;
                 self.attend()?;
                 Ok(Some(span))
             }
@@ -259,6 +260,17 @@ impl Consumer {
             Ok(_) => self.found_nothing(),
             Err(corruption) => Err(self.blamed(corruption)),
         }
+    }
+
+    /// A message that was whole when its generation ended does not go beyond that end: the slots
+    /// there are the next generation's.
+    fn within_end(&mut self, span: &Span) -> Result<(), RecvError> {
+        let (position, end) = (span.position(), self.line.end);
+        if position + span.slots > end {
+            let slots = end.saturating_sub(position);
+            return Err(self.ring.fail(Corruption::Unfinished { position, slots }).into());
+        }
+        Ok(())
     }
 
     /// Where the producer gave this reader up, what it overwrote since is no corruption.
@@ -310,7 +322,9 @@ impl Consumer {
     fn at_the_end(&mut self) -> Result<Option<Span>, RecvError> {
         if self.advance()? {
             return match self.ring.poll() {
-                Ok(Some(Found::Message(span))) => Ok(Some(span)),
+                Ok(Some(Found::Message(span))) if span.position() < self.line.end => {
+                    self.within_end(&span).map(|()| Some(span))
+                }
                 // An end or nothing: the next call finds it again.
                 Ok(_) => Ok(None),
                 Err(corruption) => Err(corruption.into()),
@@ -340,6 +354,10 @@ impl Consumer {
                 }
                 // The producer committed it, the agent counted it, and now it is not there.
                 return Err(Corruption::Truncated { position, end }.into());
+            }
+            if position > end {
+                // It was received and then taken back: the next generation starts before it.
+                return Err(Corruption::Truncated { position: end, end: position }.into());
             }
         }
         let Some(next) = self.line.pending.front() else {
@@ -479,21 +497,83 @@ impl Drop for Consumer {
 mod tests {
     use std::time::Duration;
 
-    use crate::{PairOptions, pair};
+    use super::*;
+    use crate::cursor::{CommitWord, Kind};
+    use crate::generations::Pending;
+    use crate::layout::KIND_PRODUCER;
+    use crate::memory::OwnedMemory;
+    use crate::pair::handed_over;
+    use crate::{PairOptions, Producer, pair};
+
+    fn lane(numbers: u64) -> (Producer, Consumer) {
+        let (mut producer, consumer) = pair(PairOptions::default()).unwrap();
+        for number in 0..numbers {
+            producer.send(&number.to_le_bytes(), Duration::ZERO).unwrap();
+        }
+        (producer, consumer)
+    }
+
+    fn end(consumer: &mut Consumer, at: u64) {
+        consumer.line.ended(1, at, &mut consumer.link);
+        consumer.measure_run();
+    }
+
+    fn take(consumer: &mut Consumer, numbers: u64) {
+        for number in 0..numbers {
+            assert_eq!(consumer.poll().unwrap().unwrap().view().u64_at(0), Some(number));
+        }
+    }
 
     #[test]
     fn what_a_producer_writes_after_its_announced_end_is_not_read() {
-        let (mut producer, mut consumer) = pair(PairOptions::default()).unwrap();
-        for number in 0..5u64 {
-            producer.send(&number.to_le_bytes(), Duration::ZERO).unwrap();
-        }
-        consumer.line.ended(1, 2, &mut consumer.link);
-        consumer.measure_run();
-        assert_eq!(consumer.poll().unwrap().unwrap().view().u64_at(0), Some(0));
+        let (_producer, mut consumer) = lane(5);
+        end(&mut consumer, 2);
+        take(&mut consumer, 1);
         let mut rest = consumer.poll_many(10);
         assert_eq!(rest.next().unwrap().unwrap().u64_at(0), Some(1));
         assert!(rest.next().unwrap().is_none());
         drop(rest);
         assert!(consumer.poll().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_message_that_goes_beyond_its_generations_end_is_no_message() {
+        let (mut producer, mut consumer) = lane(1);
+        producer.send(&[1; 100], Duration::ZERO).unwrap();
+        end(&mut consumer, 2);
+        let mut batch = consumer.poll_many(2);
+        assert!(batch.next().unwrap().is_some() && batch.next().unwrap().is_none());
+        drop(batch);
+        for _ in 0..2 {
+            let found = consumer.poll().map(drop);
+            let corruption = Corruption::Unfinished { position: 1, slots: 1 };
+            assert!(matches!(found, Err(RecvError::Corrupt(c)) if c == corruption), "{found:?}");
+        }
+        assert_eq!(consumer.position(), 1);
+    }
+
+    #[test]
+    fn a_message_that_was_received_and_taken_back_is_no_silent_gap_in_the_next_generation() {
+        let (_producer, mut consumer) = lane(3);
+        take(&mut consumer, 3);
+        end(&mut consumer, 2);
+        let found = consumer.poll().map(drop);
+        assert!(matches!(found, Err(RecvError::Corrupt(Corruption::Truncated { .. }))));
+    }
+
+    #[test]
+    fn a_generation_that_ended_empty_is_read_as_empty_whatever_was_written_since() {
+        let (producer, mut consumer) = lane(2);
+        let geometry = *consumer.ring.geometry();
+        let (own, region) = handed_over(producer.grant(), geometry, KIND_PRODUCER).unwrap();
+        let word = CommitWord::new(geometry.turn(2), Kind::Data, 8).0;
+        own.store_release(geometry.slot_offset(2), word);
+        end(&mut consumer, 2);
+        consumer.line.pending.push_back(Pending { generation: 2, base: 2, end: Some(2), region });
+        take(&mut consumer, 2);
+        for _ in 0..3 {
+            assert!(consumer.poll().unwrap().is_none());
+        }
+        assert_eq!((consumer.generation(), consumer.position()), (2, 2));
     }
 }

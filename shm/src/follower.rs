@@ -148,8 +148,12 @@ impl<P: Memory, C: OwnedMemory> Follower<P, C> {
                 let mut after = place;
                 if slots == 1 {
                     after.advance(self.reader.geometry());
-                } else {
+                } else if place.position + slots <= end {
                     after = self.reader.geometry().place(place.position + slots);
+                } else {
+                    // What was whole at the end of a generation does not go beyond it.
+                    let (position, slots) = (place.position, end - place.position);
+                    return Err(self.reader.fail(Corruption::Unfinished { position, slots }));
                 }
                 self.reader.release_to(after, slots - 1, len as u64);
                 Ok(Some(Heard::Message { position: place.position, len }))

@@ -97,7 +97,11 @@ pub fn pair(options: PairOptions) -> Result<(Producer, Consumer), SegmentError> 
 
 type Mappings = (Region<crate::region::Owned>, Region<crate::region::Foreign>);
 
-fn handed_over(grant: &Grant, geometry: Geometry, kind: u64) -> Result<Mappings, SegmentError> {
+pub(crate) fn handed_over(
+    grant: &Grant,
+    geometry: Geometry,
+    kind: u64,
+) -> Result<Mappings, SegmentError> {
     let header = Header {
         kind,
         lane: grant.lane,

@@ -240,7 +240,7 @@ impl ReadBatch<'_> {
         }
         // A lie beyond the first message is remembered by the ring and told by the next poll.
         let found = self.consumer.ring.poll_at(self.end).unwrap_or(None);
-        Ok(found.filter(|span| span.position() < self.consumer.line.end))
+        Ok(found.filter(|span| span.position() + span.slots <= self.consumer.line.end))
     }
 }
 
