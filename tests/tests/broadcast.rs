@@ -16,6 +16,8 @@ use laneway_tests::process::{Running, laneway};
 use laneway_tests::turn;
 use nix::sys::signal::Signal;
 
+#[path = "broadcast/fairness.rs"]
+mod fairness;
 #[path = "../../shm/examples/market_data/feed.rs"]
 mod market_data;
 

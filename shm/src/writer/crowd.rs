@@ -104,13 +104,14 @@ impl<C: Memory> Crowd<C> {
         }
     }
 
-    /// Gives up whom the lane's budget, or the next `needed` position, leaves behind.
-    fn give_up_slow(&mut self, own: &impl OwnedMemory, next: u64, needed: u64, count: u64) {
+    /// Gives up whom the lane's budget, or the next `needed` position, leaves behind. What is not
+    /// visible yet leaves nobody behind.
+    fn give_up_slow(&mut self, own: &impl OwnedMemory, committed: u64, needed: u64, count: u64) {
         let Policy::Evicting { budget } = self.policy else { return };
         for member in self.members.iter_mut().filter(|member| member.gates) {
-            let over_budget = next - member.cursor >= budget;
+            let over_budget = committed.saturating_sub(member.cursor) >= budget;
             if over_budget || needed > member.cursor.saturating_add(count) {
-                let lost = member.leave_gate(own, Reason::Behind, next);
+                let lost = member.leave_gate(own, Reason::Behind, committed);
                 self.given_up.push(lost);
             }
         }
@@ -210,6 +211,14 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         self.lags().any(|lag| lag.reader == number)
     }
 
+    /// Whether the open batch is as long as one should be: what becomes visible at once puts every
+    /// reader of an evicting lane that far behind, of which a quarter of its budget is enough.
+    pub(crate) fn is_batch_long(&self) -> bool {
+        let policy = self.crowd.as_ref().map(|crowd| crowd.policy);
+        let Some(Policy::Evicting { budget }) = policy else { return false };
+        self.next.position - self.committed() >= (budget / 4).max(1)
+    }
+
     /// Every reader's lag: of those that gate as last seen, of the others as they say now.
     pub fn lags(&self) -> impl Iterator<Item = Lag> + '_ {
         let committed = self.committed();
@@ -253,7 +262,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
             let needed = next.saturating_add(slots);
             // What is staged is not overwritten by what comes after it.
             if needed <= committed.saturating_add(count) {
-                crowd.give_up_slow(&self.own, next, needed, count);
+                crowd.give_up_slow(&self.own, committed, needed, count);
                 let run = (count / 8).clamp(1, MARKED_MAX);
                 let end = crowd.limit().min(next.saturating_add(run)).max(needed);
                 self.mark(&mut crowd, end.min(committed.saturating_add(count)));
