@@ -2,13 +2,13 @@
 //! lane is the same segment for all of them; what is here is who knows of whom.
 
 use laneway_shm::wire::Frame;
-use laneway_shm::{Reason, Start};
+use laneway_shm::{Policy, Reason, Start};
 use tracing::{info, warn};
 
 use super::{ControlError, Controller, now_ms};
 use crate::ledger::Role;
 use crate::model::id::LaneId;
-use crate::model::lane::LaneRecord;
+use crate::model::lane::{LaneRecord, SegmentRecord};
 use crate::plan::{SegmentKey, Step};
 use crate::registry::{ChangeKind, ReaderView};
 
@@ -39,7 +39,7 @@ impl Controller {
                     self.offer(record, key, reader);
                     self.offer(record, reader, key);
                 }
-                self.tell(key, (Frame::Gathered, None));
+                self.tell_gathered(record);
             }
             Role::Consumer => {
                 let start = record.segment(key.role, key.number).map_or(0, |own| own.start);
@@ -54,7 +54,27 @@ impl Controller {
                 if let Some(producer) = record.generations.last() {
                     self.offer(record, to(Role::Producer, producer.number), key);
                 }
+                self.tell_gathered(record);
             }
+        }
+    }
+
+    /// Lets the producer begin, if it was told of every reader that it has to wait for. One that
+    /// has yet to come back to an agent that was restarted would lose what is sent before.
+    fn tell_gathered(&self, record: &LaneRecord) {
+        let waits = !record.spec.policy().is_some_and(Policy::loses);
+        let missing = |segment: &SegmentRecord| {
+            let (role, number) = (Role::Consumer, segment.number);
+            let key = SegmentKey { lane: record.id, role, number };
+            self.world.consumer_view(key).upgrade().is_none()
+        };
+        let mut readers = record.consumers.iter().filter(|segment| segment.peer.is_some());
+        if waits && readers.any(missing) {
+            return;
+        }
+        if let Some(producer) = record.generations.last() {
+            let (role, number) = (Role::Producer, producer.number);
+            self.tell(SegmentKey { lane: record.id, role, number }, (Frame::Gathered, None));
         }
     }
 
@@ -73,6 +93,9 @@ impl Controller {
         // Asleep for this reader, the producer would notice no earlier than its next look.
         self.wake_peer_of(key);
         self.attempt(&Step::DropSegment { key });
+        if let Some(record) = self.lanes.get(&key.lane) {
+            self.tell_gathered(record);
+        }
         self.prune_drained(key.lane);
     }
 

@@ -1,11 +1,14 @@
 //! What a reader of a broadcast lane is not to be blamed for, and what is not to be kept from it.
 
-use laneway_proto::v1::{self, BroadcastPolicy};
-use laneway_shm::{Message, RecvError, Start};
+use std::time::Duration;
+
+use laneway_proto::v1::{self, BroadcastPolicy, Role};
+use laneway_shm::{AttachError, Message, RecvError, Start};
 use laneway_tests::agent::Agent;
+use laneway_tests::process::Running;
 use laneway_tests::turn;
 
-use super::{NOT_YET, SOON, cast, gather, producer, subscriber};
+use super::{NOT_YET, SOON, attach, cast, gather, producer, reader, send, subscriber, worker};
 
 fn sequence(message: &Message<'_>) -> u64 {
     u64::from_le_bytes(message.bytes.try_into().expect("8 bytes"))
@@ -43,4 +46,57 @@ fn a_reader_that_has_read_all_there_is_is_not_behind_whatever_its_producer_prepa
         read += 1;
     }
     assert_eq!((read, subscriber.lost()), (100, 0));
+}
+
+#[test]
+fn a_producer_that_follows_after_a_restart_waits_for_every_reader_to_come_back() {
+    let _turn = turn();
+    let mut agent = Agent::start();
+    let geometry = v1::Geometry { slot_payload_bytes: 40, slot_count: 64 };
+    let spec = cast("orders", BroadcastPolicy::Gated, 64);
+    agent.create(v1::LaneSpec { geometry: Some(geometry), ..spec }).unwrap();
+    let mut early = reader(&agent, "orders", Start::Newest);
+    let mut late = reader(&agent, "orders", Start::Newest);
+    let first = worker(&agent, "produce", "orders", Role::Producer, 1000, "first");
+    let first = Running::start(first);
+    agent.wait_for("orders", "the ring is full", |lane| lane.lag_slots == 64);
+    agent.kill();
+    first.kill();
+    agent.start_again();
+    let next = attach(&agent, "orders", Role::Producer).timeout(SOON);
+    let next = std::thread::spawn(move || {
+        let mut producer = loop {
+            match next.producer() {
+                Ok(producer) => break producer,
+                Err(AttachError::Refused { reason, .. }) if reason == "AGENT_RECOVERING" => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(error) => panic!("{error}"),
+            }
+        };
+        send(&mut producer, 0..3);
+        producer.close(SOON).unwrap();
+    });
+    // The one that comes back shows where the producer stopped.
+    let is_attached = || agent.get("orders").unwrap().generation == 2;
+    while !is_attached() {
+        early.maintain().unwrap();
+    }
+    std::thread::sleep(4 * NOT_YET);
+    assert!(!next.is_finished(), "nobody may send before the other reader is back");
+    while !next.is_finished() {
+        late.maintain().unwrap();
+    }
+    next.join().unwrap();
+    for reader in [&mut early, &mut late] {
+        let mut received = 0;
+        loop {
+            match reader.recv(SOON) {
+                Ok(_) => received += 1,
+                Err(RecvError::Closed { position }) => break assert_eq!(position, received + 1),
+                Err(error) => panic!("{received} received: {error}"),
+            }
+        }
+        assert_eq!(received, 64 + 3);
+    }
 }
