@@ -9,7 +9,7 @@ use crate::geometry::Geometry;
 use crate::layout::{Header, KIND_PRODUCER};
 use crate::memfd::Segment;
 use crate::region::{Foreign, Region};
-use crate::ring::{Start, oldest_message};
+use crate::ring::{Policy, Start, oldest_message};
 use crate::roster::{self, Entry};
 use crate::wire::{Frame, Grant, PeerSegment, Role};
 
@@ -115,7 +115,10 @@ impl Generations {
             // It was there before this generation began.
             _ if self.current != 0 => next.base,
             Start::Newest => end,
-            Start::Oldest => oldest_message(&next.region, geometry, next.base, end),
+            Start::Oldest => {
+                let loses = grant.broadcast.is_some_and(Policy::loses);
+                oldest_message(&next.region, geometry, next.base, end, loses)
+            }
         }))
     }
 

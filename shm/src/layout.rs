@@ -59,7 +59,8 @@ pub const P_PARKED: usize = HEADER_BYTES + 132;
 /// Incarnation of the consumer whose segment the producer reads.
 pub const P_JOINED: usize = HEADER_BYTES + 256;
 /// Where an overrun reader of a broadcast lane that loses goes on: a message's first slot, half a
-/// ring behind the producer.
+/// ring behind the producer. In a gated one: below this position, the ring may be written over by
+/// what is not committed yet, if that is more than a quarter of it.
 pub const P_RESUME: usize = HEADER_BYTES + 384;
 /// Readers of a broadcast lane: [`READERS_MAX`] entries of [`READER_BYTES`], each starting with
 /// the reader's number, or 0 if it is free.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::cursor::{CommitWord, Kind, SlotState, read_slot};
 use crate::geometry::{Geometry, Place};
+use crate::layout::P_RESUME;
 use crate::memory::Memory;
 
 pub use crate::follower::{Follower, Heard};
@@ -134,14 +135,17 @@ pub(crate) fn message_start(
 }
 
 /// The oldest whole message of a producer that is gone, within three quarters of the ring: what
-/// is older may have been written over by a reservation that was dropped.
+/// is older may have been written over by what was never committed. Where that was more than a
+/// quarter, the producer of a lane that does not lose has said so.
 pub(crate) fn oldest_message(
     memory: &impl Memory,
     geometry: &Geometry,
     base: u64,
     end: u64,
+    loses: bool,
 ) -> u64 {
     let kept = geometry.count() - (geometry.count() / 4).max(1);
-    let from = end.saturating_sub(kept).max(base);
+    let whole = if loses { 0 } else { memory.load_acquire(P_RESUME).min(end) };
+    let from = end.saturating_sub(kept).max(base).max(whole);
     message_start(memory, geometry, base, from, end)
 }

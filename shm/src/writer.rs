@@ -221,14 +221,18 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
                 return Ok(None);
             }
         }
-        self.touched = self.touched.max(self.next.position + slots);
+        let end = self.next.position + slots;
+        self.touched = self.touched.max(end);
+        if self.crowd.is_some() {
+            self.note_reach(end);
+        }
         Ok(Some(Span { place: self.next, slots, len }))
     }
 
     /// Works out anew how far [`Writer::ready`] may go.
     fn measure_run(&mut self) {
         let blocked = self.batch.is_some() || self.poison.is_some();
-        let run = self.gate.min(self.counters_at).min(self.attend_at);
+        let run = self.gate.min(self.counters_at).min(self.attend_at).min(self.reach());
         self.free_run = if blocked { 0 } else { run };
     }
 
@@ -375,6 +379,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         } else {
             let (start, spare, bytes) = (span.place, self.spare, self.bytes);
             self.batch = Some(Batch { start, spare, bytes, word });
+            self.gate = self.gate.min(self.reach());
             self.measure_run();
         }
         self.move_on(span, 1);

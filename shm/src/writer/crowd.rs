@@ -270,9 +270,37 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
             self.gate = crowd.marked;
         } else {
             self.gate = crowd.lowest().unwrap_or(committed).saturating_add(count);
+            if self.batch.is_some() {
+                self.gate = self.gate.min(next.saturating_add(slots).saturating_add(count / 4));
+            }
         }
         self.released = crowd.lowest().unwrap_or(committed);
         self.crowd = Some(crowd);
+        self.measure_run();
+    }
+
+    /// How far the producer of a gated lane may write without a word of it: a late reader takes
+    /// three quarters of the ring for whole, also where the producer was killed as it wrote.
+    pub(super) fn reach(&self) -> u64 {
+        let gated = self.crowd.as_ref().is_some_and(|crowd| !crowd.loses());
+        let quarter = (self.geometry.count() / 4).max(1);
+        if gated { self.next.position.saturating_add(quarter) } else { u64::MAX }
+    }
+
+    /// Before slots up to `end` of a gated lane are written: says how much of the ring is then
+    /// still whole, if that is less than three quarters.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn note_reach(&mut self, end: u64) {
+        // A batch may be filled up to the gate without another question. What a dropped one wrote
+        // over stays so.
+        let end = if self.batch.is_some() { self.gate.max(end) } else { end }.max(self.touched);
+        let quarter = (self.geometry.count() / 4).max(1);
+        let gated = self.crowd.as_ref().is_some_and(|crowd| !crowd.loses());
+        if gated && end > self.committed().saturating_add(quarter) {
+            self.own.store_relaxed(P_RESUME, end.saturating_sub(self.geometry.count()));
+            self.own.release_fence();
+        }
         self.measure_run();
     }
 
@@ -365,5 +393,106 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
             None => std::thread::sleep(timeout.min(UNJOINED_SLEEP)),
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::geometry::WORD_BYTES;
+    use crate::layout::KIND_PRODUCER;
+    use crate::pair::handed_over;
+    use crate::region::{Foreign, Owned, Region};
+    use crate::ring::oldest_message;
+    use crate::{PairOptions, pair};
+
+    type Gated = Writer<Region<Owned>, Region<Foreign>>;
+
+    /// A gated lane of 8-byte messages without readers, some laps on, and what a late one will see.
+    fn gated(slot_count: u32) -> (Gated, Region<Foreign>) {
+        let options = PairOptions { slot_payload_bytes: 8, slot_count, ..PairOptions::default() };
+        let (producer, _consumer) = pair(options).unwrap();
+        let geometry = Geometry::try_new(8, slot_count).unwrap();
+        let (own, seen) = handed_over(producer.grant(), geometry, KIND_PRODUCER).unwrap();
+        let mut writer = Writer::broadcast(own, geometry, WaitMode::Spin, 0, Policy::Gated);
+        (0..3 * u64::from(slot_count) + 1).for_each(|number| send(&mut writer, number));
+        (writer, seen)
+    }
+
+    fn send(writer: &mut Gated, number: u64) {
+        let span = match writer.ready(8) {
+            Some(span) => span,
+            None => writer.try_reserve(8).unwrap().expect("nobody is waited for"),
+        };
+        writer.write(&span, 0, &number.to_le_bytes());
+        writer.commit(&span);
+    }
+
+    /// The producer is killed now: whatever a late reader starts with is as it was sent. Returns
+    /// how many messages it gets.
+    fn killed(seen: &Region<Foreign>, geometry: &Geometry, committed: u64) -> u64 {
+        let start = oldest_message(seen, geometry, 0, committed, false);
+        for position in start..committed {
+            let at = geometry.slot_offset(position);
+            let word = CommitWord(seen.load_acquire(at));
+            assert_eq!(word, CommitWord::new(geometry.turn(position), Kind::Data, 8));
+            let mut bytes = [0; 8];
+            seen.copy_out(at + WORD_BYTES, &mut bytes);
+            assert_eq!(u64::from_le_bytes(bytes), position, "torn");
+        }
+        committed - start
+    }
+
+    #[test]
+    fn a_long_message_of_a_killed_producer_tears_nothing_for_a_late_reader() {
+        for slot_count in [2, 4, 8, 64, 512] {
+            let (mut writer, seen) = gated(slot_count);
+            let (count, geometry) = (u64::from(slot_count), *writer.geometry());
+            let (committed, quarter) = (writer.committed(), (count / 4).max(1));
+            assert_eq!(killed(&seen, &geometry, committed), count - quarter);
+            for slots in (1..=count).chain([1, quarter, (quarter + 1).min(count)]) {
+                let bytes = vec![0xff; usize::try_from(slots * 8).unwrap()];
+                let span = writer.try_reserve(bytes.len()).unwrap().expect("nobody is waited for");
+                writer.write(&span, 0, &bytes);
+                let longest = if writer.touched > committed + slots { count } else { slots };
+                let kept = killed(&seen, &geometry, committed);
+                assert_eq!(kept, count - longest.max(quarter), "{slots} of {count} slots");
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_of_a_killed_producer_tears_nothing_for_a_late_reader() {
+        for slot_count in [2, 4, 8, 64, 512] {
+            let (mut writer, seen) = gated(slot_count);
+            let (geometry, committed) = (*writer.geometry(), writer.committed());
+            while let Some(span) = match writer.ready_in_batch(8) {
+                Some(span) => Some(span),
+                None => writer.try_reserve(8).unwrap(),
+            } {
+                writer.write(&span, 0, &[0xff; 8]);
+                writer.stage(&span);
+                killed(&seen, &geometry, committed);
+            }
+            writer.abort_batch();
+            killed(&seen, &geometry, committed);
+        }
+    }
+
+    #[test]
+    fn many_messages_at_once_of_a_killed_producer_tear_nothing_for_a_late_reader() {
+        for slot_count in [2, 4, 8, 64, 512] {
+            let (mut writer, seen) = gated(slot_count);
+            for _ in 0..3 {
+                let (geometry, committed) = (*writer.geometry(), writer.committed());
+                let mut number = committed;
+                writer.commit_arrays(usize::MAX, || {
+                    killed(&seen, &geometry, committed);
+                    number += 1;
+                    (number - 1).to_le_bytes()
+                });
+                send(&mut writer, number);
+            }
+        }
     }
 }
