@@ -121,7 +121,8 @@ fn batch(c: &mut Criterion) {
     group.finish();
 }
 
-/// The hostile-safe copy alone: the slot stays polled while it is copied out again and again.
+/// The hostile-safe copy alone, beside an ordinary one: the slot stays polled while it is copied
+/// out again and again.
 fn copy_out(c: &mut Criterion) {
     let mut group = c.benchmark_group("copy out");
     for bytes in [8u32, 56, 64, 256, 1024, 4096, 65536] {
@@ -130,8 +131,12 @@ fn copy_out(c: &mut Criterion) {
         producer.send(&target, Duration::ZERO).unwrap();
         let slot = consumer.poll().unwrap().unwrap();
         group.throughput(Throughput::Bytes(u64::from(bytes)));
-        group.bench_function(BenchmarkId::from_parameter(bytes), |b| {
+        group.bench_function(BenchmarkId::new("slot", bytes), |b| {
             b.iter(|| slot.copy_to(black_box(&mut target)));
+        });
+        let source = vec![7u8; bytes as usize];
+        group.bench_function(BenchmarkId::new("memcpy", bytes), |b| {
+            b.iter(|| black_box(&mut target).copy_from_slice(black_box(&source)));
         });
     }
     group.finish();

@@ -15,7 +15,7 @@ use crate::trusted::trust;
 /// Runs `$body` with the `$shape` for the task: the sizes that people look at are compiled in.
 macro_rules! shaped {
     ($task:expr, $shape:ident => $body:expr) => {
-        shaped!($task, $shape => $body, 8, 56, 64, 256, 1024)
+        shaped!($task, $shape => $body, 8, 56, 64, 256)
     };
     ($task:expr, $shape:ident => $body:expr, $($size:literal),*) => {
         match ($task.mode, $task.bytes) {

@@ -27,7 +27,7 @@ const RIVALS: [Who; 13] = [
     Who::TonicStream,
 ];
 /// Largest message that lanes always pass by value, in bytes. Beyond it there are two ways in.
-const SMALL_MAX: usize = 1024;
+const SMALL_MAX: usize = 256;
 /// Largest message that is also sent in batches, in bytes.
 const BATCH_MAX: usize = 256;
 /// Sizes that queues of one process move by value, in bytes.
