@@ -85,6 +85,10 @@ impl<P: OwnedMemory, C: Memory> Unfinished<'_, P, C> {
     #[inline(always)]
     fn put<const N: usize>(&mut self, bytes: [u8; N]) {
         self.writer.own.store_array(self.place.offset + WORD_BYTES, bytes);
+    }
+
+    #[inline(always)]
+    fn advance(&mut self) {
         self.place.advance(&self.writer.geometry);
     }
 }
@@ -349,12 +353,13 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         let len = N as u32;
         let mut run = Unfinished { writer: self, place: start };
         run.put(make());
+        run.advance();
         while run.place.position < end {
-            let Place { offset, .. } = run.place;
-            let word = CommitWord::of(&run.place, Kind::Data, len);
             run.put(make());
             // As in Writer::stage: unseen until the first one's word is there.
-            run.writer.own.store_relaxed(offset, word.0);
+            let word = CommitWord::of(&run.place, Kind::Data, len);
+            run.writer.own.store_relaxed(run.place.offset, word.0);
+            run.advance();
         }
         let place = ManuallyDrop::new(run).place;
         self.publish(start, CommitWord::of(&start, Kind::Data, len));
