@@ -100,6 +100,10 @@ pub(crate) enum Who {
     Iceoryx2,
     /// shmem-ipc's ring in a memfd, written and read in place.
     ShmemIpc,
+    /// DPDK's ring, elements copied in and out; wants the feature `rivals-dpdk`.
+    DpdkRing,
+    /// DPDK's ring, elements written and read in place; wants the feature `rivals-dpdk`.
+    DpdkInPlace,
     /// ipc-channel's channel of bytes.
     IpcChannel,
     /// A pipe.
@@ -134,6 +138,8 @@ impl Who {
             Self::Ringbuf => "ringbuf, in process",
             Self::Iceoryx2 => "iceoryx2",
             Self::ShmemIpc => "shmem-ipc",
+            Self::DpdkRing => "DPDK ring",
+            Self::DpdkInPlace => "DPDK ring, in place",
             Self::IpcChannel => "ipc-channel bytes",
             Self::Pipe => "pipe",
             Self::UnixStream => "unix stream",

@@ -8,6 +8,10 @@ pub(crate) mod contest;
 pub(crate) mod in_process;
 pub(crate) mod pair;
 
+#[cfg(feature = "rivals-dpdk")]
+mod dpdk;
+#[cfg(feature = "rivals-dpdk")]
+mod dpdk_ring;
 mod grpc;
 mod iceoryx;
 mod in_place;
@@ -80,6 +84,8 @@ fn serve(errand: &Errand, meeting: &Meeting) -> Result<Answer, BenchError> {
     match errand.cell.who {
         Who::Iceoryx2 => iceoryx::serve(errand, meeting),
         Who::ShmemIpc => rings::serve(errand, meeting),
+        #[cfg(feature = "rivals-dpdk")]
+        Who::DpdkRing | Who::DpdkInPlace => dpdk::serve(errand, meeting),
         Who::IpcChannel => ipc::serve(errand, meeting),
         Who::Pipe => streams::pipe(errand, meeting),
         Who::UnixStream => streams::unix_stream(errand, meeting),
@@ -100,7 +106,15 @@ fn serve(errand: &Errand, meeting: &Meeting) -> Result<Answer, BenchError> {
             what: "no errand",
             why: format!("{} needs no two processes of its own", errand.cell.who.as_str()),
         }),
+        #[cfg(not(feature = "rivals-dpdk"))]
+        Who::DpdkRing | Who::DpdkInPlace => Err(missing(errand)),
     }
+}
+
+/// A rival that this build does not have; whoever sends the errand knows that, too.
+#[cfg(not(feature = "rivals-dpdk"))]
+fn missing(errand: &Errand) -> BenchError {
+    BenchError::Rival { what: "this build is without it", why: errand.cell.who.as_str().to_owned() }
 }
 
 /// Plays one side; `part` does not return before the other has finished, too: who leaves first

@@ -26,8 +26,15 @@ const PAYLOADS_MAX: f64 = 1.2;
 const PAYLOADS: [usize; 2] = [1024, 4096];
 
 /// Rings that are judged together: the best of them is the one to beat.
-const RINGS: &[Who] =
-    &[Who::Rtrb, Who::ArrayQueue, Who::CrossbeamChannel, Who::Ringbuf, Who::ShmemIpc];
+const RINGS: &[Who] = &[
+    Who::Rtrb,
+    Who::ArrayQueue,
+    Who::CrossbeamChannel,
+    Who::Ringbuf,
+    Who::ShmemIpc,
+    Who::DpdkRing,
+    Who::DpdkInPlace,
+];
 
 /// A promise about rivals: a lane is so many times faster than the fastest of them.
 struct Ahead {

@@ -214,6 +214,34 @@ mod rivals {
         assert!(why.contains("sleeps"), "{why}");
     }
 
+    #[cfg(feature = "rivals-dpdk")]
+    #[test]
+    fn dpdks_ring_passes_every_byte_copied_and_in_place() {
+        if !two_cpus() {
+            return;
+        }
+        let report = compare(&["--sizes", "56,64,65536", "--rivals", "dpdk-ring,dpdk-in-place"]);
+        let mut found = 0;
+        let mut check = |who, work, bytes| {
+            let why = absent(&report, who, work, bytes);
+            let few = why.is_some_and(|why| why.contains(TOO_FEW));
+            let measured = measured(&report, who, work, bytes);
+            assert!(measured || few, "{who} {work} {bytes}: {why:?}");
+            found += u32::from(measured);
+        };
+        for work in ["latency", "stream", "batch"] {
+            for who in ["dpdk-ring", "dpdk-in-place"] {
+                check(who, work, 56);
+                check(who, work, 64);
+            }
+        }
+        check("dpdk-in-place", "latency", 65536);
+        check("dpdk-in-place", "stream", 65536);
+        assert!(found > 7, "figures of {found} among 14 cells");
+        let why = absent(&report, "dpdk-ring", "stream", 65536).expect("a reason");
+        assert!(why.contains("in place"), "{why}");
+    }
+
     #[test]
     fn depths_that_are_asked_for_are_what_every_ring_gets() {
         if !two_cpus() {

@@ -10,7 +10,7 @@ use crate::task::{Mode, Wait, Work};
 pub(crate) const SIZES: [usize; 6] = [8, 64, 1024, 4096, 65536, 1 << 20];
 /// The same for a first look.
 pub(crate) const QUICK_SIZES: [usize; 2] = [64, 4096];
-/// Everybody, in the order of the tables.
+/// Everybody whom any build can have, in the order of the tables.
 const RIVALS: [Who; 13] = [
     Who::Rtrb,
     Who::ArrayQueue,
@@ -25,6 +25,13 @@ const RIVALS: [Who; 13] = [
     Who::Tcp,
     Who::TonicUnary,
     Who::TonicStream,
+];
+/// Who needs more than cargo brings, and has a feature of its own.
+const WANTING: &[Who] = &[
+    #[cfg(feature = "rivals-dpdk")]
+    Who::DpdkRing,
+    #[cfg(feature = "rivals-dpdk")]
+    Who::DpdkInPlace,
 ];
 /// Largest message that lanes always pass by value, in bytes. Beyond it there are two ways in.
 const SMALL_MAX: usize = 256;
@@ -49,7 +56,8 @@ pub(crate) fn cells(
     rivals: &[Who],
     depths: &[u32],
 ) -> Result<Vec<Cell>, BenchError> {
-    let rivals = if rivals.is_empty() { &RIVALS } else { rivals };
+    let everybody = [&RIVALS, WANTING].concat();
+    let rivals = if rivals.is_empty() { &everybody } else { rivals };
     let mut cells = Vec::new();
     for &bytes in sizes {
         let lane = Depths::of(bytes)?;
@@ -90,7 +98,17 @@ pub(crate) fn cells(
 
 /// Rivals with a documented way to publish many small messages at once.
 fn has_batches(who: Who) -> bool {
-    matches!(who, Who::Rtrb | Who::Ringbuf | Who::ShmemIpc | Who::Pipe | Who::UnixStream | Who::Tcp)
+    matches!(
+        who,
+        Who::Rtrb
+            | Who::Ringbuf
+            | Who::ShmemIpc
+            | Who::DpdkRing
+            | Who::DpdkInPlace
+            | Who::Pipe
+            | Who::UnixStream
+            | Who::Tcp
+    )
 }
 
 /// The depths of a rival that are worth a measurement; 0 where it has none.
@@ -123,7 +141,12 @@ fn depths_of(who: Who, work: Work, bytes: usize, asked: &[u32]) -> Vec<u32> {
 /// Why a cell cannot be measured, if it cannot.
 pub(crate) fn out_of_reach(cell: &Cell, wait: Wait) -> Option<&'static str> {
     match cell.who {
-        Who::Rtrb | Who::ArrayQueue | Who::Ringbuf if wait == Wait::Park => {
+        Who::DpdkRing | Who::DpdkInPlace if !cfg!(feature = "rivals-dpdk") => {
+            Some("this build has no DPDK: build it with `--features rivals-dpdk`")
+        }
+        Who::Rtrb | Who::ArrayQueue | Who::Ringbuf | Who::DpdkRing | Who::DpdkInPlace
+            if wait == Wait::Park =>
+        {
             Some("it has no call that sleeps until there is a message")
         }
         Who::TonicUnary if cell.work == Work::Stream => {
@@ -133,6 +156,12 @@ pub(crate) fn out_of_reach(cell: &Cell, wait: Wait) -> Option<&'static str> {
             if !BY_VALUE.contains(&cell.bytes) =>
         {
             Some("it moves values, and is built for 8, 56, 64, 256, 1024 and 4096 bytes here")
+        }
+        Who::DpdkRing if !BY_VALUE.contains(&cell.bytes) => {
+            Some("it copies elements of 8, 56, 64, 256, 1024 and 4096 bytes here: see `in place`")
+        }
+        Who::DpdkInPlace if !cell.bytes.is_multiple_of(4) => {
+            Some("its elements have a multiple of four bytes")
         }
         Who::ShmemIpc if !TYPED.contains(&cell.bytes) => {
             Some("its ring is typed, and is built for the usual sizes here")
@@ -183,6 +212,10 @@ mod tests {
         assert!(spinning(Who::Rtrb, Work::Stream, 64).is_none());
         assert!(spinning(Who::Rtrb, Work::Stream, 65536).is_some());
         assert!(spinning(Who::TonicUnary, Work::Stream, 64).is_some());
+        let built = spinning(Who::DpdkRing, Work::Batch, 64).is_none();
+        assert_eq!(built, cfg!(feature = "rivals-dpdk"), "a build without it says so");
+        assert!(spinning(Who::DpdkRing, Work::Stream, 65536).is_some());
+        assert!(spinning(Who::DpdkInPlace, Work::Stream, 57).is_some());
         let parked = out_of_reach(&cell(Who::Rtrb, Work::Stream, 64), Wait::Park);
         assert!(parked.is_some_and(|why| why.contains("sleeps")));
     }

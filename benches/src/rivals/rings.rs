@@ -83,12 +83,14 @@ fn ends<const N: usize>(
     Ok((Sending { ring: sender, spins }, Receiving { ring: receiver, spins }))
 }
 
-fn hand(socket: &UnixStream, file: &File) -> Result<(), BenchError> {
+/// Gives the other side a descriptor.
+pub(super) fn hand(socket: &UnixStream, file: &File) -> Result<(), BenchError> {
     fdpass::send(socket, b"ring", Some(file.as_fd()))
         .map_err(BenchError::io("cannot hand a descriptor over"))
 }
 
-fn accept(socket: &UnixStream) -> Result<File, BenchError> {
+/// Takes a descriptor from the other side.
+pub(super) fn accept(socket: &UnixStream) -> Result<File, BenchError> {
     let start = Instant::now();
     loop {
         match fdpass::receive(socket) {
