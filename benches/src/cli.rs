@@ -60,6 +60,13 @@ enum Command {
         #[arg(long)]
         parent: Option<i32>,
     },
+    /// Aeron's media driver; reads where from standard input
+    #[cfg(feature = "rivals-aeron")]
+    #[command(hide = true)]
+    AeronDriver {
+        #[arg(long)]
+        parent: Option<i32>,
+    },
     /// The product's own command line, for the agent and its client
     #[command(hide = true)]
     Laneway {
@@ -391,6 +398,8 @@ fn dispatch(command: Command) -> Result<ExitCode, BenchError> {
         Command::Report(args) => publish::run(&args).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "rivals")]
         Command::Rival { parent } => crate::rivals::run(parent),
+        #[cfg(feature = "rivals-aeron")]
+        Command::AeronDriver { parent } => crate::rivals::aeron::drive(parent),
         Command::Worker { parent } => worker::run(parent),
         Command::Laneway { parent, arguments } => laneway::run(parent, arguments),
     }

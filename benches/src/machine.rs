@@ -73,7 +73,7 @@ fn choose(
     }
 }
 
-fn allowed() -> Result<Vec<u32>, BenchError> {
+pub(crate) fn allowed() -> Result<Vec<u32>, BenchError> {
     let mask = sched_getaffinity(Pid::from_raw(0)).map_err(BenchError::io("sched_getaffinity"))?;
     let cpus = 0..CpuSet::count();
     Ok(cpus
@@ -83,7 +83,7 @@ fn allowed() -> Result<Vec<u32>, BenchError> {
 }
 
 /// Hardware threads of the cpu's core, itself included.
-fn siblings(cpu: u32) -> Vec<u32> {
+pub(crate) fn siblings(cpu: u32) -> Vec<u32> {
     let path = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
     list(read(&path).trim())
 }

@@ -104,6 +104,8 @@ pub(crate) enum Who {
     DpdkRing,
     /// DPDK's ring, elements written and read in place; wants the feature `rivals-dpdk`.
     DpdkInPlace,
+    /// Aeron's IPC with a media driver of its own; wants the feature `rivals-aeron`.
+    Aeron,
     /// ipc-channel's channel of bytes.
     IpcChannel,
     /// A pipe.
@@ -140,6 +142,7 @@ impl Who {
             Self::ShmemIpc => "shmem-ipc",
             Self::DpdkRing => "DPDK ring",
             Self::DpdkInPlace => "DPDK ring, in place",
+            Self::Aeron => "Aeron IPC",
             Self::IpcChannel => "ipc-channel bytes",
             Self::Pipe => "pipe",
             Self::UnixStream => "unix stream",

@@ -8,6 +8,10 @@ pub(crate) mod contest;
 pub(crate) mod in_process;
 pub(crate) mod pair;
 
+#[cfg(feature = "rivals-aeron")]
+pub(crate) mod aeron;
+#[cfg(feature = "rivals-aeron")]
+mod aeron_calls;
 #[cfg(feature = "rivals-dpdk")]
 mod dpdk;
 #[cfg(feature = "rivals-dpdk")]
@@ -86,6 +90,8 @@ fn serve(errand: &Errand, meeting: &Meeting) -> Result<Answer, BenchError> {
         Who::ShmemIpc => rings::serve(errand, meeting),
         #[cfg(feature = "rivals-dpdk")]
         Who::DpdkRing | Who::DpdkInPlace => dpdk::serve(errand, meeting),
+        #[cfg(feature = "rivals-aeron")]
+        Who::Aeron => aeron::serve(errand, meeting),
         Who::IpcChannel => ipc::serve(errand, meeting),
         Who::Pipe => streams::pipe(errand, meeting),
         Who::UnixStream => streams::unix_stream(errand, meeting),
@@ -108,11 +114,13 @@ fn serve(errand: &Errand, meeting: &Meeting) -> Result<Answer, BenchError> {
         }),
         #[cfg(not(feature = "rivals-dpdk"))]
         Who::DpdkRing | Who::DpdkInPlace => Err(missing(errand)),
+        #[cfg(not(feature = "rivals-aeron"))]
+        Who::Aeron => Err(missing(errand)),
     }
 }
 
 /// A rival that this build does not have; whoever sends the errand knows that, too.
-#[cfg(not(feature = "rivals-dpdk"))]
+#[cfg(not(all(feature = "rivals-dpdk", feature = "rivals-aeron")))]
 fn missing(errand: &Errand) -> BenchError {
     BenchError::Rival { what: "this build is without it", why: errand.cell.who.as_str().to_owned() }
 }

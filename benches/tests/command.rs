@@ -115,6 +115,9 @@ fn without_rivals_compare_says_how_to_get_them() {
 
 #[cfg(feature = "rivals")]
 mod rivals {
+    #[cfg(feature = "rivals-aeron")]
+    use std::collections::BTreeSet;
+
     use serde_json::Value;
 
     use super::*;
@@ -240,6 +243,39 @@ mod rivals {
         assert!(found > 7, "figures of {found} among 14 cells");
         let why = absent(&report, "dpdk-ring", "stream", 65536).expect("a reason");
         assert!(why.contains("in place"), "{why}");
+    }
+
+    #[cfg(feature = "rivals-aeron")]
+    #[test]
+    fn aeron_passes_every_byte_claimed_and_offered_and_leaves_nothing_in_memory() {
+        if !two_cpus() {
+            return;
+        }
+        let left = || {
+            let files = std::fs::read_dir("/dev/shm").expect("memory").flatten();
+            let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+            names.filter(|name| name.starts_with("laneway-rival-")).collect::<BTreeSet<_>>()
+        };
+        let before = left();
+        let report = compare(&["--sizes", "64,4096,65536", "--rivals", "aeron"]);
+        // What is new is another test's, which removes it, or it stays for ever.
+        let new: BTreeSet<_> = left().difference(&before).cloned().collect();
+        let start = std::time::Instant::now();
+        while !left().is_disjoint(&new) {
+            assert!(start.elapsed().as_secs() < 300, "left in memory: {new:?}");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        let mut found = 0;
+        for work in ["latency", "stream"] {
+            for bytes in [64, 4096, 65536] {
+                let why = absent(&report, "aeron", work, bytes);
+                let few = why.is_some_and(|why| why.contains(TOO_FEW));
+                let measured = measured(&report, "aeron", work, bytes);
+                assert!(measured || few, "{work} {bytes}: {why:?}");
+                found += u32::from(measured);
+            }
+        }
+        assert!(found > 3, "figures of {found} among 6 cells");
     }
 
     #[test]

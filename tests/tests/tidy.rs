@@ -17,7 +17,7 @@ use source::{
 };
 
 /// The only files with `unsafe`, and why.
-const UNSAFE: [&str; 10] = [
+const UNSAFE: [&str; 11] = [
     "shm/src/region.rs",
     "shm/src/copy.rs",
     "shm/src/trusted.rs",
@@ -32,7 +32,8 @@ const UNSAFE: [&str; 10] = [
     "benches/src/ideal.rs",
     // The two rivals whose documented way of writing in place ends in an `unsafe` call.
     "benches/src/rivals/in_place.rs",
-    // A ring that exists in C only.
+    // A messaging system and a ring whose clients exist in C only.
+    "benches/src/rivals/aeron_calls.rs",
     "benches/src/rivals/dpdk_ring.rs",
 ];
 

@@ -32,6 +32,8 @@ const WANTING: &[Who] = &[
     Who::DpdkRing,
     #[cfg(feature = "rivals-dpdk")]
     Who::DpdkInPlace,
+    #[cfg(feature = "rivals-aeron")]
+    Who::Aeron,
 ];
 /// Largest message that lanes always pass by value, in bytes. Beyond it there are two ways in.
 const SMALL_MAX: usize = 256;
@@ -48,6 +50,10 @@ const LATENCY_SLOTS: [usize; 2] = [64, 256];
 const SHALLOW: (usize, usize) = (256 << 10, 1024);
 /// A deep ring that streams, in bytes and elements: beyond a private L2, within a shared L3.
 const DEEP: (usize, usize) = (4 << 20, 65536);
+/// Terms of Aeron's log, of which it has three: one that caches may hold, and Aeron's own.
+const TERMS: [usize; 2] = [4 << 20, 64 << 20];
+/// The shortest term, in bytes.
+pub(crate) const TERM_MIN: usize = 64 << 10;
 
 /// All measurements of a round. For each size and work the lane comes first and its rivals right
 /// after it, so that the cpus have little time to move.
@@ -111,6 +117,16 @@ fn has_batches(who: Who) -> bool {
     )
 }
 
+/// What a message takes of Aeron's log, roughly if it needs several frames, in bytes.
+pub(crate) fn aeron_frame(bytes: usize) -> usize {
+    (bytes + 32).next_multiple_of(32)
+}
+
+/// The shortest term for messages of `bytes` bytes: Aeron sends none beyond an eighth of it.
+pub(crate) fn term_min(bytes: usize) -> usize {
+    bytes.saturating_mul(8).next_power_of_two().max(TERM_MIN)
+}
+
 /// The depths of a rival that are worth a measurement; 0 where it has none.
 fn depths_of(who: Who, work: Work, bytes: usize, asked: &[u32]) -> Vec<u32> {
     let elements = |(budget, most): (usize, usize), least: usize| {
@@ -122,6 +138,12 @@ fn depths_of(who: Who, work: Work, bytes: usize, asked: &[u32]) -> Vec<u32> {
         | (Who::TonicUnary | Who::TonicStream, _) => vec![0],
         // Its rate does not change with the depth: see `docs/measurements.md`.
         (Who::Iceoryx2, _) if asked.is_empty() => vec![elements((4 << 20, 64), 4)],
+        // Three terms follow each other whatever travels; what is counted is one term's messages.
+        (Who::Aeron, work) if asked.is_empty() || work == Work::Latency => {
+            let fitting = TERMS.into_iter().filter(|&term| term >= term_min(bytes));
+            let messages = |term: usize| u32::try_from(term / aeron_frame(bytes));
+            fitting.filter_map(|term| messages(term).ok()).collect()
+        }
         (_, Work::Latency) => {
             let mut depths = LATENCY_SLOTS.map(|most| elements((SHALLOW.0, most), 2)).to_vec();
             depths.dedup();
@@ -144,7 +166,15 @@ pub(crate) fn out_of_reach(cell: &Cell, wait: Wait) -> Option<&'static str> {
         Who::DpdkRing | Who::DpdkInPlace if !cfg!(feature = "rivals-dpdk") => {
             Some("this build has no DPDK: build it with `--features rivals-dpdk`")
         }
-        Who::Rtrb | Who::ArrayQueue | Who::Ringbuf | Who::DpdkRing | Who::DpdkInPlace
+        Who::Aeron if !cfg!(feature = "rivals-aeron") => {
+            Some("this build has no Aeron: build it with `--features rivals-aeron`")
+        }
+        Who::Rtrb
+        | Who::ArrayQueue
+        | Who::Ringbuf
+        | Who::DpdkRing
+        | Who::DpdkInPlace
+        | Who::Aeron
             if wait == Wait::Park =>
         {
             Some("it has no call that sleeps until there is a message")
@@ -203,6 +233,9 @@ mod tests {
         assert_eq!(of(Who::Ringbuf, Work::Latency, 4096, &[]), [64]);
         assert_eq!(of(Who::Pipe, Work::Stream, 64, &[128]), [0]);
         assert_eq!(of(Who::Iceoryx2, Work::Stream, 65536, &[]), [64]);
+        assert_eq!(of(Who::Aeron, Work::Stream, 64, &[]), [43_690, 699_050]);
+        assert_eq!(of(Who::Aeron, Work::Stream, 1 << 20, &[]), [63]);
+        assert_eq!(of(Who::Aeron, Work::Stream, 64, &[128]), [128]);
     }
 
     #[test]
@@ -212,6 +245,8 @@ mod tests {
         assert!(spinning(Who::Rtrb, Work::Stream, 64).is_none());
         assert!(spinning(Who::Rtrb, Work::Stream, 65536).is_some());
         assert!(spinning(Who::TonicUnary, Work::Stream, 64).is_some());
+        let built = spinning(Who::Aeron, Work::Stream, 64).is_none();
+        assert_eq!(built, cfg!(feature = "rivals-aeron"), "a build without it says so");
         let built = spinning(Who::DpdkRing, Work::Batch, 64).is_none();
         assert_eq!(built, cfg!(feature = "rivals-dpdk"), "a build without it says so");
         assert!(spinning(Who::DpdkRing, Work::Stream, 65536).is_some());

@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use tempfile::TempDir;
+
 use super::Errand;
+#[cfg(feature = "rivals-aeron")]
+use super::aeron;
 use super::meeting::Meeting;
 use crate::error::BenchError;
 use crate::interrupt::Interrupt;
-use crate::plan::Cell;
+use crate::plan::{Cell, Who};
 use crate::recorder::Figures;
 use crate::rounds::figures;
 use crate::task::{Answer, Side, Wait};
@@ -20,10 +24,13 @@ pub(crate) fn measure(
     time: Duration,
     interrupt: &Interrupt,
 ) -> Result<Figures, BenchError> {
-    let directory = tempfile::Builder::new()
-        .prefix("laneway-rival-")
-        .tempdir()
-        .map_err(BenchError::io("cannot make a temporary directory"))?;
+    let directory = meeting_place(cell.who)?;
+    // Dropped after the children and before the directory.
+    #[cfg(feature = "rivals-aeron")]
+    let _driver = match cell.who {
+        Who::Aeron => Some(aeron::driver(directory.path(), cpus, interrupt)?),
+        _ => None,
+    };
     let start = |side: Side| {
         let errand = Errand {
             side,
@@ -51,4 +58,16 @@ pub(crate) fn measure(
             None => Err(error),
         },
     }
+}
+
+/// A directory for both children, in memory if their files should be.
+fn meeting_place(who: Who) -> Result<TempDir, BenchError> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("laneway-rival-");
+    let made = match who {
+        #[cfg(feature = "rivals-aeron")]
+        Who::Aeron => builder.tempdir_in(aeron::MEMORY),
+        _ => builder.tempdir(),
+    };
+    made.map_err(BenchError::io("cannot make a temporary directory"))
 }
