@@ -8,6 +8,7 @@ mod attach;
 mod broadcast;
 mod create;
 mod delete;
+mod lifeline;
 mod reason;
 mod recover;
 #[cfg(test)]

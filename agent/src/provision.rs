@@ -90,6 +90,12 @@ pub trait Provisioner: Send {
     /// The descriptor is not that segment.
     fn adopt(&mut self, key: SegmentKey, header: Header, fd: OwnedFd) -> Result<(), StepError>;
 
+    /// Both halves of a new lifeline.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    fn lifeline(&self) -> Result<[OwnedFd; 2], StepError>;
+
     /// Puts enforced threads back that somebody moved, and names their segments.
     fn repair_threads(&mut self) -> Vec<SegmentKey>;
 

@@ -39,6 +39,7 @@ pub struct Attach {
     pin: bool,
     schema: u64,
     start: Start,
+    lifeline: bool,
 }
 
 impl Attach {
@@ -75,6 +76,7 @@ impl Attach {
             pin: true,
             schema: 0,
             start: Start::Newest,
+            lifeline: false,
         }
     }
 
@@ -104,6 +106,14 @@ impl Attach {
     #[must_use]
     pub fn start(mut self, start: Start) -> Self {
         self.start = start;
+        self
+    }
+
+    /// Whether to ask for a [lifeline](crate::lifeline) to each peer (default no): one more
+    /// descriptor for each end, over which the peer can be heard in epoll and can send descriptors.
+    #[must_use]
+    pub fn lifeline(mut self, lifeline: bool) -> Self {
+        self.lifeline = lifeline;
         self
     }
 
@@ -170,7 +180,8 @@ impl Attach {
         })?;
         let thread = nix::unistd::gettid().as_raw().cast_unsigned();
         let (claim, schema, start) = (self.claim.clone(), self.schema, self.start);
-        send(&socket, &Frame::Hello { role, claim, thread, schema, start })?;
+        let lifeline = self.lifeline;
+        send(&socket, &Frame::Hello { role, claim, thread, schema, start, lifeline })?;
         let (grant, fd) = self.granted(&socket, role)?;
         let region = map_own(&grant, &fd)?;
         send(&socket, &Frame::Mapped)?;
@@ -183,7 +194,7 @@ impl Attach {
         Segment::verify(own, header(&grant)?)?;
         let pinned = self.pinned(&grant)?;
         let (lane, generation, token) = (grant.lane, grant.generation, grant.token);
-        let resume = Resume { role, lane, generation, token, start, segment: fd };
+        let resume = Resume { role, lane, generation, token, start, lifeline, segment: fd };
         let control = Control::new(&self.socket, socket, resume);
         let mut link = Link::new(Some(control), pinned, PeerState::Absent);
         if grant.broadcast.is_some() {

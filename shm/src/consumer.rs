@@ -3,11 +3,14 @@
 //! Owns the waiting and the change of generations: the old segment is drained to its end before the
 //! new one is read. What comes out is in [`crate::received`].
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::control::Link;
 use crate::error::{Corruption, PeerState, RecvError, SegmentError};
 use crate::generations::{Generations, WayIn};
+use crate::lifeline::Lifeline;
+use crate::memory::Memory as _;
 use crate::producer::SLEEP_MAX;
 use crate::received::{ReadBatch, ReadSlot};
 use crate::region::{Foreign, Owned, Region};
@@ -87,6 +90,13 @@ impl Consumer {
     #[must_use]
     pub fn position(&self) -> u64 {
         self.ring.position()
+    }
+
+    /// The lifeline to the producer that is read, if there is one: either end asked for it, and
+    /// the agent's news of it was heard.
+    #[must_use]
+    pub fn lifeline(&self) -> Option<&Arc<Lifeline>> {
+        self.ring.peer()?.lifeline()
     }
 
     /// Largest message, in bytes.
@@ -396,6 +406,12 @@ impl Consumer {
             if self.line.heard(event, &self.grant, self.ring.geometry(), &mut self.link) {
                 self.measure_run();
             }
+        }
+        if let Some(peer) = self.ring.peer_mut()
+            && let Some(lifeline) = self.line.late_lifeline(&mut self.link)
+        {
+            peer.take_lifeline(Some(lifeline));
+            peer.doorbell();
         }
         if self.link.revoked { Err(RecvError::Revoked) } else { Ok(()) }
     }

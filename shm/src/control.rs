@@ -5,6 +5,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -12,6 +13,8 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 
 use crate::error::PeerState;
 use crate::fdpass;
+use crate::layout::READERS_MAX;
+use crate::lifeline::Lifeline;
 use crate::pin::Pinned;
 use crate::ring::Start;
 use crate::wire::{Claim, Frame, Role};
@@ -31,6 +34,8 @@ const STEADY_SLOTS_MAX: u64 = 4096;
 const CLOCK_SHARE: u32 = 10;
 /// First and longest pause between two attempts to reach a restarted agent.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// Lifelines that wait for their peers' segments: one for each reader that a lane can have.
+const LIFELINES_MAX: usize = READERS_MAX;
 
 /// Decides when a look at the connection is due, so that the data path pays nothing for it.
 #[derive(Debug)]
@@ -119,6 +124,7 @@ pub(crate) struct Resume {
     pub(crate) generation: u64,
     pub(crate) token: u128,
     pub(crate) start: Start,
+    pub(crate) lifeline: bool,
     pub(crate) segment: OwnedFd,
 }
 
@@ -145,11 +151,14 @@ pub(crate) struct Link {
     pub(crate) pinned: Option<Pinned>,
     pub(crate) peer: PeerState,
     pub(crate) revoked: bool,
+    /// Lifelines to peers that were not announced yet.
+    lifelines: Vec<(u64, Arc<Lifeline>)>,
 }
 
 impl Link {
     pub(crate) fn new(control: Option<Control>, pinned: Option<Pinned>, peer: PeerState) -> Self {
-        Self { control, pulse: Pulse::new(), pinned, peer, revoked: false }
+        let lifelines = Vec::new();
+        Self { control, pulse: Pulse::new(), pinned, peer, revoked: false, lifelines }
     }
 
     /// The next event, and on the way: reconnects, notices drift, handles what both ends share.
@@ -172,6 +181,20 @@ impl Link {
                 event => return Some((event, descriptor)),
             }
         }
+    }
+
+    /// Keeps a lifeline for the peer with this number, until [`Link::lifeline`] asks for it.
+    pub(crate) fn keep_lifeline(&mut self, number: u64, lifeline: Arc<Lifeline>) {
+        if self.lifelines.len() >= LIFELINES_MAX {
+            self.lifelines.remove(0);
+        }
+        self.lifelines.push((number, lifeline));
+    }
+
+    /// The lifeline to the peer with this number, if it came before the peer was announced.
+    pub(crate) fn lifeline(&mut self, number: u64) -> Option<Arc<Lifeline>> {
+        let mut found = self.lifelines.extract_if(.., |(kept, _)| *kept == number);
+        found.next().map(|(_, lifeline)| lifeline)
     }
 
     /// Remembers the descriptor of a peer's segment.
@@ -282,11 +305,11 @@ impl Control {
         if Instant::now() < self.retry_at {
             return;
         }
-        let Resume { role, lane, generation, token, start, .. } = self.resume;
+        let Resume { role, lane, generation, token, start, lifeline, .. } = self.resume;
         let claim = Claim::Resume { lane, generation, token };
         let thread = nix::unistd::gettid().as_raw().cast_unsigned();
         // The agent's journal knows what this end said when it attached.
-        let hello = Frame::Hello { role, claim, thread, schema: 0, start };
+        let hello = Frame::Hello { role, claim, thread, schema: 0, start, lifeline };
         let presented = open(&self.path).and_then(|socket| {
             let segment = self.resume.segment.as_fd();
             fdpass::send(&socket, &hello.encode(), Some(segment))?;

@@ -113,6 +113,11 @@ impl<P: Memory, C: OwnedMemory> Follower<P, C> {
         self.reader.peer()
     }
 
+    /// As [`Follower::peer`], to change what is known of it.
+    pub(crate) fn peer_mut(&mut self) -> Option<&mut P> {
+        self.reader.peer_mut()
+    }
+
     /// Why the producer no longer counts with this reader, if so, and what was committed then.
     #[must_use]
     pub fn given_up(&self) -> Option<(Reason, u64)> {

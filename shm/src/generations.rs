@@ -2,12 +2,15 @@
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use crate::control::Link;
 use crate::error::{PeerState, SegmentError};
 use crate::geometry::Geometry;
 use crate::layout::{Header, KIND_PRODUCER};
+use crate::lifeline::Lifeline;
 use crate::memfd::Segment;
+use crate::memory::Memory as _;
 use crate::region::{Foreign, Region};
 use crate::ring::{Policy, Start, oldest_message};
 use crate::roster::{self, Entry};
@@ -63,6 +66,15 @@ impl Generations {
                 self.offered(segment, fd, grant, geometry, link);
                 false
             }
+            (Frame::Lifeline { number, .. }, Some(fd)) => {
+                let lifeline = Arc::new(Lifeline::new(fd));
+                let mut pending = self.pending.iter_mut();
+                match pending.find(|pending| pending.generation == number) {
+                    Some(pending) => pending.region.take_lifeline(Some(lifeline)),
+                    None => link.keep_lifeline(number, lifeline),
+                }
+                false
+            }
             (Frame::Ended { generation, end }, _) => self.ended(generation, end, link),
             _ => false,
         }
@@ -81,7 +93,8 @@ impl Generations {
             return;
         }
         match prove(segment, fd, grant, geometry) {
-            Ok((region, fd)) => {
+            Ok((mut region, fd)) => {
+                region.take_lifeline(link.lifeline(segment.generation));
                 link.hold(Role::Producer, segment.generation, fd);
                 let (generation, base) = (segment.generation, segment.base);
                 self.pending.push_back(Pending { generation, base, end: None, region });
@@ -102,6 +115,11 @@ impl Generations {
             }
         }
         current
+    }
+
+    /// The lifeline to the producer that is read, if it came after its segment.
+    pub(crate) fn late_lifeline(&self, link: &mut Link) -> Option<Arc<Lifeline>> {
+        link.lifeline(self.current).filter(|_| self.current != 0)
     }
 
     /// How a reader with this grant gets into the generation that comes next, if it can already.
@@ -131,6 +149,9 @@ impl Generations {
         link.forget_below(next.generation);
         (self.current, self.end) = (next.generation, next.end.unwrap_or(u64::MAX));
         link.peer = if next.end.is_none() { PeerState::Live } else { PeerState::Gone };
+        // Our releases so far were told to the producer before: one that waits for room in epoll
+        // looks at them now.
+        next.region.doorbell();
         Some(next.region)
     }
 }

@@ -12,6 +12,7 @@
 //! | [`memory`], [`ring`] | the protocol, over any memory; pure |
 //! | `region`, `copy`, [`memfd`] | mappings, racy copies, sealed files |
 //! | [`wire`], [`fdpass`] | the attach protocol's frames and descriptors |
+//! | [`lifeline`] | a socket between two ends, for those that wait in epoll |
 //! | [`Attach`], [`Producer`], [`Consumer`], [`TrustedConsumer`] | what a workload uses |
 //! | [`message`], [`TypedProducer`], [`TypedConsumer`] | messages as values, their schema |
 //! | [`FanIn`], [`TypedFanIn`], [`Merge`] | many lanes read by one, in turn or by time stamps |
@@ -67,6 +68,7 @@ pub mod cursor;
 pub mod fdpass;
 pub mod geometry;
 pub mod layout;
+pub mod lifeline;
 pub mod memfd;
 pub mod memory;
 pub mod message;

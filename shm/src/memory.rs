@@ -72,6 +72,9 @@ pub trait Memory {
         false
     }
 
+    /// Rings for whoever writes this memory, where it waits in epoll and not on a futex word.
+    fn doorbell(&self) {}
+
     /// Sleeps while the 32-bit word at `offset` is `expected`, at most `timeout`.
     /// May return early for no reason.
     fn wait(&self, offset: usize, expected: u32, timeout: Duration);

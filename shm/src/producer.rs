@@ -5,13 +5,16 @@
 
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::control::Link;
 use crate::error::{PeerState, ReserveError, SegmentError};
 use crate::geometry::WORD_BYTES;
 use crate::layout::{CONSUMER_SEGMENT_BYTES, Header, KIND_CONSUMER};
+use crate::lifeline::Lifeline;
 use crate::memfd::Segment;
+use crate::memory::Memory as _;
 use crate::region::{Foreign, Owned, Region};
 use crate::ring::{Span, WaitMode, Writer};
 use crate::sync::spin_hint;
@@ -85,6 +88,13 @@ impl Producer {
     #[must_use]
     pub fn peer(&self) -> PeerState {
         self.link.peer
+    }
+
+    /// The lifeline to the consumer, if there is one: either end asked for it, and the agent's
+    /// news of it was heard. In a broadcast lane every reader has its own, and this is none.
+    #[must_use]
+    pub fn lifeline(&self) -> Option<&Arc<Lifeline>> {
+        self.ring.peer()?.lifeline()
     }
 
     /// Largest message, in bytes.
@@ -339,6 +349,17 @@ impl Producer {
                 (Frame::Reader { segment, start }, Some(fd)) => self.let_in(segment, start, fd),
                 (Frame::ReaderGone { number }, _) => self.reader_gone(number),
                 (Frame::Gathered, _) => self.gathered = true,
+                (Frame::Lifeline { number, .. }, Some(fd)) => {
+                    let lifeline = Arc::new(Lifeline::new(fd));
+                    match self.ring.peer_mut(number) {
+                        // Joined before: it may wait for a ring that it could not get.
+                        Some(peer) => {
+                            peer.take_lifeline(Some(lifeline));
+                            peer.doorbell();
+                        }
+                        None => self.link.keep_lifeline(number, lifeline),
+                    }
+                }
                 _ => {}
             }
         }
@@ -350,10 +371,20 @@ impl Producer {
         Ok(())
     }
 
-    pub(crate) fn join(&mut self, region: Region<Foreign>, incarnation: u64) {
+    pub(crate) fn join(&mut self, mut region: Region<Foreign>, incarnation: u64) {
         self.joined = incarnation;
+        region.take_lifeline(self.link.lifeline(incarnation));
         self.ring.join(region, incarnation);
+        self.greet(incarnation);
         self.link.peer = PeerState::Live;
+    }
+
+    /// Rings once for a peer that waits in epoll: from now on we look at its parked word, and what
+    /// was committed before it sees when it looks.
+    pub(super) fn greet(&mut self, number: u64) {
+        if let Some(peer) = self.ring.peer_mut(number) {
+            peer.doorbell();
+        }
     }
 
     fn prove(

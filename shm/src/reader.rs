@@ -115,6 +115,11 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
         self.peer.as_ref()
     }
 
+    /// As [`Reader::peer`], to change what is known of it.
+    pub(crate) fn peer_mut(&mut self) -> Option<&mut P> {
+        self.peer.as_mut()
+    }
+
     /// Reads from the memory of the first or the next generation. The one before was drained.
     pub fn join(&mut self, peer: P) {
         self.bell = self.bell.for_new_peer();

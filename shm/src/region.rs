@@ -9,6 +9,7 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
@@ -21,6 +22,7 @@ use crate::copy::{copy_from_shared, copy_to_shared};
 use crate::error::SegmentError;
 use crate::geometry::WORD_BYTES;
 use crate::layout::P_TAIL_PAD;
+use crate::lifeline::Lifeline;
 use crate::memory::{Memory, OwnedMemory};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
 
@@ -49,6 +51,8 @@ pub struct Region<Access> {
     map: MmapRaw,
     /// Offset of the last line: whatever starts up to here has a line behind it.
     last_short: NonZeroUsize,
+    /// To the process that writes it, if there is one.
+    lifeline: Option<Arc<Lifeline>>,
     access: PhantomData<Access>,
 }
 
@@ -142,6 +146,16 @@ impl Region<Foreign> {
         Ok(region)
     }
 
+    /// Takes the lifeline to this segment's writer.
+    pub(crate) fn take_lifeline(&mut self, lifeline: Option<Arc<Lifeline>>) {
+        self.lifeline = lifeline;
+    }
+
+    /// The lifeline to this segment's writer.
+    pub(crate) fn lifeline(&self) -> Option<&Arc<Lifeline>> {
+        self.lifeline.as_ref()
+    }
+
     /// Bytes as a slice, for a peer that is trusted not to write after commit.
     ///
     /// # Safety
@@ -203,7 +217,7 @@ impl<Access> Region<Access> {
         let Some(last_short) = last_short else {
             return Err(SegmentError::Size { found: map.len() as u64, expected: 2 * SHORT as u64 });
         };
-        Ok(Self { map, last_short, access: PhantomData })
+        Ok(Self { map, last_short, lifeline: None, access: PhantomData })
     }
 
     /// Takes every page fault now, so that the first message pays none.
@@ -402,6 +416,14 @@ impl<Access> Memory for Region<Access> {
 
     fn heavy_works(&self) -> bool {
         barrier::works()
+    }
+
+    #[cold]
+    fn doorbell(&self) {
+        if let Some(lifeline) = &self.lifeline {
+            // A peer that is gone needs no ring; that it is, whoever waits for it learns.
+            lifeline.ring();
+        }
     }
 
     fn wait(&self, offset: usize, expected: u32, timeout: Duration) {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::control::Link;
 use crate::error::{Corruption, PeerState, RecvError, SegmentError};
 use crate::generations::{Generations, WayIn};
+use crate::memory::Memory as _;
 use crate::producer::SLEEP_MAX;
 use crate::region::{Foreign, Owned, Region};
 use crate::ring::{Follower, Heard, Policy, WaitMode};
@@ -283,6 +284,12 @@ impl Subscriber {
     pub fn maintain(&mut self) -> Result<(), RecvError> {
         while let Some(event) = self.link.next_event() {
             self.line.heard(event, &self.grant, self.ring.geometry(), &mut self.link);
+        }
+        if let Some(peer) = self.ring.peer_mut()
+            && let Some(lifeline) = self.line.late_lifeline(&mut self.link)
+        {
+            peer.take_lifeline(Some(lifeline));
+            peer.doorbell();
         }
         if self.link.revoked { Err(RecvError::Revoked) } else { Ok(()) }
     }

@@ -154,6 +154,8 @@ pub enum Frame {
         schema: u64,
         /// Where a reader of a broadcast lane wants to start.
         start: Start,
+        /// Whether it wants a lifeline to each of its peers.
+        lifeline: bool,
     },
     /// Client: my segment is mapped; seal it.
     Mapped,
@@ -233,6 +235,14 @@ pub enum Frame {
     /// Agent to the producer of a broadcast lane: you know every reader that there was when you
     /// became live.
     Gathered,
+    /// Agent: your half of the lifeline to a peer (one descriptor), as a rule told before the
+    /// peer's segment is.
+    Lifeline {
+        /// Which end the peer is.
+        role: Role,
+        /// Generation or incarnation of its segment.
+        number: u64,
+    },
 }
 
 impl Frame {
@@ -259,6 +269,7 @@ impl Frame {
             Self::Reader { .. } => "READER",
             Self::ReaderGone { .. } => "READER_GONE",
             Self::Gathered => "GATHERED",
+            Self::Lifeline { .. } => "LIFELINE",
         }
     }
 
@@ -267,7 +278,7 @@ impl Frame {
     pub fn descriptors(&self) -> usize {
         match self {
             Self::Grant(_) | Self::Generation(_) | Self::Join(_) | Self::Present { .. } => 1,
-            Self::Reader { .. } => 1,
+            Self::Reader { .. } | Self::Lifeline { .. } => 1,
             Self::Hello { claim: Claim::Resume { .. }, .. } => 1,
             _ => 0,
         }
@@ -280,13 +291,14 @@ impl Frame {
         out.u32(MAGIC);
         out.u16(VERSION);
         match self {
-            Self::Hello { role, claim, thread, schema, start } => {
+            Self::Hello { role, claim, thread, schema, start, lifeline } => {
                 out.u16(1);
                 out.u8(role_byte(*role));
                 out.u32(*thread);
                 encode_claim(&mut out, claim);
                 out.u64(*schema);
                 out.u8(start_byte(*start));
+                out.u8(u8::from(*lifeline));
             }
             Self::Mapped => out.u16(2),
             Self::Drained { generation } => {
@@ -357,6 +369,11 @@ impl Frame {
                 out.u64(*number);
             }
             Self::Gathered => out.u16(26),
+            Self::Lifeline { role, number } => {
+                out.u16(27);
+                out.u8(role_byte(*role));
+                out.u64(*number);
+            }
             // The client's own are written by the caller.
             _ => {}
         }
@@ -390,7 +407,8 @@ impl Frame {
                 let thread = input.u32()?;
                 let claim = decode_claim(input)?;
                 let (schema, start) = (input.u64()?, input.start()?);
-                Self::Hello { role, thread, claim, schema, start }
+                let lifeline = input.flag("lifeline")?;
+                Self::Hello { role, thread, claim, schema, start, lifeline }
             }
             2 => Self::Mapped,
             3 => Self::Drained { generation: input.u64()? },
@@ -413,6 +431,7 @@ impl Frame {
             24 => Self::Reader { segment: input.segment()?, start: input.start()? },
             25 => Self::ReaderGone { number: input.u64()? },
             26 => Self::Gathered,
+            27 => Self::Lifeline { role: input.role()?, number: input.u64()? },
             found => return Err(FrameError::Kind { found }),
         })
     }
@@ -495,11 +514,7 @@ fn decode_grant(input: &mut Reader<'_>) -> Result<Grant, FrameError> {
         page_bytes: input.u64()?,
         base: input.u64()?,
         released: input.u64()?,
-        park: match input.u8()? {
-            0 => false,
-            1 => true,
-            found => return Err(field("park", u64::from(found), "0 or 1")),
-        },
+        park: input.flag("park")?,
         profile: match input.u8()? {
             0 => Profile::Latency,
             1 => Profile::Throughput,
@@ -564,6 +579,7 @@ mod tests {
             thread: 7,
             schema: 8,
             start: Start::Oldest,
+            lifeline: true,
         };
         vec![
             hello(Claim::Ticket([7; 16])),
@@ -584,6 +600,7 @@ mod tests {
             Frame::Reader { segment, start: Start::Oldest },
             Frame::ReaderGone { number: 4 },
             Frame::Gathered,
+            Frame::Lifeline { role: Role::Consumer, number: 5 },
             Frame::Live,
             Frame::Refused { reason: "ROLE_TAKEN".into(), message: "wait".into() },
             Frame::Generation(segment),

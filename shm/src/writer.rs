@@ -27,6 +27,8 @@ const COUNTERS_EVERY: u64 = 64;
 pub struct Writer<P, C> {
     own: P,
     peer: Option<C>,
+    /// The consumer's incarnation.
+    joined: u64,
     geometry: Geometry,
     wait: WaitMode,
     /// The next slot to write: all below are committed, or belong to the open batch.
@@ -107,6 +109,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         let mut writer = Self {
             own,
             peer: None,
+            joined: 0,
             geometry,
             wait,
             next: geometry.place(base),
@@ -149,10 +152,24 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
     pub fn join(&mut self, peer: C, incarnation: u64) {
         self.light = self.may_be_light && peer.load_u32(C_HEAVY) == 1;
         self.peer = Some(peer);
+        self.joined = incarnation;
         self.bell = self.bell.for_new_peer();
         // Until the consumer reads its own number here, it does not rely on being woken.
         self.own.store_release(P_JOINED, incarnation);
         self.own.full_fence();
+    }
+
+    /// The consumer's segment, once there is one.
+    pub(crate) fn peer(&self) -> Option<&C> {
+        self.peer.as_ref()
+    }
+
+    /// The segment of the consumer or reader with this number, if it was joined.
+    pub(crate) fn peer_mut(&mut self, number: u64) -> Option<&mut C> {
+        match &mut self.crowd {
+            Some(crowd) => crowd.peer_mut(number),
+            None => self.peer.as_mut().filter(|_| self.joined == number),
+        }
     }
 
     /// From this many slots on, [`Writer::ready`] finds nothing until it is called again.

@@ -507,7 +507,9 @@ fn of_two_ends_that_say_different_things_at_once_the_later_is_refused() {
     let [first, second] = [(Role::Producer, 1), (Role::Consumer, 2)].map(|(role, schema)| {
         let claim = Claim::Name("a".to_owned());
         let client = Raw::connect(&agent);
-        client.send(&Frame::Hello { role, claim, thread: 1, schema, start: Start::Newest }, None);
+        let start = Start::Newest;
+        let hello = Frame::Hello { role, claim, thread: 1, schema, start, lifeline: false };
+        client.send(&hello, None);
         client.grant();
         client
     });

@@ -72,7 +72,7 @@ async fn begin(
     controller: &Handle,
 ) -> Result<SegmentKey, SessionError> {
     let (frame, fd) = connection.expect("HELLO", HELLO_WITHIN).await?;
-    let Frame::Hello { role, claim, thread, schema, start } = frame else {
+    let Frame::Hello { role, claim, thread, schema, start, lifeline } = frame else {
         return Err(SessionError::OutOfTurn { found: frame.name(), expected: "HELLO" });
     };
     let role = match role {
@@ -80,7 +80,8 @@ async fn begin(
         wire::Role::Consumer => Role::Consumer,
     };
     let peer = peer.record;
-    let request = Box::new(AttachRequest { role, claim, peer, thread, schema, start, events });
+    let request =
+        Box::new(AttachRequest { role, claim, peer, thread, schema, start, lifeline, events });
     if let (Claim::Resume { .. }, Some(fd)) = (&request.claim, fd) {
         let key = controller.ask(|reply| Command::Resume { request, fd, reply }).await?;
         connection.send(&Frame::Live, None).await?;

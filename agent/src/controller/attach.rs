@@ -34,6 +34,8 @@ pub struct AttachRequest {
     pub schema: u64,
     /// Where a reader of a broadcast lane wants to start.
     pub start: Start,
+    /// Whether it wants a lifeline to each of its peers.
+    pub lifeline: bool,
     /// Where its events go.
     pub events: mpsc::UnboundedSender<Event>,
 }
@@ -290,11 +292,15 @@ impl Controller {
         match key.role {
             Role::Producer => {
                 if let Some(consumer) = consumer {
+                    self.connect(key, consumer);
                     self.offer(record, key, consumer);
                     self.offer(record, consumer, key);
                 }
             }
             Role::Consumer => {
+                if let Some(producer) = producer {
+                    self.connect(producer, key);
+                }
                 for segment in record.generations.iter().filter(|s| s.peer.is_some()) {
                     let generation = to(Role::Producer, segment.number);
                     self.offer(record, key, generation);

@@ -36,6 +36,7 @@ impl Controller {
             Role::Producer => {
                 for reader in record.consumers.iter().filter(|segment| segment.peer.is_some()) {
                     let reader = to(Role::Consumer, reader.number);
+                    self.connect(key, reader);
                     self.offer(record, key, reader);
                     self.offer(record, reader, key);
                 }
@@ -44,6 +45,9 @@ impl Controller {
             Role::Consumer => {
                 let start = record.segment(key.role, key.number).map_or(0, |own| own.start);
                 let open = record.generations.iter().filter(|segment| segment.peer.is_some());
+                if let Some(producer) = record.generations.last() {
+                    self.connect(to(Role::Producer, producer.number), key);
+                }
                 for segment in open.filter(|segment| segment.start >= start) {
                     self.offer(record, key, to(Role::Producer, segment.number));
                     if let Some(end) = segment.end {

@@ -78,6 +78,11 @@ impl Provisioner for FakeWorld {
         Err(StepError::Unknown { key })
     }
 
+    fn lifeline(&self) -> Result<[OwnedFd; 2], StepError> {
+        let source = std::io::ErrorKind::Unsupported.into();
+        Err(StepError::Segment(SegmentError::Os { call: "socketpair", source }))
+    }
+
     fn repair_threads(&mut self) -> Vec<SegmentKey> {
         Vec::new()
     }

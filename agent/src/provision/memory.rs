@@ -110,6 +110,11 @@ impl Provisioner for World {
         Ok(())
     }
 
+    fn lifeline(&self) -> Result<[OwnedFd; 2], StepError> {
+        laneway_shm::lifeline::pair()
+            .map_err(|source| StepError::Segment(SegmentError::Os { call: "socketpair", source }))
+    }
+
     fn repair_threads(&mut self) -> Vec<SegmentKey> {
         self.threads.repair()
     }

@@ -70,8 +70,10 @@ impl Producer {
             return;
         }
         // A segment that does not stand up to the check is not let in: its reader waits in vain.
-        let Ok((region, fd)) = self.prove(segment, fd) else { return };
+        let Ok((mut region, fd)) = self.prove(segment, fd) else { return };
+        region.take_lifeline(self.link.lifeline(number));
         if self.ring.admit(region, number, start).is_some() {
+            self.greet(number);
             self.link.hold(Role::Consumer, number, fd);
             self.link.peer = PeerState::Live;
         }

@@ -102,6 +102,14 @@ impl<'a> Reader<'a> {
         }
     }
 
+    pub(super) fn flag(&mut self, name: &'static str) -> Result<bool, FrameError> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            found => Err(field(name, u64::from(found), "0 or 1")),
+        }
+    }
+
     pub(super) fn reason(&mut self) -> Result<Reason, FrameError> {
         match self.u8()? {
             1 => Ok(Reason::Behind),

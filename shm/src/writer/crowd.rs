@@ -81,6 +81,11 @@ impl<C: Memory> Crowd<C> {
         self.gating().map(|member| member.cursor).min()
     }
 
+    pub(super) fn peer_mut(&mut self, number: u64) -> Option<&mut C> {
+        let mut members = self.members.iter_mut();
+        members.find(|member| member.number == number).map(|member| &mut member.peer)
+    }
+
     /// Remembers every reader's bell, before the number of our next sleep can be seen.
     pub(super) fn hear(&mut self) {
         for member in &mut self.members {

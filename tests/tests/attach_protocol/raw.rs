@@ -109,7 +109,7 @@ pub(crate) fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T 
 }
 
 pub(crate) fn hello(role: Role, claim: Claim) -> Frame {
-    Frame::Hello { role, claim, thread: 1, schema: 0, start: Start::Newest }
+    Frame::Hello { role, claim, thread: 1, schema: 0, start: Start::Newest, lifeline: false }
 }
 
 pub(crate) fn ticket_for(agent: &Agent, lane: &str, role: Role) -> String {
