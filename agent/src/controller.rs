@@ -8,6 +8,7 @@ mod attach;
 mod broadcast;
 mod create;
 mod delete;
+mod generations;
 mod lifeline;
 mod reason;
 mod recover;
