@@ -1,8 +1,33 @@
-//! When an end rings for a peer that sleeps. Pure.
+//! When an end rings for a peer that sleeps, and how the peer says that it does. Pure.
+
+use crate::layout::BY_DOORBELL;
 
 /// Wakes without progress after which a peer's parked word is ignored: a hostile peer that
 /// pretends to sleep would otherwise cost a system call for each message.
 const IDLE_WAKES_MAX: u32 = 64;
+
+/// An end's own parked word.
+#[derive(Debug, Default)]
+pub(crate) struct Parked {
+    word: u32,
+}
+
+impl Parked {
+    /// The word of the next sleep, which has a number of its own; `how` is 0 or [`BY_DOORBELL`].
+    pub(crate) fn asleep(&mut self, how: u32) -> u32 {
+        self.word = ((self.word.wrapping_add(1) | 1) & !BY_DOORBELL) | how;
+        self.word
+    }
+
+    pub(crate) fn awake(&mut self) -> u32 {
+        self.word = self.word.wrapping_add(1) & !BY_DOORBELL;
+        self.word
+    }
+
+    pub(crate) fn is_asleep(&self) -> bool {
+        !self.word.is_multiple_of(2)
+    }
+}
 
 /// Decides whether a parked peer gets a wake-up.
 #[derive(Debug, Default)]
@@ -39,5 +64,26 @@ impl Bell {
         }
         self.value = self.value.wrapping_add(1);
         Some(self.value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_sleep_has_another_number_than_the_one_before_and_says_how_to_wake() {
+        for start in [0, 1, u32::MAX, BY_DOORBELL - 2, BY_DOORBELL - 1] {
+            let mut parked = Parked { word: start & !BY_DOORBELL };
+            let mut before = 0;
+            for how in [0, BY_DOORBELL, BY_DOORBELL, 0, 0] {
+                let asleep = parked.asleep(how);
+                assert!(parked.is_asleep() && !asleep.is_multiple_of(2));
+                assert_eq!(asleep & BY_DOORBELL, how);
+                assert_ne!(asleep & !BY_DOORBELL, before);
+                before = asleep & !BY_DOORBELL;
+                assert!(parked.awake().is_multiple_of(2) && !parked.is_asleep());
+            }
+        }
     }
 }

@@ -29,9 +29,11 @@ const STREAM_BURST: u64 = 8;
 const TRAIL_SPINS_MAX: u64 = 256;
 /// The consumer's end of a lane. `Send`, not `Sync`, not `Clone`.
 #[derive(Debug)]
+// The ring comes first: the hot path addresses it without a register of its own.
+#[repr(C)]
 pub struct Consumer {
     pub(crate) ring: Reader<Region<Foreign>, Region<Owned>>,
-    link: Link,
+    pub(crate) link: Link,
     wait: WaitMode,
     grant: Grant,
     pub(crate) line: Generations,

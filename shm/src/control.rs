@@ -132,7 +132,7 @@ pub(crate) struct Resume {
 #[derive(Debug)]
 pub(crate) struct Control {
     path: PathBuf,
-    socket: Option<OwnedFd>,
+    socket: Option<Arc<OwnedFd>>,
     resume: Resume,
     /// The peer's segments that this end reads: shown to an agent that came back.
     held: Vec<(Role, u64, OwnedFd)>,
@@ -226,6 +226,20 @@ impl Link {
         })
     }
 
+    /// The connection as it is now, for whoever waits for it in epoll.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn socket(&self) -> Option<&Arc<OwnedFd>> {
+        self.control.as_ref()?.socket.as_ref()
+    }
+
+    /// How long until it is worth while to look for a lost agent again, if it is at all.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn retry_in(&self) -> Option<Duration> {
+        let control = self.control.as_ref().filter(|control| !control.given_up)?;
+        let lost = control.socket.is_none();
+        lost.then(|| control.retry_at.saturating_duration_since(Instant::now()))
+    }
+
     /// Tells the agent, if it is there.
     pub(crate) fn tell(&mut self, frame: &Frame) {
         if let Some(socket) = self.control.as_ref().and_then(|control| control.socket.as_ref()) {
@@ -239,7 +253,7 @@ impl Control {
     pub(crate) fn new(path: &Path, socket: OwnedFd, resume: Resume) -> Self {
         Self {
             path: path.to_path_buf(),
-            socket: Some(socket),
+            socket: Some(Arc::new(socket)),
             resume,
             held: Vec::new(),
             retry_at: Instant::now(),
@@ -253,7 +267,7 @@ impl Control {
         if self.socket.is_none() && !self.given_up {
             self.reconnect();
         }
-        let received = fdpass::receive(self.socket.as_ref()?);
+        let received = fdpass::receive(self.socket.as_deref()?);
         let packet = match received {
             Ok(packet) if !packet.bytes.is_empty() => packet,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return None,
@@ -316,7 +330,7 @@ impl Control {
             Ok(socket)
         });
         match presented {
-            Ok(socket) => self.socket = Some(socket),
+            Ok(socket) => self.socket = Some(Arc::new(socket)),
             Err(_) => self.disconnected(),
         }
     }

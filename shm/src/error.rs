@@ -136,6 +136,10 @@ pub enum ReserveError {
         /// How long it has held the lane by now.
         held: Duration,
     },
+    /// There is no room, and the process that could make some is gone. Told once, to an end of an
+    /// async runtime; the next call waits for a successor.
+    #[error("no room, and the consumer is gone; the next call waits for its successor")]
+    PeerGone,
     /// The agent took the lane away.
     #[error("lane was revoked by the agent")]
     Revoked,
@@ -205,6 +209,13 @@ pub enum RecvError {
         position: u64,
         /// What was committed then.
         at: u64,
+    },
+    /// The producer is gone without an end of the stream, and everything that it committed was
+    /// received. Told once, to an end of an async runtime; the next call waits for a successor.
+    #[error("producer is gone after position {position}; the next call waits for its successor")]
+    PeerGone {
+        /// Position after the last message.
+        position: u64,
     },
     /// The agent took the lane away.
     #[error("lane was revoked by the agent")]
@@ -376,6 +387,9 @@ pub enum AttachError {
         /// The call that fits.
         needed: &'static str,
     },
+    /// An end of an async runtime cannot be rung for by a peer that only spins.
+    #[error("the lane's ends spin: an async end needs one whose ends sleep (`--wait park`)")]
+    SpinLane,
     /// The segment did not stand up to the client's own check.
     #[error("segment from the agent was refused: {0}")]
     Segment(#[from] SegmentError),

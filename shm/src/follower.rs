@@ -192,15 +192,34 @@ impl<P: Memory, C: OwnedMemory> Follower<P, C> {
 
     /// Sleeps until something is committed, at most `timeout`. May return early.
     pub fn park(&mut self, timeout: Duration) {
-        self.reader.park_while(timeout, |reader| {
-            let Some(peer) = reader.peer() else { return true };
-            let place = reader.place();
-            // As in Reader::ready_at.
-            let word = CommitWord(peer.load_acquire(place.offset));
-            let state = read_passing(reader.geometry(), place.position, word);
-            matches!(state, Ok(Passing::Empty))
-        });
+        self.reader.park_while(timeout, finds_nothing);
     }
+
+    /// As [`Reader::listen`].
+    pub fn listen(&mut self) -> bool {
+        self.reader.listen_while(finds_nothing)
+    }
+
+    /// As [`Reader::stop_listening`].
+    pub fn stop_listening(&mut self) {
+        self.reader.stop_listening();
+    }
+
+    /// Whether the producer reads this incarnation's parked word.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn is_noticed(&self) -> bool {
+        self.reader.is_noticed()
+    }
+}
+
+/// Whether a follower has a reason to sleep.
+fn finds_nothing<P: Memory, C: OwnedMemory>(reader: &Reader<P, C>) -> bool {
+    let Some(peer) = reader.peer() else { return true };
+    let place = reader.place();
+    // As in Reader::ready_at.
+    let word = CommitWord(peer.load_acquire(place.offset));
+    let state = read_passing(reader.geometry(), place.position, word);
+    matches!(state, Ok(Passing::Empty))
 }
 
 /// Copies the message at `first` out, slot by slot. At most one ring's worth, whatever the words

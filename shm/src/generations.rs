@@ -117,6 +117,19 @@ impl Generations {
         current
     }
 
+    /// Lifelines to the producers of generations that wait to be read.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn lifelines(&self) -> impl Iterator<Item = &Arc<Lifeline>> + Clone {
+        self.pending.iter().filter_map(|pending| pending.region.lifeline())
+    }
+
+    /// The same, with none for those that have none, of generations whose producers live.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn open(&self) -> impl Iterator<Item = Option<&Arc<Lifeline>>> {
+        let open = self.pending.iter().filter(|pending| pending.end.is_none());
+        open.map(|pending| pending.region.lifeline())
+    }
+
     /// The lifeline to the producer that is read, if it came after its segment.
     pub(crate) fn late_lifeline(&self, link: &mut Link) -> Option<Arc<Lifeline>> {
         link.lifeline(self.current).filter(|_| self.current != 0)

@@ -217,7 +217,7 @@ impl LaneSet {
         let counts = |lane: &Lane| lane.is_usable() && awaited(lane.key);
         let mut rungs = Vec::with_capacity(self.lanes.len());
         for lane in self.lanes.iter_mut().filter(|lane| counts(lane)) {
-            rungs.push(lane.consumer.ring.announce_sleep());
+            rungs.push(lane.consumer.ring.announce_sleep(0));
         }
         let woken = self.sleep(limit, &rungs, counts);
         for lane in self.lanes.iter_mut().filter(|lane| counts(lane)) {

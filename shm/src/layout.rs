@@ -54,7 +54,8 @@ pub const P_BYTES: usize = HEADER_BYTES + 16;
 pub const P_STALLS: usize = HEADER_BYTES + 24;
 /// Futex word that the producer changes before it wakes a parked consumer.
 pub const P_BELL: usize = HEADER_BYTES + 128;
-/// Odd while the producer sleeps for room; each sleep has its own number.
+/// Odd while the producer sleeps for room; each sleep has its own number, with [`BY_DOORBELL`] or
+/// without.
 pub const P_PARKED: usize = HEADER_BYTES + 132;
 /// Incarnation of the consumer whose segment the producer reads.
 pub const P_JOINED: usize = HEADER_BYTES + 256;
@@ -92,8 +93,12 @@ pub const C_EMPTY: usize = 536;
 pub const C_LOST: usize = 544;
 /// Futex word that the consumer changes before it wakes a parked producer.
 pub const C_BELL: usize = 640;
-/// Odd while the consumer sleeps for a message; each sleep has its own number.
+/// Odd while the consumer sleeps for a message; each sleep has its own number, with
+/// [`BY_DOORBELL`] or without.
 pub const C_PARKED: usize = 644;
+/// In a parked word: the sleeper waits in epoll, and wants a byte over its lifeline where others
+/// want their futex word changed.
+pub const BY_DOORBELL: u32 = 1 << 31;
 /// 1 if the consumer pays for both fences when it goes to sleep (see [`crate::memory::Memory`]).
 pub const C_HEAVY: usize = 648;
 

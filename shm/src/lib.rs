@@ -37,6 +37,8 @@
 // What the macros write is the same inside this crate as outside.
 extern crate self as laneway_shm;
 
+#[cfg(feature = "tokio")]
+pub mod asynchronous;
 mod attach;
 mod barrier;
 mod bell;

@@ -3,11 +3,15 @@
 //! The same segments, seals and checks as a lane from the agent; only the hand-over is a
 //! function call.
 
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
 use crate::consumer::Consumer;
 use crate::control::Link;
 use crate::error::{PeerState, SegmentError};
 use crate::geometry::Geometry;
 use crate::layout::{CONSUMER_SEGMENT_BYTES, Header, KIND_CONSUMER, KIND_PRODUCER};
+use crate::lifeline::Lifeline;
 use crate::memfd::Draft;
 use crate::producer::Producer;
 use crate::region::Region;
@@ -60,6 +64,14 @@ impl Default for PairOptions {
 /// # Errors
 /// A geometry outside the limits, or no memory for it.
 pub fn pair(options: PairOptions) -> Result<(Producer, Consumer), SegmentError> {
+    pair_with(options, None)
+}
+
+/// As [`pair`], with both halves of a lifeline.
+pub(crate) fn pair_with(
+    options: PairOptions,
+    lifeline: Option<[OwnedFd; 2]>,
+) -> Result<(Producer, Consumer), SegmentError> {
     let (payload, count) = (options.slot_payload_bytes, options.slot_count);
     let geometry = Geometry::for_profile(payload, count, options.profile)?;
     let size_bytes = geometry.segment_bytes().next_multiple_of(options.page_bytes);
@@ -85,11 +97,16 @@ pub fn pair(options: PairOptions) -> Result<(Producer, Consumer), SegmentError> 
     };
     let producer = grant(Role::Producer, size_bytes, options.page_bytes);
     let consumer = grant(Role::Consumer, CONSUMER_SEGMENT_BYTES as u64, 4096);
-    let (producer_own, producer_seen) = handed_over(&producer, geometry, KIND_PRODUCER)?;
+    let (producer_own, mut producer_seen) = handed_over(&producer, geometry, KIND_PRODUCER)?;
     let (consumer_own, consumer_seen) = handed_over(&consumer, geometry, KIND_CONSUMER)?;
     let link = || Link::new(None, None, PeerState::Live);
     let mut producer = Producer::new(producer_own, producer, link())?;
     let mut consumer = Consumer::new(consumer_own, consumer, link())?;
+    if let Some([one, other]) = lifeline {
+        producer.link.keep_lifeline(1, Arc::new(Lifeline::new(one)));
+        let other = Arc::new(Lifeline::new(other));
+        producer_seen.take_lifeline(Some(other));
+    }
     producer.join(consumer_seen, 1);
     consumer.join(producer_seen, 1);
     Ok((producer, consumer))

@@ -14,7 +14,6 @@ use crate::geometry::WORD_BYTES;
 use crate::layout::{CONSUMER_SEGMENT_BYTES, Header, KIND_CONSUMER};
 use crate::lifeline::Lifeline;
 use crate::memfd::Segment;
-use crate::memory::Memory as _;
 use crate::region::{Foreign, Owned, Region};
 use crate::ring::{Span, WaitMode, Writer};
 use crate::sync::spin_hint;
@@ -35,9 +34,11 @@ pub(crate) const SLEEP_MAX: Duration = Duration::from_millis(100);
 
 /// The producer's end of a lane. `Send`, not `Sync`, not `Clone`: one writer by construction.
 #[derive(Debug)]
+// The ring comes first: the hot path addresses it without a register of its own.
+#[repr(C)]
 pub struct Producer {
     pub(crate) ring: Writer<Region<Owned>, Region<Foreign>>,
-    link: Link,
+    pub(crate) link: Link,
     wait: WaitMode,
     grant: Grant,
     joined: u64,
@@ -131,7 +132,7 @@ impl Producer {
     /// Everything that [`Writer::ready`] leaves out.
     #[cold]
     #[inline(never)]
-    fn find_room(&mut self, len: usize) -> Result<Span, ReserveError> {
+    pub(crate) fn find_room(&mut self, len: usize) -> Result<Span, ReserveError> {
         self.attend()?;
         match self.ring.try_reserve(len)? {
             Some(span) => {
@@ -349,17 +350,7 @@ impl Producer {
                 (Frame::Reader { segment, start }, Some(fd)) => self.let_in(segment, start, fd),
                 (Frame::ReaderGone { number }, _) => self.reader_gone(number),
                 (Frame::Gathered, _) => self.gathered = true,
-                (Frame::Lifeline { number, .. }, Some(fd)) => {
-                    let lifeline = Arc::new(Lifeline::new(fd));
-                    match self.ring.peer_mut(number) {
-                        // Joined before: it may wait for a ring that it could not get.
-                        Some(peer) => {
-                            peer.take_lifeline(Some(lifeline));
-                            peer.doorbell();
-                        }
-                        None => self.link.keep_lifeline(number, lifeline),
-                    }
-                }
+                (Frame::Lifeline { number, .. }, Some(fd)) => self.take_lifeline(number, fd),
                 _ => {}
             }
         }
@@ -377,14 +368,6 @@ impl Producer {
         self.ring.join(region, incarnation);
         self.greet(incarnation);
         self.link.peer = PeerState::Live;
-    }
-
-    /// Rings once for a peer that waits in epoll: from now on we look at its parked word, and what
-    /// was committed before it sees when it looks.
-    pub(super) fn greet(&mut self, number: u64) {
-        if let Some(peer) = self.ring.peer_mut(number) {
-            peer.doorbell();
-        }
     }
 
     fn prove(
@@ -473,6 +456,13 @@ impl Drop for Producer {
 pub struct WriteSlot<'p> {
     producer: &'p mut Producer,
     span: Span,
+}
+
+impl<'p> WriteSlot<'p> {
+    #[cfg(feature = "tokio")]
+    pub(crate) fn new(producer: &'p mut Producer, span: Span) -> Self {
+        Self { producer, span }
+    }
 }
 
 impl WriteSlot<'_> {

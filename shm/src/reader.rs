@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use crate::bell::Bell;
+use crate::bell::{Bell, Parked};
 use crate::cursor::{CommitWord, Kind, POSITION_MAX, SlotState, read_slot};
 use crate::error::Corruption;
 use crate::geometry::{Geometry, Place, WORD_BYTES};
 use crate::layout::{
-    C_BELL, C_BYTES, C_EMPTY, C_HEAVY, C_MESSAGES, C_PARKED, C_RELEASED, P_BELL, P_COMMITTED,
-    P_JOINED, P_PARKED,
+    BY_DOORBELL, C_BELL, C_BYTES, C_EMPTY, C_HEAVY, C_MESSAGES, C_PARKED, C_RELEASED, P_BELL,
+    P_COMMITTED, P_JOINED, P_PARKED,
 };
 use crate::memory::{Memory, OwnedMemory};
 use crate::ring::{Span, UNJOINED_SLEEP, WaitMode};
@@ -55,7 +55,7 @@ pub struct Reader<P, C> {
     spare: u64,
     bytes: u64,
     empties: u64,
-    parked: u32,
+    parked: Parked,
     /// Going to sleep pays for the producer's fences, too, and the producer knows.
     heavy: bool,
     bell: Bell,
@@ -86,7 +86,7 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
             spare: 0,
             bytes: 0,
             empties: 0,
-            parked: 0,
+            parked: Parked::default(),
             heavy,
             bell: Bell::default(),
             poison: None,
@@ -486,13 +486,17 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
 
     fn wake_parked_producer(&mut self) {
         let Some(peer) = &self.peer else { return };
-        // Pairs with the fence in Writer::park [room]: either we see it parked, or it sees our
-        // cursor when it looks again.
+        // Pairs with the fence in Writer::announce_sleep [room]: either we see it parked, or it
+        // sees our cursor when it looks again.
         self.own.full_fence();
         let parked = peer.load_u32(P_PARKED);
         if let Some(rung) = self.bell.ring(parked, peer.load_acquire(P_COMMITTED)) {
             self.own.store_u32(C_BELL, rung);
-            self.own.wake(C_BELL);
+            if parked & BY_DOORBELL == 0 {
+                self.own.wake(C_BELL);
+            } else {
+                peer.doorbell();
+            }
         }
     }
 
@@ -503,7 +507,7 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
 
     /// As [`Reader::park`], while `empty` finds nothing.
     pub(crate) fn park_while(&mut self, timeout: Duration, empty: impl Fn(&Self) -> bool) {
-        let rung = self.announce_sleep();
+        let rung = self.announce_sleep(0);
         self.fence_sleep();
         match &self.peer {
             // Nobody could wake us: the caller looks at its control socket in between.
@@ -518,17 +522,45 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
         self.end_sleep();
     }
 
-    /// First step to a sleep, of this ring alone or of several: says so to the producer. Returns
-    /// the bell's value to sleep on.
-    pub(crate) fn announce_sleep(&mut self) -> u32 {
+    /// Asks the producer for a doorbell at its next commit, for an end that waits in epoll. True if
+    /// there is still nothing to read, and the doorbell will come; false ends the asking at once.
+    ///
+    /// No wake-up is lost: this is the sleep of [`Reader::park`] but for where it ends. Between
+    /// the same two fences either the producer sees the word, and rings, or we see its commit
+    /// here; and a ring stays in the lifeline until it is read, so that it cannot come too early.
+    pub fn listen(&mut self) -> bool {
+        self.listen_while(Self::finds_nothing)
+    }
+
+    /// As [`Reader::listen`], while `empty` finds nothing.
+    pub(crate) fn listen_while(&mut self, empty: impl Fn(&Self) -> bool) -> bool {
+        self.announce_sleep(BY_DOORBELL);
+        self.fence_sleep();
+        let nothing = empty(self);
+        if !nothing {
+            self.end_sleep();
+        }
+        nothing
+    }
+
+    /// Wants no doorbell any more. One may be on its way.
+    #[inline]
+    pub fn stop_listening(&mut self) {
+        if self.parked.is_asleep() {
+            self.end_sleep();
+        }
+    }
+
+    /// First step to a sleep, of this ring alone or of several: says so to the producer, and
+    /// whether it is `BY_DOORBELL`. Returns the bell's value to sleep on.
+    pub(crate) fn announce_sleep(&mut self, how: u32) -> u32 {
         if self.published != self.next.position {
             self.publish();
         }
         // Before the number of this sleep can be seen: a ring for it then changes the word that
         // we wait on, even if the commit that it was for was seen long before.
         let rung = self.peer.as_ref().map_or(0, |peer| peer.load_u32(P_BELL));
-        self.parked = self.parked.wrapping_add(1) | 1;
-        self.own.store_u32(C_PARKED, self.parked);
+        self.own.store_u32(C_PARKED, self.parked.asleep(how));
         rung
     }
 
@@ -561,7 +593,6 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
 
     /// Last step: awake.
     pub(crate) fn end_sleep(&mut self) {
-        self.parked = self.parked.wrapping_add(1);
-        self.own.store_u32(C_PARKED, self.parked);
+        self.own.store_u32(C_PARKED, self.parked.awake());
     }
 }

@@ -26,11 +26,11 @@ const SPINS_PER_LOOK: u32 = 64;
 /// [`RecvError::Lost`], once and with their exact number of slots.
 #[derive(Debug)]
 pub struct Subscriber {
-    ring: Follower<Region<Foreign>, Region<Owned>>,
-    link: Link,
+    pub(crate) ring: Follower<Region<Foreign>, Region<Owned>>,
+    pub(crate) link: Link,
     wait: WaitMode,
     grant: Grant,
-    line: Generations,
+    pub(crate) line: Generations,
     closed: bool,
     attend_at: u64,
     /// The message that was received last.
@@ -159,13 +159,13 @@ impl Subscriber {
         }
     }
 
-    fn message(&self, position: u64, len: usize) -> Message<'_> {
+    pub(crate) fn message(&self, position: u64, len: usize) -> Message<'_> {
         Message { position, bytes: self.buffer.get(..len).unwrap_or_default() }
     }
 
     /// The next message into the buffer: its position and length.
     #[inline]
-    fn advance_to_message(&mut self) -> Result<Option<(u64, usize)>, RecvError> {
+    pub(crate) fn advance_to_message(&mut self) -> Result<Option<(u64, usize)>, RecvError> {
         if self.ring.position() >= self.attend_at {
             self.attend()?;
         }

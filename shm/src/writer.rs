@@ -1,17 +1,17 @@
 //! The producer's half of the ring: room, payload, commit words, and sleep for want of room.
 
 mod crowd;
+mod sleep;
 
 use std::mem::ManuallyDrop;
-use std::time::Duration;
 
-use crate::bell::Bell;
+use crate::bell::{Bell, Parked};
 use crate::cursor::{CommitWord, Kind, accept_released};
 use crate::error::Corruption;
 use crate::geometry::{Geometry, Place, WORD_BYTES};
 use crate::layout::{
-    C_BELL, C_HEAVY, C_PARKED, C_RELEASED, P_BELL, P_BYTES, P_COMMITTED, P_JOINED, P_MESSAGES,
-    P_PARKED, P_STALLS,
+    BY_DOORBELL, C_HEAVY, C_PARKED, C_RELEASED, P_BELL, P_BYTES, P_COMMITTED, P_JOINED, P_MESSAGES,
+    P_STALLS,
 };
 use crate::memory::{Memory, OwnedMemory};
 use crate::ring::{Span, WaitMode};
@@ -51,7 +51,7 @@ pub struct Writer<P, C> {
     spare: u64,
     bytes: u64,
     stalls: u64,
-    parked: u32,
+    parked: Parked,
     /// This process lets sleepers run its fences.
     may_be_light: bool,
     /// The consumer does so: a commit needs no fence of its own.
@@ -123,7 +123,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
             spare: 0,
             bytes: 0,
             stalls: 0,
-            parked: 0,
+            parked: Parked::default(),
             may_be_light: false,
             light: false,
             bell: Bell::default(),
@@ -157,6 +157,19 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         // Until the consumer reads its own number here, it does not rely on being woken.
         self.own.store_release(P_JOINED, incarnation);
         self.own.full_fence();
+    }
+
+    /// Incarnation of the consumer that was joined last; 0 before, and of a broadcast lane.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn joined(&self) -> u64 {
+        self.joined
+    }
+
+    /// The segment of every consumer or reader.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn peers(&self) -> impl Iterator<Item = &C> + Clone {
+        let readers = self.crowd.as_ref().into_iter().flat_map(|crowd| crowd.peers());
+        self.peer.iter().chain(readers)
     }
 
     /// The consumer's segment, once there is one.
@@ -549,48 +562,11 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         }
         if let Some(rung) = self.bell.ring(parked, peer.load_acquire(C_RELEASED)) {
             self.own.store_u32(P_BELL, rung);
-            self.own.wake(P_BELL);
+            if parked & BY_DOORBELL == 0 {
+                self.own.wake(P_BELL);
+            } else {
+                peer.doorbell();
+            }
         }
-    }
-
-    /// Sleeps until the consumer releases, at most `timeout`. May return early.
-    ///
-    /// # Errors
-    /// As [`Writer::try_reserve`].
-    pub fn park(&mut self, slots: u64, timeout: Duration) -> Result<(), Corruption> {
-        self.stalls += 1;
-        self.store_counters();
-        // Before the number of this sleep can be seen: see Reader::park.
-        let rung = self.peer.as_ref().map(|peer| peer.load_u32(C_BELL));
-        if let Some(crowd) = &mut self.crowd {
-            crowd.hear();
-        }
-        self.parked = self.parked.wrapping_add(1) | 1;
-        self.own.store_u32(P_PARKED, self.parked);
-        // Pairs with the fence in Reader::wake_parked_producer [room]: either it sees us parked,
-        // or we see its cursor now.
-        self.own.full_fence();
-        let result = self.park_on_bell(rung, slots, timeout);
-        self.parked = self.parked.wrapping_add(1);
-        self.own.store_u32(P_PARKED, self.parked);
-        result
-    }
-
-    fn park_on_bell(
-        &mut self,
-        rung: Option<u32>,
-        slots: u64,
-        timeout: Duration,
-    ) -> Result<(), Corruption> {
-        let Some(rung) = rung else {
-            return self.park_for_crowd(slots, timeout);
-        };
-        self.refresh(slots)?;
-        if let Some(peer) = &self.peer
-            && slots > self.free()
-        {
-            peer.wait(C_BELL, rung, timeout);
-        }
-        Ok(())
     }
 }

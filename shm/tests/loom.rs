@@ -26,6 +26,8 @@ use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
 
+#[path = "loom/doorbell.rs"]
+mod doorbell;
 #[path = "loom/readers.rs"]
 mod readers;
 
@@ -77,6 +79,9 @@ struct Words {
     fault: Fault,
     sleepers: Mutex<()>,
     rung: Condvar,
+    /// The lifeline of whoever writes this segment: whether a byte is in it.
+    lifeline: Mutex<bool>,
+    heard: Condvar,
 }
 
 impl Segment {
@@ -90,6 +95,8 @@ impl Segment {
             fault,
             sleepers: Mutex::new(()),
             rung: Condvar::new(),
+            lifeline: Mutex::new(false),
+            heard: Condvar::new(),
         }))
     }
 
@@ -165,6 +172,11 @@ impl Memory for Segment {
         if self.0.fault != Fault::AcquireFence {
             fence(Ordering::Acquire);
         }
+    }
+
+    fn doorbell(&self) {
+        *self.0.lifeline.lock().expect("loom's locks never poison") = true;
+        self.0.heard.notify_all();
     }
 
     fn wait(&self, offset: usize, expected: u32, timeout: Duration) {

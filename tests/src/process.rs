@@ -6,7 +6,7 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -80,6 +80,16 @@ impl Running {
     #[must_use]
     pub fn start(mut command: Command) -> Self {
         Self { child: Some(command.spawn().expect("child starts")) }
+    }
+
+    /// What it reads, which was set to be piped.
+    ///
+    /// # Panics
+    /// When it was not, or was taken before.
+    #[must_use]
+    pub fn stdin(&mut self) -> ChildStdin {
+        let child = self.child.as_mut().expect("running");
+        child.stdin.take().expect("piped")
     }
 
     /// Its pid.

@@ -10,12 +10,14 @@ use laneway_tests::turn;
 
 const SENSORS: &str = env!("CARGO_BIN_EXE_example-sensors");
 const REQUEST_RESPONSE: &str = env!("CARGO_BIN_EXE_example-request-response");
+const ASYNC_SERVICE: &str = env!("CARGO_BIN_EXE_example-async-service");
 
-/// Runs every `laneway lane create` of the example's header.
-fn make_lanes(agent: &Agent, example: &str) {
+/// Runs every `laneway lane create` of the example's header, of which there are so many.
+fn make_lanes(agent: &Agent, example: &str, lanes: usize) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shm/examples");
     let text = std::fs::read_to_string(folder.join(example)).expect("example");
-    assert!(text.lines().count() <= 80, "{example} is an example and not a program");
+    let code = text.lines().filter(|line| !line.starts_with("//!"));
+    assert!(code.count() <= 90, "{example} is an example and not a program");
     let header = text.lines().map_while(|line| line.strip_prefix("//!"));
     let header = header.collect::<Vec<_>>().join("\n").replace("\\\n", " ");
     let uid = nix::unistd::geteuid().to_string();
@@ -28,7 +30,7 @@ fn make_lanes(agent: &Agent, example: &str) {
         assert!(created.status.success(), "{line}: {}", created.stderr);
         made += 1;
     }
-    assert_eq!(made, 2, "{example} says which lanes it wants");
+    assert_eq!(made, lanes, "{example} says which lanes it wants");
 }
 
 fn start(agent: &Agent, example: &str, words: &[&str]) -> Running {
@@ -48,7 +50,7 @@ fn printed(finished: &Finished) -> Vec<&str> {
 fn one_process_reads_the_sensors_of_two_others_to_their_ends() {
     let _turn = turn();
     let agent = Agent::start();
-    make_lanes(&agent, "sensors.rs");
+    make_lanes(&agent, "sensors.rs", 2);
     let reader = start(&agent, SENSORS, &["read", "sensor-1", "sensor-2"]);
     let first = start(&agent, SENSORS, &["send", "sensor-1", "30000"]);
     let second = start(&agent, SENSORS, &["send", "sensor-2", "100"]);
@@ -66,7 +68,7 @@ fn one_process_reads_the_sensors_of_two_others_to_their_ends() {
 fn a_sensor_that_is_killed_delays_nobody_and_its_successor_goes_on() {
     let _turn = turn();
     let agent = Agent::start();
-    make_lanes(&agent, "sensors.rs");
+    make_lanes(&agent, "sensors.rs", 2);
     let reader = start(&agent, SENSORS, &["read", "sensor-1", "sensor-2"]);
     // So many that it cannot have ended before it is killed.
     let killed = start(&agent, SENSORS, &["send", "sensor-1", "4000000000"]);
@@ -95,7 +97,7 @@ fn a_sensor_that_is_killed_delays_nobody_and_its_successor_goes_on() {
 fn requests_of_one_process_are_answered_by_another() {
     let _turn = turn();
     let agent = Agent::start();
-    make_lanes(&agent, "request_response.rs");
+    make_lanes(&agent, "request_response.rs", 2);
     let lanes = ["requests", "responses"];
     let server = start(&agent, REQUEST_RESPONSE, &[&["serve"][..], &lanes].concat());
     let texts: Vec<String> = (0..100).map(|number| format!("request-{number}")).collect();
@@ -105,4 +107,34 @@ fn requests_of_one_process_are_answered_by_another() {
     let expected: Vec<String> = texts.iter().map(|text| text.to_uppercase()).collect();
     assert_eq!(printed(&caller), expected);
     assert_eq!(printed(&server.finish()), ["100 requests answered"]);
+}
+
+#[test]
+fn an_async_service_answers_clients_of_two_processes_at_once_and_ends_when_it_is_told() {
+    let _turn = turn();
+    let agent = Agent::start();
+    make_lanes(&agent, "async_service.rs", 4);
+    let service = start(&agent, ASYNC_SERVICE, &["serve", "one", "two"]);
+    let texts: Vec<String> = (0..200).map(|number| format!("text-{number}")).collect();
+    let upper: Vec<String> = texts.iter().map(|text| text.to_uppercase()).collect();
+    let words = |client| -> Vec<&str> {
+        ["call", client].into_iter().chain(texts.iter().map(String::as_str)).collect()
+    };
+    // A client that follows another one in the same lanes, while a third one uses the others.
+    let first = start(&agent, ASYNC_SERVICE, &words("one"));
+    let other = start(&agent, ASYNC_SERVICE, &words("two"));
+    assert_eq!(printed(&first.finish()), upper);
+    let gone = Some(laneway_proto::v1::end_status::State::Gone);
+    agent.wait_for("one-out", "the client is gone", |lane| {
+        lane.producer.as_ref().map(laneway_proto::v1::EndStatus::state) == gone
+    });
+    agent.wait_for("one-back", "the client is gone", |lane| {
+        lane.consumer.as_ref().map(laneway_proto::v1::EndStatus::state) == gone
+    });
+    let second = start(&agent, ASYNC_SERVICE, &words("one")).finish();
+    assert_eq!(printed(&second), upper);
+    assert_eq!(printed(&other.finish()), upper);
+    service.signal(nix::sys::signal::Signal::SIGINT);
+    let service = service.finish();
+    assert_eq!(printed(&service), ["serving 2 clients", "600 requests answered"]);
 }

@@ -219,8 +219,10 @@ fn forbidden(path: &str) -> Vec<(&'static str, &'static str)> {
         forbid("time comes into a pure room as an argument", &clocks);
     }
     if path.starts_with("shm/") {
-        let words = ["tokio", "tonic", "laneway_agent", "laneway_proto"];
-        forbid("workloads link shm alone", &words);
+        forbid("workloads link shm alone", &["tonic", "laneway_agent", "laneway_proto"]);
+        if !is_in(path, "shm/src/asynchronous") && path != "shm/examples/async_service.rs" {
+            forbid("only the async ends know a runtime", &["tokio"]);
+        }
     }
     if path.starts_with("proto/") {
         forbid("proto knows nothing of ours", &["laneway_agent", "laneway_shm"]);
@@ -283,6 +285,8 @@ fn planted_trespasses_are_found() {
         ("shm/src/ring.rs", "use std::sync::{Arc, atomic::AtomicU64};"),
         ("shm/src/memfd.rs", "use memmap2::MmapRaw;"),
         ("shm/tests/lane.rs", "use laneway_agent::config;"),
+        ("shm/src/consumer.rs", "use tokio::io::unix::AsyncFd;"),
+        ("shm/src/asynchronous/alarm.rs", "use tonic::Status;"),
         ("proto/src/lib.rs", "use laneway_shm::wire;"),
         ("agent/src/registry.rs", "fn f(j: &Journal) { j.put_lane(&lane, None); }"),
     ] {

@@ -1,10 +1,13 @@
 //! What a producer knows of the readers of its broadcast lane: who is there, and who holds it.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Producer;
 use crate::error::{AttachError, PeerState, ReserveError};
+use crate::lifeline::Lifeline;
+use crate::memory::Memory as _;
 use crate::ring::{Lag, Start};
 use crate::wire::{Frame, PeerSegment, Role};
 
@@ -76,6 +79,24 @@ impl Producer {
             self.greet(number);
             self.link.hold(Role::Consumer, number, fd);
             self.link.peer = PeerState::Live;
+        }
+    }
+
+    pub(super) fn take_lifeline(&mut self, number: u64, fd: OwnedFd) {
+        let lifeline = Arc::new(Lifeline::new(fd));
+        match self.ring.peer_mut(number) {
+            Some(peer) => peer.take_lifeline(Some(lifeline)),
+            None => return self.link.keep_lifeline(number, lifeline),
+        }
+        // Joined before: it may wait for a ring that it could not get.
+        self.greet(number);
+    }
+
+    /// Rings once for a peer that waits in epoll: from now on we look at its parked word, and what
+    /// was committed before it sees when it looks.
+    pub(super) fn greet(&mut self, number: u64) {
+        if let Some(peer) = self.ring.peer_mut(number) {
+            peer.doorbell();
         }
     }
 

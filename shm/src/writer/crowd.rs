@@ -12,7 +12,9 @@ use crate::bell::Bell;
 use crate::cursor::{CommitWord, Kind, accept_released};
 use crate::error::Corruption;
 use crate::geometry::Geometry;
-use crate::layout::{C_BELL, C_HEAVY, C_PARKED, C_RELEASED, P_BELL, P_RESUME, READERS_MAX};
+use crate::layout::{
+    BY_DOORBELL, C_BELL, C_HEAVY, C_PARKED, C_RELEASED, P_BELL, P_RESUME, READERS_MAX,
+};
 use crate::memory::{Memory, OwnedMemory};
 use crate::ring::{Policy, Start, UNJOINED_SLEEP, WaitMode, message_start};
 use crate::roster::{self, Reason};
@@ -79,6 +81,11 @@ impl<C: Memory> Crowd<C> {
 
     fn lowest(&self) -> Option<u64> {
         self.gating().map(|member| member.cursor).min()
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(super) fn peers(&self) -> impl Iterator<Item = &C> + Clone {
+        self.members.iter().map(|member| &member.peer)
     }
 
     pub(super) fn peer_mut(&mut self, number: u64) -> Option<&mut C> {
@@ -371,7 +378,12 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
             let parked = member.peer.load_u32(C_PARKED);
             if !parked.is_multiple_of(2) {
                 let progress = member.peer.load_acquire(C_RELEASED);
-                asleep |= member.bell.ring(parked, progress).is_some();
+                let ring = member.bell.ring(parked, progress).is_some();
+                if ring && parked & BY_DOORBELL != 0 {
+                    member.peer.doorbell();
+                } else {
+                    asleep |= ring;
+                }
             }
         }
         if asleep {
