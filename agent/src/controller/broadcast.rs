@@ -5,7 +5,7 @@ use laneway_shm::wire::Frame;
 use laneway_shm::{Policy, Reason, Start};
 use tracing::{info, warn};
 
-use super::{ControlError, Controller, now_ms};
+use super::{ControlError, Controller, now_ms, resume_claim};
 use crate::ledger::Role;
 use crate::model::id::LaneId;
 use crate::model::lane::{LaneRecord, SegmentRecord};
@@ -58,7 +58,11 @@ impl Controller {
                 if let Some(producer) = record.generations.last() {
                     self.offer(record, to(Role::Producer, producer.number), key);
                 }
-                self.tell_gathered(record);
+                // Only one that comes back can have been waited for.
+                let session = self.sessions.get(&key);
+                if session.is_some_and(|session| resume_claim(&session.request.claim).is_some()) {
+                    self.tell_gathered(record);
+                }
             }
         }
     }
@@ -96,8 +100,9 @@ impl Controller {
         }
         // Asleep for this reader, the producer would notice no earlier than its next look.
         self.wake_peer_of(key);
+        let was_missing = self.world.consumer_view(key).upgrade().is_none();
         self.attempt(&Step::DropSegment { key });
-        if let Some(record) = self.lanes.get(&key.lane) {
+        if let Some(record) = self.lanes.get(&key.lane).filter(|_| was_missing) {
             self.tell_gathered(record);
         }
         self.prune_drained(key.lane);
