@@ -84,8 +84,12 @@ async fn begin(
         Box::new(AttachRequest { role, claim, peer, thread, schema, start, lifeline, events });
     if let (Claim::Resume { .. }, Some(fd)) = (&request.claim, fd) {
         let key = controller.ask(|reply| Command::Resume { request, fd, reply }).await?;
-        connection.send(&Frame::Live, None).await?;
-        return Ok(key);
+        let live = connection.send(&Frame::Live, None).await;
+        if live.is_err() {
+            // It came back and left before it heard that it may stay.
+            controller.tell(Command::Gone { key }).await;
+        }
+        return Ok(live.map(|()| key)?);
     }
     let granted = controller.ask(|reply| Command::Attach { request, reply }).await?;
     let key = granted.key;
