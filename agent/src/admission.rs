@@ -4,6 +4,7 @@
 
 use thiserror::Error;
 
+use crate::model::capacity::CpuSet;
 use crate::model::id::Name;
 use crate::model::lane::{LaneSpec, Pinning};
 
@@ -16,6 +17,10 @@ pub struct Rules {
     pub tenants: Vec<Name>,
     /// Why the agent cannot enforce affinity, if it cannot.
     pub enforce_missing: Option<String>,
+    /// Why the agent cannot hold cores in cpusets, if it cannot.
+    pub cpuset_missing: Option<String>,
+    /// The cpus that it can hold, and those of them where everything else runs, too.
+    pub cpuset: [CpuSet; 2],
 }
 
 /// Why a request was not admitted.
@@ -49,6 +54,12 @@ pub enum Rejection {
         /// What is missing.
         missing: String,
     },
+    /// The agent has no cpusets of its own.
+    #[error("cores cannot be held in cpusets: {missing}; use self pinning")]
+    NoCpusets {
+        /// What is missing.
+        missing: String,
+    },
 }
 
 /// Admits a lane or says why not.
@@ -71,6 +82,10 @@ pub fn admit(
     let enforced = [&spec.producer, &spec.consumer].iter().any(|e| e.pinning == Pinning::Enforce);
     if let Some(missing) = rules.enforce_missing.clone().filter(|_| enforced) {
         return Err(Rejection::CannotEnforce { missing });
+    }
+    let held = [&spec.producer, &spec.consumer].iter().any(|e| e.pinning == Pinning::Cpuset);
+    if let Some(missing) = rules.cpuset_missing.clone().filter(|_| held) {
+        return Err(Rejection::NoCpusets { missing });
     }
     if lanes >= rules.lanes_max {
         return Err(Rejection::TooManyLanes { lanes, limit: rules.lanes_max });

@@ -1,5 +1,6 @@
 //! The running agent: everything is opened in order, privileges go, the doors open, SIGTERM ends.
 
+use std::collections::HashSet;
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -15,12 +16,14 @@ use tracing::{info, warn};
 
 use crate::admission::Rules;
 use crate::attach::{Listener, peer};
-use crate::config::Config;
+use crate::config::{Config, CpusetConfig};
 use crate::controller::{Command, ControlError, Controller, Handle, Setup, Watched};
 use crate::doctor;
 use crate::journal::{Journal, JournalError};
 use crate::model::lane::Pinning;
+use crate::plan::Hold;
 use crate::privilege;
+use crate::provision::cpuset::{Cores, CpusetError};
 use crate::provision::memory::World;
 use crate::provision::pools;
 use crate::registry::Registry;
@@ -55,6 +58,9 @@ pub enum AgentError {
     /// The topology.
     #[error("{0}")]
     Topology(#[from] SysfsError),
+    /// The cpusets.
+    #[error("cores cannot be held in cpusets: {0}")]
+    Cpuset(#[from] CpusetError),
     /// Recovery.
     #[error("{0}")]
     Recovery(#[from] ControlError),
@@ -157,14 +163,17 @@ fn setup(
     for finding in findings.iter().filter(|finding| !finding.works && finding.required) {
         warn!(name = finding.name, detail = %finding.detail(), "lanes cannot work on this node");
     }
+    let cores = cores(&config.cpuset, &journal)?;
     let enforce = doctor::enforced_pinning();
     let rules = Rules {
         lanes_max: config.limits.lanes as usize,
         tenants: config.tenants.names.clone(),
         enforce_missing: (!enforce.works).then(|| enforce.detail()),
+        cpuset_missing: cores.is_none().then(|| CpusetError::Off.to_string()),
+        cpuset: cores.as_ref().map(|c| [c.lanes(), c.shared()]).unwrap_or_default(),
     };
     let setup = Setup {
-        world: Box::new(World::default()),
+        world: Box::new(World::new(cores)),
         journal,
         registry,
         topology,
@@ -175,6 +184,24 @@ fn setup(
         added,
     };
     Ok((setup, findings))
+}
+
+/// Takes the node's cpusets in hand, if the operator wants that. What an agent of this boot held
+/// elsewhere, or by a configuration that wanted it, is put back first.
+fn cores(config: &CpusetConfig, journal: &Journal) -> Result<Option<Cores>, AgentError> {
+    let before = journal.fact::<Option<CpusetConfig>>("cpuset")?.flatten();
+    if let Some(before) = before.filter(|before| !config.enabled || before.root != config.root) {
+        let holds = journal.fact("held_cores")?.unwrap_or_default();
+        // It was there a moment ago: who moved in since does not matter for putting it back.
+        match Cores::open(&CpusetConfig { force: true, ..before }) {
+            Ok(mut cores) => cores.recover(holds, &HashSet::new()),
+            Err(error) => warn!(%error, "cpusets of the agent before stay as they are"),
+        }
+        journal.set_fact("held_cores", &Vec::<Hold>::new())?;
+    }
+    let cores = config.enabled.then(|| Cores::open(config)).transpose()?;
+    journal.set_fact("cpuset", &cores.as_ref().map(|_| config))?;
+    Ok(cores)
 }
 
 /// Makes a directory that only this user may write. One that is there keeps its mode: it may be
@@ -217,7 +244,9 @@ async fn watch_threads(registry: Arc<Registry>, controller: Handle) {
         let enforced = state.borrow_and_update().lanes.values().any(|lane| {
             let spec = &lane.record.spec;
             let live = [(&spec.producer, lane.connected[0]), (&spec.consumer, lane.connected[1])];
-            live.iter().any(|(end, live)| *live && end.pinning == Pinning::Enforce)
+            live.iter().any(|(end, live)| {
+                *live && matches!(end.pinning, Pinning::Enforce | Pinning::Cpuset)
+            })
         });
         if enforced {
             tokio::time::sleep(REPAIR_EVERY).await;

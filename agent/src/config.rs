@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::model::capacity::PageSize;
+use crate::model::capacity::{CpuSet, PageSize};
 use crate::model::id::Name;
 
 /// The one version of the file format.
@@ -42,6 +42,9 @@ pub struct Config {
     /// Who may be charged for lanes.
     #[serde(default)]
     pub tenants: TenantsConfig,
+    /// Cores in cpusets of the agent's own.
+    #[serde(default)]
+    pub cpuset: CpusetConfig,
 }
 
 /// Directories and listeners.
@@ -138,6 +141,26 @@ pub struct TenantsConfig {
     pub names: Vec<Name>,
 }
 
+/// Cores in cpusets of the agent's own: what `PINNING_CPUSET` needs.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CpusetConfig {
+    /// Whether lanes may ask for it. While one holds a core, the agent moves every other task of
+    /// the node off that core.
+    pub enabled: bool,
+    /// The cpuset whose cores are divided, below a mounted hierarchy; the whole node's by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub root: Option<PathBuf>,
+    /// Cpus that everything else keeps, such as `"0,4-7"`; by default the first one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub others: Option<CpuSet>,
+    /// Lanes may have the others' cpus, too. Where one does, everything else gets about 0.3 % of
+    /// that cpu while the lane spins.
+    pub share_others: bool,
+    /// Divide the cores although a kubelet seems to.
+    pub force: bool,
+}
+
 impl Default for AgentConfig {
     fn default() -> Self {
         let (run_dir, state_dir) = default_dirs();
@@ -186,6 +209,7 @@ impl Default for Config {
             hugepages: HugepagesConfig::default(),
             limits: LimitsConfig::default(),
             tenants: TenantsConfig::default(),
+            cpuset: CpusetConfig::default(),
         }
     }
 }
@@ -294,6 +318,9 @@ impl Config {
         if self.tenants.names.is_empty() {
             return refuse("tenants.names", "empty".to_owned(), "at least one name");
         }
+        if let Some(root) = self.cpuset.root.as_ref().filter(|root| !root.is_absolute()) {
+            return refuse("cpuset.root", root.display().to_string(), "an absolute path");
+        }
         for (field, dir) in
             [("agent.run_dir", &self.agent.run_dir), ("agent.state_dir", &self.agent.state_dir)]
         {
@@ -370,6 +397,9 @@ mod tests {
             ("version = 1\n[tenants]\nnames = []", "tenants.names"),
             ("version = 1\n[tenants]\nnames = ['../x']", "names"),
             ("version = 1\n[log]\nformat = 'xml'", "format"),
+            ("version = 1\n[cpuset]\nroot = 'here'", "cpuset.root"),
+            ("version = 1\n[cpuset]\nothers = 'all'", "others"),
+            ("version = 1\n[cpuset]\nshare = true", "share"),
             ("version = ", "version"),
         ] {
             let message = Config::parse(text).unwrap_err().to_string();

@@ -6,6 +6,7 @@
 
 mod attach;
 mod broadcast;
+mod cores;
 mod create;
 mod delete;
 mod generations;
@@ -16,7 +17,7 @@ mod recover;
 mod tests;
 mod threads;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ use crate::model::id::{LaneId, Name};
 use crate::model::lane::{LaneRecord, LaneSpec, SchemaMismatch};
 use crate::model::topology::Topology;
 use crate::placement::Refusal;
-use crate::plan::{SegmentKey, Step};
+use crate::plan::{Hold, SegmentKey, Step};
 use crate::provision::pools::Added;
 use crate::provision::{Outcome, Provisioner, StepError};
 use crate::registry::{Change, ChangeKind, LaneView, Registry, Snapshot};
@@ -243,6 +244,8 @@ pub struct Controller {
     sessions: HashMap<SegmentKey, Session>,
     /// The reader that holds a gated lane's producer, and since when in milliseconds since 1970.
     held: HashMap<LaneId, (u64, u64)>,
+    /// Cores that are held in cpusets, as journalled.
+    holds: BTreeMap<SegmentKey, Hold>,
     revision: u64,
     changes_since_prune: u32,
 }
@@ -476,6 +479,7 @@ impl Controller {
     }
 
     fn stop(&mut self) {
+        self.let_all_go();
         // Segments go first: pages that only this process holds can then be given back.
         let held: Vec<SegmentKey> = self.lanes.values().flat_map(delete::segments_of).collect();
         for key in held {

@@ -12,6 +12,7 @@ use laneway_shm::memfd::Draft;
 use serde::Serialize;
 
 use crate::model::capacity::PageSize;
+use crate::provision::cpuset::tree;
 use crate::sysfs;
 
 /// One thing that works or does not.
@@ -62,6 +63,7 @@ pub fn examine(sys_root: &Path) -> Vec<Finding> {
     findings.push(hugetlb_cgroup());
     findings.push(self_pinning());
     findings.push(enforced_pinning());
+    findings.push(cpuset_pinning());
     findings.push(isolated_cpus(sys_root));
     findings.push(open_files());
     findings
@@ -215,6 +217,18 @@ pub fn enforced_pinning() -> Finding {
             "no CAP_SYS_NICE: threads of other users cannot be pinned by the agent",
             "run as root, or: setcap cap_sys_nice+ep laneway; pinning SELF needs nothing",
         ),
+    }
+}
+
+/// Whether cores could be held in cpusets; whether they are is the operator's choice.
+fn cpuset_pinning() -> Finding {
+    let name = "pinning_cpuset";
+    match tree::describe() {
+        Ok(found) => Finding::good(name, format!("{found}; used with cpuset.enabled = true")),
+        Err(error) => {
+            let fix = "run as root on a bare node with /sys/fs/cgroup writable";
+            Finding::bad(name, error.to_string(), fix)
+        }
     }
 }
 

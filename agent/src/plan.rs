@@ -4,13 +4,14 @@
 //! any step runs the undo steps of those before it, in reverse.
 
 use laneway_shm::layout::Header;
+use serde::{Deserialize, Serialize};
 
 use crate::ledger::Role;
 use crate::model::capacity::PageSize;
 use crate::model::id::LaneId;
 
 /// Which segment of which lane.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct SegmentKey {
     /// The lane.
     pub lane: LaneId,
@@ -18,6 +19,23 @@ pub struct SegmentKey {
     pub role: Role,
     /// Generation or incarnation.
     pub number: u64,
+}
+
+/// A thread that is to have a core of a cpuset: all that puts it back, also after a crash.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Hold {
+    /// Whose thread.
+    pub key: SegmentKey,
+    /// The core.
+    pub cpu: u32,
+    /// Process in the agent's pid namespace.
+    pub pid: i32,
+    /// Thread in the agent's pid namespace.
+    pub tid: i32,
+    /// When the thread started, in clock ticks since boot: tells it from a later one of its number.
+    pub started: u64,
+    /// The cpuset that it came from, below the mount point.
+    pub home: String,
 }
 
 /// One thing to do.
@@ -62,6 +80,16 @@ pub enum Step {
         /// Whose thread.
         key: SegmentKey,
     },
+    /// Move a thread into the cpuset of its core, and everything else off that core.
+    HoldCore {
+        /// Which thread and core. Journalled before.
+        hold: Hold,
+    },
+    /// Put a thread back where it came from, and with the last one everything else, too.
+    FreeCore {
+        /// Whose thread.
+        key: SegmentKey,
+    },
 }
 
 impl Step {
@@ -74,6 +102,8 @@ impl Step {
             Self::DropSegment { .. } => "drop-segment",
             Self::PinThread { .. } => "pin-thread",
             Self::UnpinThread { .. } => "unpin-thread",
+            Self::HoldCore { .. } => "hold-core",
+            Self::FreeCore { .. } => "free-core",
         }
     }
 
@@ -83,8 +113,12 @@ impl Step {
         match self {
             Self::CreateSegment { key, .. } => Some(Self::DropSegment { key: *key }),
             Self::PinThread { key, .. } => Some(Self::UnpinThread { key: *key }),
+            Self::HoldCore { hold } => Some(Self::FreeCore { key: hold.key }),
             // A seal cannot be taken back; dropping the segment, the undo of its making, is enough.
-            Self::SealSegment { .. } | Self::DropSegment { .. } | Self::UnpinThread { .. } => None,
+            Self::SealSegment { .. }
+            | Self::DropSegment { .. }
+            | Self::UnpinThread { .. }
+            | Self::FreeCore { .. } => None,
         }
     }
 }

@@ -4,11 +4,13 @@
 //! segments: this is the embedded form of the fd owner.
 
 pub mod cpu;
+pub mod cpuset;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fake;
 pub mod memory;
 pub mod pools;
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::sync::Weak;
 
@@ -18,7 +20,9 @@ use laneway_shm::observer::{ConsumerView, ProducerView};
 use thiserror::Error;
 
 use crate::model::capacity::PageSize;
-use crate::plan::{SegmentKey, Step};
+use crate::model::lane::HeldCore;
+use crate::plan::{Hold, SegmentKey, Step};
+use cpuset::CpusetError;
 
 /// What a step brought.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +36,8 @@ pub enum Outcome {
         /// Whether its pages were bound to the node that was asked for.
         bound: bool,
     },
+    /// A core is held.
+    Held(HeldCore),
 }
 
 /// Why a step failed. The world is as before the step.
@@ -60,6 +66,18 @@ pub enum StepError {
         cpu: u32,
         /// The kernel's word.
         source: std::io::Error,
+    },
+    /// The core cannot be held.
+    #[error("cannot hold cpu {cpu} for thread {thread} of process {pid}: {source}")]
+    Hold {
+        /// Process.
+        pid: i32,
+        /// Thread.
+        thread: u32,
+        /// Core.
+        cpu: u32,
+        /// Why.
+        source: CpusetError,
     },
 }
 
@@ -95,6 +113,16 @@ pub trait Provisioner: Send {
     /// # Errors
     /// There are no descriptors left.
     fn lifeline(&self) -> Result<[OwnedFd; 2], StepError>;
+
+    /// Says where a thread is that is to have a core: what has to be journalled before.
+    ///
+    /// # Errors
+    /// There is no such thread, or its place cannot be named here.
+    fn survey(&self, key: SegmentKey, pid: i32, thread: u32, cpu: u32) -> Result<Hold, StepError>;
+
+    /// Takes over the cores that an earlier agent held: keeps what `keep` names, puts everything
+    /// else back.
+    fn recover_cores(&mut self, before: Vec<Hold>, keep: &HashSet<SegmentKey>);
 
     /// Puts enforced threads back that somebody moved, and names their segments.
     fn repair_threads(&mut self) -> Vec<SegmentKey>;

@@ -179,10 +179,15 @@ enum ProfileArg {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum PinningArg {
+    /// Nobody
     None,
     #[value(name = "self")]
+    /// The library, inside its own cpuset
     Own,
+    /// The agent
     Enforce,
+    /// The agent, which keeps everything else off the core
+    Cpuset,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -283,11 +288,7 @@ fn spec(args: CreateArgs) -> v1::LaneSpec {
         ShapeArg::Spsc => v1::Shape::Spsc,
         ShapeArg::Broadcast => v1::Shape::Broadcast,
     };
-    let pinning = match args.pinning {
-        PinningArg::None => v1::Pinning::None,
-        PinningArg::Own => v1::Pinning::Self_,
-        PinningArg::Enforce => v1::Pinning::Enforce,
-    };
+    let pinning = pinning(args.pinning);
     let grade = match args.min_grade {
         None => v1::Grade::Unspecified,
         Some(GradeArg::A) => v1::Grade::A,
@@ -315,7 +316,7 @@ fn spec(args: CreateArgs) -> v1::LaneSpec {
     let mut consumer =
         end(args.consumer_cpu, args.consumer_cpus, args.consumer_uid, args.consumer_gid);
     let many = broadcast.as_ref().is_some_and(|broadcast| broadcast.readers_max != 1);
-    if many && !matches!(args.pinning, PinningArg::Enforce) {
+    if many && !matches!(args.pinning, PinningArg::Enforce | PinningArg::Cpuset) {
         // Readers get no cores: what the flags ask of both ends is asked of the producer.
         (consumer.pinning, consumer.exclusive) = (v1::Pinning::None.into(), false);
         consumer.min_grade = v1::Grade::Unspecified.into();
@@ -345,6 +346,15 @@ fn spec(args: CreateArgs) -> v1::LaneSpec {
         schema_id: args.schema,
         shape: shape.into(),
         broadcast,
+    }
+}
+
+fn pinning(pinning: PinningArg) -> v1::Pinning {
+    match pinning {
+        PinningArg::None => v1::Pinning::None,
+        PinningArg::Own => v1::Pinning::Self_,
+        PinningArg::Enforce => v1::Pinning::Enforce,
+        PinningArg::Cpuset => v1::Pinning::Cpuset,
     }
 }
 

@@ -227,7 +227,7 @@ impl Controller {
             pinning: match record.spec.end(key.role).pinning {
                 Pinning::None => wire::Pinning::None,
                 Pinning::Own => wire::Pinning::Own,
-                Pinning::Enforce => wire::Pinning::Enforced,
+                Pinning::Enforce | Pinning::Cpuset => wire::Pinning::Enforced,
             },
             cpu: end.cpu.unwrap_or(NO_CPU),
             grade: end.grade.to_string().bytes().next().unwrap_or(b'D'),
@@ -238,29 +238,16 @@ impl Controller {
         let Some(session) = self.sessions.get(&key) else {
             return Err(ControlError::Fenced);
         };
-        let (peer, thread) = (session.request.peer, session.request.thread);
-        let schema = session.request.schema;
+        let (peer, schema) = (session.request.peer, session.request.schema);
         let Some(record) = self.lanes.get(&key.lane) else {
             return Err(ControlError::Fenced);
         };
         // Once more: the other end may have said another one since this one was granted.
         record.check_schema(schema)?;
         let mut steps = vec![Step::SealSegment { key }];
-        let end = match key.role {
-            Role::Producer => &record.placement.producer,
-            Role::Consumer => &record.placement.consumer,
-        };
-        let enforced = record.spec.end(key.role).pinning == Pinning::Enforce;
-        if let (true, Some(cpu)) = (enforced, end.cpu) {
-            let (pid, _) = peer.process.ok_or_else(|| StepError::Pin {
-                pid: 0,
-                thread,
-                cpu,
-                source: std::io::Error::other("the agent cannot see the process: share its pids"),
-            })?;
-            steps.push(Step::PinThread { key, pid, thread, cpu });
-        }
-        self.run_plan(&steps)?;
+        steps.extend(self.pin_step(key)?);
+        let outcomes = self.run_plan(&steps)?;
+        self.note_held(key, &outcomes);
         if let Some(segment) =
             self.lanes.get_mut(&key.lane).and_then(|r| r.segment_mut(key.role, key.number))
         {
@@ -353,7 +340,7 @@ impl Controller {
     /// A peer's process ended or hung up.
     pub(super) fn gone(&mut self, key: SegmentKey) {
         let session = self.sessions.remove(&key);
-        self.attempt(&Step::UnpinThread { key });
+        self.let_go(key);
         let Some(record) = self.lanes.get(&key.lane) else {
             return self.unquarantine(key.lane);
         };
@@ -499,6 +486,7 @@ impl Controller {
         if let Some(segment) = self.lanes.get_mut(&lane).and_then(|r| r.segment_mut(role, number)) {
             segment.peer = Some(peer);
         }
+        self.hold_again(key);
         self.save(lane, ChangeKind::Changed)?;
         info!(%lane, %role, number, "peer came back after the agent's restart");
         self.introduce(key);

@@ -104,7 +104,7 @@ impl Controller {
             let tried = tried.collect::<Vec<_>>().join("; ");
             return Err(ControlError::OutOfPages { size_bytes, tried });
         }
-        let request = spec.place_request(size_bytes, ladder.to_vec());
+        let request = spec.place_request(size_bytes, ladder.to_vec(), &self.rules.cpuset);
         place(&request, &self.topology, &self.ledger)
             .map_err(|refusal| ControlError::Refused(Box::new(refusal)))
     }
@@ -133,6 +133,7 @@ impl Controller {
             released: 0,
             schema: spec.schema,
             drifts: [0; 2],
+            held: [None; 2],
         }
     }
 

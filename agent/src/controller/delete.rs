@@ -45,7 +45,7 @@ impl Controller {
         let view = self.view(&record);
         self.end_sessions(&record);
         for key in segments_of(&record) {
-            self.attempt(&Step::UnpinThread { key });
+            self.let_go(key);
             self.attempt(&Step::DropSegment { key });
         }
         if self.is_mapped(&record) {

@@ -53,7 +53,9 @@ impl ControlError {
                 Rejection::TooManyLanes { .. } => "QUOTA_LANES",
                 Rejection::NameTaken { .. } => "NAME_TAKEN",
                 Rejection::UnknownTenant { .. } => "TENANT_UNKNOWN",
-                Rejection::CannotEnforce { .. } => "PINNING_UNAVAILABLE",
+                Rejection::CannotEnforce { .. } | Rejection::NoCpusets { .. } => {
+                    "PINNING_UNAVAILABLE"
+                }
             },
             Self::Refused(refusal) => match refusal.constraint {
                 Constraint::NumaUnsatisfiable { .. } => "NUMA_UNSATISFIABLE",
@@ -78,7 +80,7 @@ impl ControlError {
             Self::GenerationsExhausted { .. } => "GENERATIONS_EXHAUSTED",
             Self::Recovering => "AGENT_RECOVERING",
             Self::Fenced => "FENCED",
-            Self::Step(StepError::Pin { .. }) => "PINNING_FAILED",
+            Self::Step(StepError::Pin { .. } | StepError::Hold { .. }) => "PINNING_FAILED",
             Self::Step(_) | Self::Segment(_) => "SEGMENT_REFUSED",
             Self::Journal(_) | Self::Ledger(_) => "JOURNAL_FAILED",
             Self::Stopping => "AGENT_STOPPING",

@@ -1,6 +1,6 @@
 //! The first minute of a new agent: what of the old one's lanes is kept, made again, or let go.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use tracing::{info, warn};
 
@@ -48,6 +48,7 @@ impl Controller {
             names: HashMap::new(),
             sessions: HashMap::new(),
             held: HashMap::new(),
+            holds: BTreeMap::new(),
             revision: run * REVISIONS_PER_RUN,
             changes_since_prune: 0,
         };
@@ -55,6 +56,7 @@ impl Controller {
         for record in controller.journal.lanes()? {
             controller.recover_lane(record, &mut watched)?;
         }
+        controller.recover_cores()?;
         controller.publish(None);
         Ok((controller, watched))
     }

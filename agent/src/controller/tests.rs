@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
-use crate::model::capacity::PageSize;
+use crate::model::capacity::{CpuSet, PageSize};
 use crate::model::lane::{EndSpec, Pinning};
 use crate::placement::CacheRelationRule;
 use crate::provision::fake::FakeWorld;
@@ -28,6 +28,8 @@ fn controller(dir: &Path, world: &FakeWorld) -> Controller {
         rules: Rules {
             lanes_max: 3,
             tenants: vec![Name::parse("dx").unwrap()],
+            cpuset_missing: None,
+            cpuset: ["0-63".parse().unwrap(), CpuSet::new()],
             enforce_missing: Some("no CAP_SYS_NICE".to_owned()),
         },
         generations_max: 2,
@@ -239,4 +241,19 @@ fn every_refusal_has_a_documented_reason() {
     for error in samples {
         assert!(REASONS.contains(&error.reason()), "{error}: {}", error.reason());
     }
+}
+
+#[test]
+fn a_core_of_an_end_that_is_gone_is_not_kept_and_not_journalled_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(&dir.path().join("journal.redb"), "boot").unwrap();
+    let key = SegmentKey { lane: LaneId(7), role: Role::Producer, number: 1 };
+    let hold = Hold { key, cpu: 1, pid: 2, tid: 3, started: 4, home: "there".to_owned() };
+    journal.set_fact("held_cores", &vec![hold]).unwrap();
+    drop(journal);
+    let world = FakeWorld::default();
+    world.with(|script| script.cores.insert(key));
+    let controller = controller(dir.path(), &world);
+    assert!(world.with(|script| script.cores.is_empty()));
+    assert_eq!(controller.journal.fact::<Vec<Hold>>("held_cores").unwrap(), Some(Vec::new()));
 }

@@ -101,6 +101,8 @@ pub enum Pinning {
     Own,
     /// The agent.
     Enforce,
+    /// The agent, by a cpuset that holds the core alone.
+    Cpuset,
 }
 
 impl fmt::Display for Pinning {
@@ -109,6 +111,7 @@ impl fmt::Display for Pinning {
             Self::None => "none",
             Self::Own => "self",
             Self::Enforce => "enforce",
+            Self::Cpuset => "cpuset",
         })
     }
 }
@@ -171,15 +174,28 @@ impl LaneSpec {
         }
     }
 
-    /// The question for placement.
+    /// The question for placement. `cpuset`: the cpus that the agent can hold, and those of them
+    /// where everything else runs, too.
     #[must_use]
-    pub fn place_request(&self, size_bytes: u64, page_ladder: Vec<PageSize>) -> PlaceRequest {
-        let end = |spec: &EndSpec| EndRequest {
-            pinned: spec.pinning != Pinning::None,
-            allowed: spec.allowed.clone(),
-            exclusive: spec.exclusive,
-            min_grade: spec.min_grade,
-            cpu: spec.cpu,
+    pub fn place_request(
+        &self,
+        size_bytes: u64,
+        page_ladder: Vec<PageSize>,
+        cpuset: &[CpuSet; 2],
+    ) -> PlaceRequest {
+        let end = |spec: &EndSpec| {
+            let held = spec.pinning == Pinning::Cpuset;
+            let [lanes, shared] = cpuset;
+            let wish = spec.allowed.clone();
+            let within = wish.as_ref().map_or_else(|| lanes.clone(), |w| w.intersection(lanes));
+            EndRequest {
+                pinned: spec.pinning != Pinning::None,
+                allowed: if held { Some(within) } else { wish },
+                exclusive: spec.exclusive,
+                min_grade: spec.min_grade,
+                cpu: spec.cpu,
+                crowded: if held { shared.clone() } else { CpuSet::new() },
+            }
         };
         PlaceRequest {
             size_bytes,
@@ -189,6 +205,55 @@ impl LaneSpec {
             consumer: end(&self.consumer),
             relation: self.relation,
             tenant: self.tenant.as_str().to_owned(),
+        }
+    }
+}
+
+/// What a core in a cpuset of the agent's turned out to be worth.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HeldCore {
+    /// How the core is held.
+    pub how: HeldHow,
+    /// Everything else that runs there has next to no weight. Otherwise nothing else may.
+    pub shared: bool,
+    /// Tasks that may run there all the same, because the kernel binds them to their core.
+    pub bound_tasks: u64,
+    /// Tasks in cpusets of somebody else's that reach the core; the agent leaves them alone.
+    pub foreign_tasks: u64,
+    /// The kernel moved the whole process rather than the thread.
+    pub whole_process: bool,
+}
+
+/// The kernel's means by which a core is held.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HeldHow {
+    /// A cpuset of cgroup v1, with everything else in another.
+    V1,
+    /// A partition of cgroup v2.
+    Root,
+    /// A partition of cgroup v2 that the scheduler does not balance.
+    Isolated,
+}
+
+impl fmt::Display for HeldHow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V1 => "v1",
+            Self::Root => "root",
+            Self::Isolated => "isolated",
+        })
+    }
+}
+
+impl HeldCore {
+    /// What a core that was promised with `promised` is worth now that it is held.
+    #[must_use]
+    pub fn grade(&self, promised: Grade) -> Grade {
+        match self.how {
+            _ if self.shared || self.foreign_tasks > 0 => promised.max(Grade::C),
+            HeldHow::Isolated if promised == Grade::B => Grade::A,
+            _ => promised,
         }
     }
 }
@@ -309,6 +374,9 @@ pub struct LaneRecord {
     /// What the messages are, as the first end said that said anything; 0 before.
     #[serde(default)]
     pub schema: u64,
+    /// The producer's and the consumer's core, where the agent holds it in a cpuset.
+    #[serde(default)]
+    pub held: [Option<HeldCore>; 2],
 }
 
 /// An end whose messages are not the lane's.

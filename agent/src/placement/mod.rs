@@ -71,6 +71,9 @@ pub struct EndRequest {
     pub min_grade: Option<Grade>,
     /// The only acceptable cpu.
     pub cpu: Option<u32>,
+    /// Cpus where other programs run as well, whatever the end asks: no better than C.
+    #[serde(default)]
+    pub crowded: CpuSet,
 }
 
 /// How near the two ends of a lane must be. An end without a core is nowhere in particular, so it
@@ -251,10 +254,10 @@ impl EndRequest {
     }
 
     /// The grade the end gets on this cpu, its demands being met.
-    const fn grade_on(&self, cpu: Option<&Cpu>) -> Grade {
+    fn grade_on(&self, cpu: Option<&Cpu>) -> Grade {
         match cpu {
             None => Grade::D,
-            Some(_) if !self.exclusive => Grade::C,
+            Some(cpu) if !self.exclusive || self.crowded.contains(cpu.id) => Grade::C,
             Some(cpu) if cpu.isolated => Grade::A,
             Some(_) => Grade::B,
         }

@@ -143,14 +143,13 @@ fn end() -> impl Strategy<Value = EndRequest> {
         prop::bool::weighted(0.4),
         prop::option::weighted(0.15, grade),
         prop::option::weighted(0.1, 0u32..32),
+        prop::option::weighted(0.2, any::<u32>()),
     )
-        .prop_map(|(pinned, allowed, exclusive, min_grade, cpu)| EndRequest {
-            pinned,
-            allowed: allowed
-                .map(|mask| CpuSet::from_ids((0..32).filter(|id| mask >> id & 1 == 1)).unwrap()),
-            exclusive,
-            min_grade,
-            cpu,
+        .prop_map(|(pinned, allowed, exclusive, min_grade, cpu, crowded)| {
+            let set =
+                |mask: u32| CpuSet::from_ids((0..32).filter(|id| mask >> id & 1 == 1)).unwrap();
+            let (allowed, crowded) = (allowed.map(set), crowded.map(set).unwrap_or_default());
+            EndRequest { pinned, allowed, exclusive, min_grade, cpu, crowded }
         })
 }
 
@@ -264,7 +263,7 @@ impl Oracle<'_> {
     fn open(&self, end: &EndRequest, cpu: &Cpu) -> bool {
         let listed = end.allowed.as_ref().is_none_or(|set| set.contains(cpu.id));
         let only = end.cpu.is_none_or(|only| only == cpu.id);
-        let grade = match (end.exclusive, cpu.isolated) {
+        let grade = match (end.exclusive && !end.crowded.contains(cpu.id), cpu.isolated) {
             (true, true) => Grade::A,
             (true, false) => Grade::B,
             (false, _) => Grade::C,

@@ -64,7 +64,7 @@ impl Threads {
 }
 
 /// The number that a thread has here, from the one that it has in its own pid namespace.
-fn host_thread(pid: i32, thread: u32) -> io::Result<Pid> {
+pub(super) fn host_thread(pid: i32, thread: u32) -> io::Result<Pid> {
     let wanted = thread.to_string();
     for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
         let entry = entry?;

@@ -1,6 +1,6 @@
 //! A world in memory that fails when told to: for the controller's tests.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -10,7 +10,8 @@ use laneway_shm::memfd::FileId;
 use laneway_shm::observer::{ConsumerView, ProducerView};
 
 use super::{Outcome, Provisioner, StepError};
-use crate::plan::{SegmentKey, Step};
+use crate::model::lane::{HeldCore, HeldHow};
+use crate::plan::{Hold, SegmentKey, Step};
 
 /// What the fake world holds and did, shared with the test.
 #[derive(Debug, Default)]
@@ -21,6 +22,8 @@ pub struct Script {
     pub steps: u64,
     /// Segments that exist, as role and number.
     pub segments: BTreeSet<(String, u64)>,
+    /// Whose cores are held.
+    pub cores: BTreeSet<SegmentKey>,
     /// Names of the steps in order.
     pub log: Vec<&'static str>,
 }
@@ -57,6 +60,20 @@ impl Provisioner for FakeWorld {
                     script.segments.insert((key.role.to_string(), key.number));
                     Outcome::Made { file: FileId { device: 1, inode: index }, bound: true }
                 }
+                Step::HoldCore { hold } => {
+                    script.cores.insert(hold.key);
+                    Outcome::Held(HeldCore {
+                        how: HeldHow::Isolated,
+                        shared: false,
+                        bound_tasks: 0,
+                        foreign_tasks: 0,
+                        whole_process: false,
+                    })
+                }
+                Step::FreeCore { key } => {
+                    script.cores.remove(key);
+                    Outcome::Done
+                }
                 Step::DropSegment { key } => {
                     script.segments.remove(&(key.role.to_string(), key.number));
                     Outcome::Done
@@ -81,6 +98,15 @@ impl Provisioner for FakeWorld {
     fn lifeline(&self) -> Result<[OwnedFd; 2], StepError> {
         let source = std::io::ErrorKind::Unsupported.into();
         Err(StepError::Segment(SegmentError::Os { call: "socketpair", source }))
+    }
+
+    fn survey(&self, key: SegmentKey, pid: i32, _: u32, cpu: u32) -> Result<Hold, StepError> {
+        Ok(Hold { key, cpu, pid, tid: pid, started: 0, home: String::new() })
+    }
+
+    fn recover_cores(&mut self, before: Vec<Hold>, keep: &HashSet<SegmentKey>) {
+        let kept = before.into_iter().filter(|hold| keep.contains(&hold.key));
+        self.with(|script| script.cores = kept.map(|hold| hold.key).collect());
     }
 
     fn repair_threads(&mut self) -> Vec<SegmentKey> {

@@ -1,7 +1,7 @@
 //! The real world: segments as sealed memfds, held by this process; affinity through the kernel.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
@@ -11,10 +11,11 @@ use laneway_shm::layout::Header;
 use laneway_shm::memfd::{Draft, Segment, identify};
 use laneway_shm::observer::{ConsumerView, ProducerView};
 
-use super::cpu::Threads;
+use super::cpu::{Threads, host_thread};
+use super::cpuset::{Cores, CpusetError};
 use super::{Outcome, Provisioner, StepError};
 use crate::ledger::Role;
-use crate::plan::{SegmentKey, Step};
+use crate::plan::{Hold, SegmentKey, Step};
 
 /// Segments held by this process.
 #[derive(Debug, Default)]
@@ -22,6 +23,7 @@ pub struct World {
     drafts: HashMap<SegmentKey, Draft>,
     sealed: HashMap<SegmentKey, Sealed>,
     threads: Threads,
+    cores: Option<Cores>,
 }
 
 #[derive(Debug)]
@@ -50,6 +52,27 @@ impl Sealed {
 }
 
 impl World {
+    /// The real world, with cpusets of the agent's own if it has them.
+    #[must_use]
+    pub fn new(cores: Option<Cores>) -> Self {
+        Self { cores, ..Self::default() }
+    }
+
+    fn hold(&mut self, hold: &Hold) -> Result<Outcome, StepError> {
+        let cores = self.cores.as_mut().ok_or(CpusetError::Off);
+        let held = cores.and_then(|cores| cores.hold(hold));
+        held.map(Outcome::Held).map_err(|source| refused(hold, source))
+    }
+
+    fn free(&mut self, key: SegmentKey) -> Result<Outcome, StepError> {
+        let Some(cores) = &mut self.cores else { return Ok(Outcome::Done) };
+        let held = cores.held(key).cloned();
+        match (cores.free(key), held) {
+            (Err(source), Some(hold)) => Err(refused(&hold, source)),
+            _ => Ok(Outcome::Done),
+        }
+    }
+
     fn seal(&mut self, key: SegmentKey) -> Result<Outcome, StepError> {
         let draft = self.drafts.remove(&key).ok_or(StepError::Unknown { key })?;
         let sealed = Sealed::new(key.role, draft.seal()?)?;
@@ -90,6 +113,8 @@ impl Provisioner for World {
                 self.threads.unpin(*key);
                 Ok(Outcome::Done)
             }
+            Step::HoldCore { hold } => self.hold(hold),
+            Step::FreeCore { key } => self.free(*key),
         }
     }
 
@@ -115,8 +140,24 @@ impl Provisioner for World {
             .map_err(|source| StepError::Segment(SegmentError::Os { call: "socketpair", source }))
     }
 
+    fn survey(&self, key: SegmentKey, pid: i32, thread: u32, cpu: u32) -> Result<Hold, StepError> {
+        let pin = |source| StepError::Pin { pid, thread, cpu, source };
+        let tid = host_thread(pid, thread).map_err(pin)?.as_raw();
+        let cores = self.cores.as_ref().ok_or(CpusetError::Off);
+        let hold = cores.and_then(|cores| cores.survey(key, pid, tid, cpu));
+        hold.map_err(|source| StepError::Hold { pid, thread, cpu, source })
+    }
+
+    fn recover_cores(&mut self, before: Vec<Hold>, keep: &HashSet<SegmentKey>) {
+        if let Some(cores) = &mut self.cores {
+            cores.recover(before, keep);
+        }
+    }
+
     fn repair_threads(&mut self) -> Vec<SegmentKey> {
-        self.threads.repair()
+        let mut moved = self.threads.repair();
+        moved.extend(self.cores.iter_mut().flat_map(Cores::repair));
+        moved
     }
 
     fn producer_view(&self, key: SegmentKey) -> Weak<ProducerView> {
@@ -132,6 +173,11 @@ impl Provisioner for World {
             _ => Weak::new(),
         }
     }
+}
+
+fn refused(hold: &Hold, source: CpusetError) -> StepError {
+    let thread = u32::try_from(hold.tid).unwrap_or(0);
+    StepError::Hold { pid: hold.pid, thread, cpu: hold.cpu, source }
 }
 
 fn shortage(error: SegmentError) -> StepError {

@@ -16,7 +16,7 @@ use crate::ledger::Role;
 use crate::model::capacity::{CpuSet, PageSize};
 use crate::model::id::Name;
 use crate::model::lane::{
-    BroadcastPolicy, BroadcastSpec, EndSpec, LaneSpec, Pinning, SegmentRecord,
+    BroadcastPolicy, BroadcastSpec, EndSpec, HeldCore, LaneSpec, Pinning, SegmentRecord,
 };
 use crate::placement::{CacheRelationRule, EndPlacement, Grade};
 use crate::registry::{LaneView, ReaderView};
@@ -159,7 +159,7 @@ fn readers(end: &mut v1::EndSpec, broadcast: BroadcastSpec) -> Result<(), BadFie
     }
     match v1::Pinning::try_from(end.pinning) {
         Ok(v1::Pinning::Unspecified) => end.pinning = v1::Pinning::None.into(),
-        Ok(v1::Pinning::Self_ | v1::Pinning::Enforce) => {
+        Ok(v1::Pinning::Self_ | v1::Pinning::Enforce | v1::Pinning::Cpuset) => {
             let description = "must be PINNING_NONE with readers_max above 1: readers get no cores \
                                in this version";
             return Err(BadField::unimplemented("spec.consumer.pinning", description));
@@ -210,6 +210,7 @@ fn end(path: &str, end: v1::EndSpec) -> Result<EndSpec, BadField> {
         Ok(v1::Pinning::Unspecified | v1::Pinning::Self_) => Pinning::Own,
         Ok(v1::Pinning::None) => Pinning::None,
         Ok(v1::Pinning::Enforce) => Pinning::Enforce,
+        Ok(v1::Pinning::Cpuset) => Pinning::Cpuset,
         Err(_) => return Err(unknown(&at("pinning"), end.pinning)),
     };
     let allowed = match end.allowed_cpus.as_str() {
@@ -445,6 +446,7 @@ fn pinning_to_proto(pinning: Pinning) -> v1::Pinning {
         Pinning::None => v1::Pinning::None,
         Pinning::Own => v1::Pinning::Self_,
         Pinning::Enforce => v1::Pinning::Enforce,
+        Pinning::Cpuset => v1::Pinning::Cpuset,
     }
 }
 
@@ -494,6 +496,7 @@ fn end_to_proto(
     let segment = record.newest(role).filter(|_| role == Role::Producer || !record.is_broadcast());
     let state = end_state(view, role);
     let peer = segment.filter(|s| SegmentRecord::is_held(s)).and_then(|s| s.peer);
+    let held = record.held[usize::from(role == Role::Consumer)];
     let incarnation = match role {
         Role::Producer => record.generation,
         Role::Consumer => record.incarnation,
@@ -501,8 +504,8 @@ fn end_to_proto(
     v1::EndStatus {
         state: state.into(),
         cpu: placed.cpu,
-        grade: grade_to_proto(placed.grade).into(),
-        facts: facts_to_proto(placed),
+        grade: grade_to_proto(held.map_or(placed.grade, |held| held.grade(placed.grade))).into(),
+        facts: facts_to_proto(placed, held),
         pinning: pinning_to_proto(record.spec.end(role).pinning).into(),
         drifts: record.drifts[usize::from(role == Role::Consumer)],
         uid: peer.map(|peer| peer.uid),
@@ -512,16 +515,24 @@ fn end_to_proto(
     }
 }
 
-fn facts_to_proto(placed: &EndPlacement) -> HashMap<String, String> {
+fn facts_to_proto(placed: &EndPlacement, held: Option<HeldCore>) -> HashMap<String, String> {
     let facts = &placed.facts;
-    [
+    let mut all = vec![
         ("exclusive", facts.exclusive.to_string()),
         ("isolated", facts.isolated.to_string()),
         ("nohz_full", facts.nohz_full.to_string()),
         ("smt_sibling_idle", facts.smt_sibling_idle.to_string()),
         ("same_core_as_peer", facts.same_core_as_peer.to_string()),
         ("co_holders", facts.co_holders.to_string()),
-    ]
-    .map(|(name, value)| (name.to_owned(), value))
-    .into()
+    ];
+    if let Some(held) = held {
+        all.extend([
+            ("cpuset", held.how.to_string()),
+            ("cpuset_shared", held.shared.to_string()),
+            ("cpuset_bound_tasks", held.bound_tasks.to_string()),
+            ("cpuset_foreign_tasks", held.foreign_tasks.to_string()),
+            ("cpuset_whole_process", held.whole_process.to_string()),
+        ]);
+    }
+    all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
