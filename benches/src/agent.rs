@@ -36,6 +36,8 @@ pub(crate) struct Agent {
     child: Child,
     directory: TempDir,
     created: u32,
+    /// Lanes of these that are deleted.
+    forgotten: u32,
 }
 
 /// The lanes of one message size.
@@ -114,6 +116,20 @@ impl Agent {
         reserve: Option<&str>,
         interrupt: &Interrupt,
     ) -> Result<Self, BenchError> {
+        let flags = reserve.iter().flat_map(|reserve| ["--reserve", *reserve]);
+        Self::launch(&flags.collect::<Vec<_>>(), None, interrupt)
+    }
+
+    /// Starts an agent with a configuration file of this text.
+    pub(crate) fn configured(config: &str, interrupt: &Interrupt) -> Result<Self, BenchError> {
+        Self::launch(&[], Some(config), interrupt)
+    }
+
+    fn launch(
+        flags: &[&str],
+        config: Option<&str>,
+        interrupt: &Interrupt,
+    ) -> Result<Self, BenchError> {
         let directory = tempfile::Builder::new()
             .prefix("laneway-bench-")
             .tempdir()
@@ -124,8 +140,11 @@ impl Agent {
         command.args(["--", "agent", "--run-dir"]);
         command.arg(directory.path().join("run"));
         command.arg("--state-dir").arg(directory.path().join("state"));
-        if let Some(reserve) = reserve {
-            command.args(["--reserve", reserve]);
+        command.args(flags);
+        if let Some(text) = config {
+            let file = directory.path().join("laneway.toml");
+            fs::write(&file, text).map_err(BenchError::io("cannot write a configuration"))?;
+            command.arg("--config").arg(file);
         }
         let output = log.try_clone().map_err(BenchError::io("cannot share the agent's log"))?;
         let child = command
@@ -134,7 +153,7 @@ impl Agent {
             .stderr(log)
             .spawn()
             .map_err(BenchError::io("cannot start the agent"))?;
-        let mut agent = Self { child, directory, created: 0 };
+        let mut agent = Self { child, directory, created: 0, forgotten: 0 };
         agent.await_socket(interrupt)?;
         Ok(agent)
     }
@@ -205,9 +224,38 @@ impl Agent {
 
     /// Makes a lane of `slots` slots as `laneway lane create` does, with these flags.
     pub(crate) fn make(&mut self, slots: u32, flags: &[&str]) -> Result<Lane, BenchError> {
+        self.ask(slots, &[&["--pinning", "none"], flags].concat())
+    }
+
+    /// Makes lanes on small pages, of which one has cores, by way of `pinning`: a thread with
+    /// several ends needs its core once.
+    pub(crate) fn pinned_lanes(
+        &mut self,
+        bytes: usize,
+        pinning: &str,
+        cpus: (u32, u32),
+    ) -> Result<Lanes, BenchError> {
+        let depths = Depths::of(bytes)?;
+        let [size, hot, deep] =
+            [bytes.to_string(), depths.latency.to_string(), depths.stream.to_string()];
+        let (first, second) = (cpus.0.to_string(), cpus.1.to_string());
+        let small = ["--page-size", "4KiB", "--slot-size", &size];
+        let hot = [&small[..], &["--slots", &hot]].concat();
+        let mut pinned = [&hot[..], &["--pinning", pinning]].concat();
+        if pinning != "none" {
+            pinned.extend(["--exclusive", "--producer-cpu", &first, "--consumer-cpu", &second]);
+        }
+        let deep = [&small[..], &["--slots", &deep, "--profile", "throughput"]].concat();
+        let ping = self.ask(depths.latency, &pinned)?;
+        let pong = self.make(depths.latency, &hot)?;
+        let streams = vec![self.make(depths.stream, &deep)?];
+        Ok(Lanes { bytes, ping, pong, streams, packed: None })
+    }
+
+    fn ask(&mut self, slots: u32, flags: &[&str]) -> Result<Lane, BenchError> {
         self.created += 1;
         let name = lane_name(self.created);
-        let mut words = vec!["lane", "create", &name, "--pinning", "none", "--output", "json"];
+        let mut words = vec!["lane", "create", &name, "--output", "json"];
         words.extend(flags);
         let output = child::command("laneway")?
             .args(["--", "--socket"])
@@ -233,11 +281,10 @@ impl Agent {
     }
 }
 
-impl Drop for Agent {
-    fn drop(&mut self) {
-        // An agent keeps its lanes beyond its end, and with them the hugepages that it added:
-        // it would give back only those that no lane has.
-        for number in 1..=self.created {
+impl Agent {
+    /// Deletes every lane that it granted.
+    pub(crate) fn forget_lanes(&mut self) {
+        for number in self.forgotten + 1..=self.created {
             let Ok(mut command) = child::command("laneway") else { continue };
             command.args(["--", "--socket"]).arg(self.control_socket());
             command.args(["lane", "delete", &lane_name(number)]);
@@ -245,6 +292,15 @@ impl Drop for Agent {
             // A lane that was refused does not exist; an agent that is gone deletes nothing.
             let _ = command.status();
         }
+        self.forgotten = self.created;
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // An agent keeps its lanes beyond its end, and with them the hugepages that it added:
+        // it would give back only those that no lane has.
+        self.forget_lanes();
         child::end(&mut self.child);
     }
 }

@@ -10,11 +10,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::error::BenchError;
+use crate::noise::NoiseArgs;
+use crate::noise::maker::Noise;
 #[cfg(feature = "rivals")]
 use crate::plan::Who;
 #[cfg(feature = "rivals")]
 use crate::task::Wait;
-use crate::{broadcast, crowd, experiment, laneway, publish, worker};
+use crate::{broadcast, crowd, experiment, laneway, noise, publish, worker};
 
 /// Measures lanes between two pinned processes, beside what this machine can do at all.
 #[derive(Debug, Parser)]
@@ -39,6 +41,8 @@ enum Command {
     },
     /// Measure what a broadcast costs its producer, from one reader to 64
     Broadcast(BroadcastArgs),
+    /// Measure what a granted core is worth beside antagonists, for each way to pin
+    Noise(NoiseArgs),
     /// Make a page with pictures and tables: of results in files, or of what is measured now
     Report(ReportArgs),
     /// One side of every lane, pinned; reads orders from standard input
@@ -52,6 +56,16 @@ enum Command {
     Crowd {
         #[arg(long)]
         parent: Option<i32>,
+    },
+    /// One antagonist
+    #[command(hide = true)]
+    NoiseMaker {
+        #[arg(long)]
+        parent: Option<i32>,
+        #[arg(long, value_enum)]
+        kind: Noise,
+        #[arg(long)]
+        millis: u64,
     },
     /// One side of a rival; reads its errand from standard input
     #[cfg(feature = "rivals")]
@@ -341,7 +355,7 @@ impl PageSize {
     }
 }
 
-fn two_cpus(text: &str) -> Result<(u32, u32), String> {
+pub(crate) fn two_cpus(text: &str) -> Result<(u32, u32), String> {
     let wrong = || format!("`{text}` is not two different cpus such as 0,1");
     let (first, second) = text.split_once(',').ok_or_else(wrong)?;
     match (first.trim().parse(), second.trim().parse()) {
@@ -358,7 +372,7 @@ fn slots(text: &str) -> Result<u32, String> {
     }
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
+pub(crate) fn seconds(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(value) if (0.01..=60.0).contains(&value) => Ok(value),
         _ => Err(format!("`{text}` is not a number from 0.01 to 60")),
@@ -395,6 +409,8 @@ fn dispatch(command: Command) -> Result<ExitCode, BenchError> {
         Command::Compare { arguments: _ } => Err(BenchError::NoRivals),
         Command::Broadcast(args) => broadcast::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Crowd { parent } => crowd::run(parent),
+        Command::Noise(args) => noise::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::NoiseMaker { parent, kind, millis } => noise::maker::run(parent, kind, millis),
         Command::Report(args) => publish::run(&args).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "rivals")]
         Command::Rival { parent } => crate::rivals::run(parent),

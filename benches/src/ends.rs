@@ -85,7 +85,7 @@ impl Ends {
     pub(crate) fn attach(setup: &Setup, tickets: &Tickets) -> Result<Self, BenchError> {
         // The worker is pinned already, to the cpu that the caller of the benchmark chose.
         let attach = |ticket: &str| -> Result<Attach, BenchError> {
-            Ok(Attach::with_ticket(&setup.socket, ticket)?.pin(false))
+            Ok(Attach::with_ticket(&setup.socket, ticket)?.pin(setup.pin))
         };
         Ok(match setup.side {
             Side::Initiator => {

@@ -39,6 +39,7 @@ pub(crate) fn example() -> Report {
             p99_ns: nanos * 3.0,
             p999_ns: nanos * 4.0,
             max_ns: nanos * 100.0,
+            wait_p99_ns: 0.0,
             curve: vec![(0.0, nanos / 2.0), (0.5, nanos), (0.99, nanos * 3.0), (1.0, 1e6)],
         });
         sample

@@ -8,8 +8,10 @@ use comfy_table::{Cell, CellAlignment, Table};
 use crate::markup::Markup;
 
 /// Columns of words. All others are numbers, and lean to the right.
-const WORDS: [&str; 11] =
-    ["mode", "who", "work", "class", "ends", "waits", "publish", "why", "promise", "wanted", "met"];
+const WORDS: [&str; 13] = [
+    "mode", "who", "work", "class", "ends", "waits", "publish", "why", "promise", "wanted", "met",
+    "beside", "pinning",
+];
 
 /// A table with a title.
 #[derive(Clone, Debug, PartialEq)]

@@ -30,6 +30,7 @@ mod latency;
 mod machine;
 mod markup;
 mod message;
+mod noise;
 mod output;
 mod page;
 mod plan;

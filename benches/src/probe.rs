@@ -100,6 +100,7 @@ fn nothing() -> Latency {
         p99_ns: never,
         p999_ns: never,
         max_ns: never,
+        wait_p99_ns: 0.0,
         curve: Vec::new(),
     }
 }

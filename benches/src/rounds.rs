@@ -186,7 +186,7 @@ pub(crate) fn run_cell(
 }
 
 /// On standard error, if that is a terminal. Drawn between measurements only, never by a thread.
-fn progress(steps: u64) -> ProgressBar {
+pub(crate) fn progress(steps: u64) -> ProgressBar {
     let bar = ProgressBar::new(steps);
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {eta} left  {msg}");
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))

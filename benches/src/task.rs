@@ -51,6 +51,8 @@ pub(crate) struct Setup {
     pub(crate) side: Side,
     /// None leaves the worker where the kernel puts it.
     pub(crate) cpu: Option<u32>,
+    /// Whether the library pins, where the lane says so.
+    pub(crate) pin: bool,
     pub(crate) socket: PathBuf,
     pub(crate) lanes: Vec<Tickets>,
 }

@@ -40,10 +40,32 @@ impl Workers {
         lanes: &[Lanes],
         interrupt: &Interrupt,
     ) -> Result<Self, BenchError> {
+        Self::with(cpus, false, socket, lanes, interrupt)
+    }
+
+    /// Starts both without a cpu: the lanes say who gets one, and the library pins where `pin`
+    /// says so.
+    pub(crate) fn left_alone(
+        pin: bool,
+        socket: &Path,
+        lanes: &Lanes,
+        interrupt: &Interrupt,
+    ) -> Result<Self, BenchError> {
+        Self::with(None, pin, socket, std::slice::from_ref(lanes), interrupt)
+    }
+
+    fn with(
+        cpus: Option<(u32, u32)>,
+        pin: bool,
+        socket: &Path,
+        lanes: &[Lanes],
+        interrupt: &Interrupt,
+    ) -> Result<Self, BenchError> {
         let tickets = |side| lanes.iter().map(|lanes| lanes.tickets(side)).collect();
         let start = |side: Side| {
             let (socket, lanes) = (socket.to_path_buf(), tickets(side));
-            Worker::start("worker", side, &Setup { side, cpu: side.of(cpus), socket, lanes })
+            let setup = Setup { side, cpu: side.of(cpus), pin, socket, lanes };
+            Worker::start("worker", side, &setup)
         };
         let mut workers =
             Self { initiator: start(Side::Initiator)?, responder: start(Side::Responder)? };

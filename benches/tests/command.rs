@@ -295,3 +295,35 @@ mod rivals {
         assert_eq!(depths, [both("laneway"), both("rtrb")].concat());
     }
 }
+
+#[test]
+fn noise_measures_every_way_to_pin_and_leaves_the_node_as_it_was() {
+    if !two_cpus() {
+        return;
+    }
+    let directory = directory();
+    let small = ["noise", "--quick", "--seconds", "0.02", "--plot", "noise.svg", "--json"];
+    let child = Command::new(env!("CARGO_BIN_EXE_laneway-bench"))
+        .args(small)
+        .current_dir(directory.path())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let group = format!("laneway-noise-{}", child.id());
+    let report = succeeded(&child.wait_with_output().expect("an end"));
+    let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+    let rows = report["rows"].as_array().expect("rows");
+    let missing = report["missing"].as_array().expect("missing");
+    // Beside full noise a tiny time may be too short for an end that shares its core.
+    for way in ["none", "self", "enforce", "cpuset"] {
+        let idle = |row: &&serde_json::Value| row["pinning"] == way && row["noise"] == "idle";
+        let measured = rows.iter().any(|row| idle(&row));
+        assert!(measured || missing.iter().any(|row| row["pinning"] == way), "{way}: {report}");
+    }
+    let picture = std::fs::read_to_string(directory.path().join("noise.svg")).expect("a picture");
+    assert!(roxmltree::Document::parse(&picture).is_ok());
+    for root in ["/sys/fs/cgroup/cpuset", "/sys/fs/cgroup/cpu"] {
+        assert!(!Path::new(root).join(&group).exists(), "{root}/{group}");
+    }
+}
