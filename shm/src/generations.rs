@@ -114,6 +114,7 @@ impl Generations {
                 pending.end = Some(end);
             }
         }
+        self.leave_out_empty(link);
         current
     }
 
@@ -133,6 +134,21 @@ impl Generations {
     /// The lifeline to the producer that is read, if it came after its segment.
     pub(crate) fn late_lifeline(&self, link: &mut Link) -> Option<Arc<Lifeline>> {
         link.lifeline(self.current).filter(|_| self.current != 0)
+    }
+
+    /// Does not keep what came and went without a message: there may be any number of them while
+    /// nobody looks. Only where nothing was read yet does the first one count, as a beginning.
+    fn leave_out_empty(&mut self, link: &mut Link) {
+        let kept = usize::from(self.current == 0);
+        let mut at = 0;
+        self.pending.retain(|next| {
+            let keep = at < kept || next.end != Some(next.base);
+            at += 1;
+            if !keep {
+                link.forget(Role::Producer, next.generation);
+            }
+            keep
+        });
     }
 
     /// How a reader with this grant gets into the generation that comes next, if it can already.

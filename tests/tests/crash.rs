@@ -69,6 +69,24 @@ fn producers_killed_at_random_instants_lose_nothing_that_they_committed() {
 }
 
 #[test]
+fn producers_that_came_and_went_without_a_message_hide_no_later_one_from_a_busy_consumer() {
+    let _turn = turn();
+    let agent = Agent::start();
+    agent.create(plain("orders", 8, 8)).unwrap();
+    let attach =
+        |role| Attach::with_ticket(agent.attach_socket(), &agent.ticket("orders", role)).unwrap();
+    let mut consumer = attach(Role::Consumer).consumer().unwrap();
+    for _ in 0..20 {
+        drop(attach(Role::Producer).producer().unwrap());
+        agent.wait_for("orders", "it is gone", |lane| state(&lane.producer) == State::Gone);
+    }
+    let mut producer = attach(Role::Producer).producer().unwrap();
+    producer.send(b"here", SOON).unwrap();
+    assert_eq!(consumer.recv(SOON).unwrap().to_vec(), b"here");
+    assert_eq!(consumer.generation(), 21);
+}
+
+#[test]
 fn consumers_killed_at_random_instants_repeat_at_most_what_they_had_not_released() {
     let _turn = turn();
     let agent = Agent::start();
