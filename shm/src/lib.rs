@@ -51,6 +51,7 @@ mod duplex;
 mod error;
 mod fan_in;
 mod follower;
+mod frozen;
 mod generations;
 mod lanes;
 mod merge;
@@ -88,6 +89,9 @@ pub use error::{
     AttachError, Corruption, FrameError, PeerState, RecvError, ReserveError, SegmentError,
 };
 pub use fan_in::{FanIn, TypedFanIn};
+pub use frozen::{
+    FROZEN_BYTES_MAX, FrozenBuilder, FrozenError, FrozenFault, FrozenFile, FrozenSegment,
+};
 pub use lanes::{FanInError, LaneKey};
 pub use merge::{Merge, Merged};
 pub use pair::{PairOptions, pair};

@@ -62,11 +62,7 @@ impl Draft {
         page_bytes: u64,
         node: Option<u32>,
     ) -> Result<Self, SegmentError> {
-        let fd = create_file(page_bytes)?;
-        // A memfd starts with mode 0777: any uid could re-open a read-only descriptor for writing.
-        fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR).map_err(SegmentError::os("fchmod"))?;
-        let size = i64::try_from(header.size_bytes).unwrap_or(i64::MAX);
-        ftruncate(&fd, size).map_err(SegmentError::os("ftruncate"))?;
+        let fd = sized_file(header.size_bytes, page_bytes)?;
         let mut draft = Self { fd, header, page_bytes, bound_node: None };
         let len = mapping_len(header.size_bytes)?;
         // The policy belongs to the mapping, so it is set before the first page is taken.
@@ -132,17 +128,8 @@ impl Draft {
         Ok(())
     }
 
-    /// Tells a shortage of pages from every other failure.
     fn shortage(&self, error: SegmentError) -> SegmentError {
-        match error {
-            SegmentError::Os { source, .. }
-                if matches!(source.raw_os_error(), Some(libc::ENOMEM | libc::ENOSPC)) =>
-            {
-                let (size_bytes, page_bytes) = (self.header.size_bytes, self.page_bytes);
-                SegmentError::NoMemory { size_bytes, page_bytes, source }
-            }
-            other => other,
-        }
+        shortage(error, self.header.size_bytes, self.page_bytes)
     }
 }
 
@@ -205,11 +192,7 @@ impl Segment {
     /// # Errors
     /// `Os` if `/proc` is not mounted or forbids the re-open.
     pub fn read_only_fd(&self) -> Result<OwnedFd, SegmentError> {
-        // Without blocking: a writer of our own uid could hold a lease on the file (fcntl(2)),
-        // and this thread would wait for it for 45 seconds.
-        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&self.fd));
-        open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty())
-            .map_err(SegmentError::os("open(/proc/self/fd)"))
+        read_only(&self.fd)
     }
 
     /// The descriptor alone.
@@ -248,6 +231,49 @@ pub fn identify(fd: impl AsFd) -> Result<(FileId, bool), SegmentError> {
     Ok((FileId { device: stat.st_dev, inode: stat.st_ino }, writable))
 }
 
+/// A second descriptor of a file of ours that is open for reading only.
+///
+/// # Errors
+/// `Os` if `/proc` is not mounted or forbids the re-open.
+pub(crate) fn read_only(fd: &OwnedFd) -> Result<OwnedFd, SegmentError> {
+    // Without blocking: a writer of our own uid could hold a lease on the file (fcntl(2)), and
+    // this thread would wait for it for 45 seconds.
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd));
+    open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty())
+        .map_err(SegmentError::os("open(/proc/self/fd)"))
+}
+
+/// A new unsealed file of `size_bytes`, every page of it allocated.
+///
+/// # Errors
+/// `NoMemory` when the pool is short; `PageSize`; `Os` names any other call that failed.
+pub(crate) fn allocated_file(size_bytes: u64, page_bytes: u64) -> Result<OwnedFd, SegmentError> {
+    let fd = sized_file(size_bytes, page_bytes)?;
+    allocate(&fd, size_bytes).map_err(|error| shortage(error, size_bytes, page_bytes))?;
+    Ok(fd)
+}
+
+fn sized_file(size_bytes: u64, page_bytes: u64) -> Result<OwnedFd, SegmentError> {
+    let fd = create_file(page_bytes)?;
+    // A memfd starts with mode 0777: any uid could re-open a read-only descriptor for writing.
+    fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR).map_err(SegmentError::os("fchmod"))?;
+    let size = i64::try_from(size_bytes).unwrap_or(i64::MAX);
+    ftruncate(&fd, size).map_err(SegmentError::os("ftruncate"))?;
+    Ok(fd)
+}
+
+/// Tells a shortage of pages from every other failure.
+fn shortage(error: SegmentError, size_bytes: u64, page_bytes: u64) -> SegmentError {
+    match error {
+        SegmentError::Os { source, .. }
+            if matches!(source.raw_os_error(), Some(libc::ENOMEM | libc::ENOSPC)) =>
+        {
+            SegmentError::NoMemory { size_bytes, page_bytes, source }
+        }
+        other => other,
+    }
+}
+
 fn create_file(page_bytes: u64) -> Result<OwnedFd, SegmentError> {
     let huge = match page_bytes {
         0x1000 => MFdFlags::empty(),
@@ -277,7 +303,7 @@ fn allocate(fd: &OwnedFd, size_bytes: u64) -> Result<(), SegmentError> {
     }
 }
 
-fn mapping_len(size_bytes: u64) -> Result<usize, SegmentError> {
+pub(crate) fn mapping_len(size_bytes: u64) -> Result<usize, SegmentError> {
     usize::try_from(size_bytes).map_err(|_| SegmentError::Geometry {
         field: "size_bytes",
         found: size_bytes,

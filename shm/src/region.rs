@@ -1,9 +1,10 @@
 //! A mapping of a segment, and the only place where mapped addresses are touched.
 //!
-//! Three sentences carry every SAFETY comment here. A peer may write a read-only region at any
+//! Four sentences carry every SAFETY comment here. A peer may write a read-only region at any
 //! time, so no reference to its bytes is ever formed. A region that this process owns has no
 //! other writer, by seal, so a `&mut` to a slot that was not yet committed is exclusive. A segment
-//! is allocated and sealed before it is mapped for reading, so no access can trap.
+//! is allocated and sealed before it is mapped for reading, so no access can trap. A frozen region
+//! has no writer at all, by seal, so a reference to its bytes is a promise that the kernel keeps.
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -20,6 +21,7 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 use crate::barrier;
 use crate::copy::{copy_from_shared, copy_to_shared};
 use crate::error::SegmentError;
+use crate::frozen::FrozenFile;
 use crate::geometry::WORD_BYTES;
 use crate::layout::P_TAIL_PAD;
 use crate::lifeline::Lifeline;
@@ -45,7 +47,11 @@ pub enum Owned {}
 #[derive(Debug)]
 pub enum Foreign {}
 
-/// An owned mapping of a whole segment. No `Deref`, no slices: see the module's three sentences.
+/// Marks a region that no process can write any more.
+#[derive(Debug)]
+pub enum Frozen {}
+
+/// An owned mapping of a whole segment. No `Deref`, no slices: see the module's four sentences.
 #[derive(Debug)]
 pub struct Region<Access> {
     map: MmapRaw,
@@ -205,6 +211,36 @@ impl Region<Foreign> {
             )
         };
         if result == 0 { u32::try_from(node).ok() } else { None }
+    }
+}
+
+impl Region<Frozen> {
+    /// Maps a frozen payload for reading and touches every page.
+    ///
+    /// # Errors
+    /// The kernel's refusal to map, or to find a page.
+    pub(crate) fn map_frozen(file: &FrozenFile) -> Result<Self, SegmentError> {
+        let map = MmapOptions::new()
+            .len(file.size_bytes())
+            .map_raw_read_only(file.as_fd().as_raw_fd())
+            .map_err(SegmentError::io("mmap"))?;
+        let region = Self::private(map)?;
+        region.populate(Advice::PopulateRead)?;
+        Ok(region)
+    }
+
+    /// The first `len` bytes.
+    pub(crate) fn as_bytes(&self, len: usize) -> &[u8] {
+        let start = self.at(0, len);
+        // SAFETY:
+        // - `at` proved that the range lies inside the mapping, which `self` keeps alive;
+        // - nobody writes the bytes, in any process, for as long as the file exists: a
+        //   `FrozenFile` was found to carry F_SEAL_WRITE, which the kernel adds only while nobody
+        //   holds a writable mapping or a pin, and F_SEAL_SEAL, and a seal is never taken off;
+        // - no access traps: the file was found to be no shorter than the mapping after the seals
+        //   against shrinking and punching were found, and `map_frozen` touched every page;
+        // - every byte of a file's mapping has a value, and `u8` needs no alignment.
+        unsafe { std::slice::from_raw_parts(start, len) }
     }
 }
 
