@@ -35,7 +35,8 @@ fn main() -> Result<(), Failure> {
 fn lane(payload: usize, wait: WaitMode) -> Result<Lane, Failure> {
     let (slot_count, page_bytes, profile) = (64, 4096, Profile::Latency);
     let slot_payload_bytes = u32::try_from(payload)?;
-    Ok(pair(PairOptions { slot_payload_bytes, slot_count, page_bytes, wait, profile })?)
+    let lifeline = false;
+    Ok(pair(PairOptions { slot_payload_bytes, slot_count, page_bytes, wait, profile, lifeline })?)
 }
 
 fn arrays_one_by_one((mut producer, mut consumer): Lane, count: usize) -> Result<(), Failure> {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::control::Link;
 use crate::error::{Corruption, PeerState, RecvError, SegmentError};
+use crate::frozen::Arrivals;
 use crate::generations::{Generations, WayIn};
 use crate::lifeline::Lifeline;
 use crate::memory::Memory as _;
@@ -38,6 +39,8 @@ pub struct Consumer {
     grant: Grant,
     pub(crate) line: Generations,
     closed: bool,
+    /// Frozen payloads that came and were not asked for yet.
+    pub(crate) arrivals: Arrivals,
     /// Position from which on the agent is looked at.
     attend_at: u64,
     /// Position at the last wait.
@@ -62,6 +65,7 @@ impl Consumer {
             grant,
             line: Generations::new(),
             closed: false,
+            arrivals: Arrivals::default(),
             attend_at: 0,
             waited_at: 0,
             not_sync: std::marker::PhantomData,
@@ -111,7 +115,8 @@ impl Consumer {
     ///
     /// # Errors
     /// `Closed` after the producer ended the stream, until a successor attaches; `Corrupt`, for
-    /// ever; `Revoked`; `Segment` if the next generation's segment was refused.
+    /// ever; `Revoked`; `Segment` if the next generation's segment was refused; `Frozen` before a
+    /// frozen payload, which [`Consumer::recv_any`] takes.
     #[inline(always)]
     pub fn poll(&mut self) -> Result<Option<ReadSlot<'_>>, RecvError> {
         let span = match self.ring.ready() {
@@ -269,6 +274,10 @@ impl Consumer {
                 self.closed = true;
                 Err(self.closed_error())
             }
+            Ok(Some(Found::Frozen { span, pages })) if span.position() < self.line.end => {
+                self.attend()?;
+                Err(self.frozen_is_next(pages))
+            }
             Ok(_) => self.found_nothing(),
             Err(corruption) => Err(self.blamed(corruption)),
         }
@@ -389,6 +398,7 @@ impl Consumer {
             return Ok(false);
         };
         self.closed = false;
+        self.arrivals = Arrivals::default();
         match way_in {
             None => self.ring.join(region),
             Some(WayIn::Entry(entry)) => self.ring.join_at(region, &entry)?,

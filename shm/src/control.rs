@@ -197,6 +197,11 @@ impl Link {
         found.next().map(|(_, lifeline)| lifeline)
     }
 
+    /// Whether this end said that it wants lifelines.
+    pub(crate) fn asked_for_lifeline(&self) -> bool {
+        self.control.as_ref().is_some_and(|control| control.resume.lifeline)
+    }
+
     /// Remembers the descriptor of a peer's segment.
     pub(crate) fn hold(&mut self, role: Role, number: u64, fd: OwnedFd) {
         if let Some(control) = &mut self.control {

@@ -10,6 +10,9 @@ use crate::geometry::{Geometry, Place};
 /// to make a reader's arithmetic overflow.
 pub const POSITION_MAX: u64 = u64::MAX - (1 << 56);
 
+/// Most base pages of a frozen payload.
+pub const FROZEN_PAGES_MAX: u32 = 1 << 18;
+
 /// What a committed slot holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -22,6 +25,8 @@ pub enum Kind {
     End = 3,
     /// Broadcast lanes that lose: the slot is being written in this lap.
     Busy = 4,
+    /// A frozen payload: the slot is empty, and the length is that of a file, in base pages.
+    Frozen = 5,
 }
 
 /// One slot's commit word, `turn:32 | kind:8 | len:24`: a whole snapshot in one load.
@@ -87,7 +92,8 @@ pub enum Passing {
 pub enum SlotState {
     /// Not committed in this lap.
     Empty,
-    /// Committed, with kind and length within the geometry.
+    /// Committed, with kind and length within the geometry; of [`Kind::Frozen`] with 1 to
+    /// [`FROZEN_PAGES_MAX`] pages.
     Committed(Kind, u32),
 }
 
@@ -110,6 +116,7 @@ pub fn read_slot(
         1 => Kind::Data,
         2 => Kind::More,
         3 => Kind::End,
+        5 => return frozen_slot(position, word.len()),
         // Turn 0 comes once in 2^32 laps: a page that was never written is still empty then.
         0 if word.0 == 0 => return Ok(SlotState::Empty),
         found => return Err(Corruption::Kind { position, found }),
@@ -121,6 +128,13 @@ pub fn read_slot(
         return Err(Corruption::Length { position, found, limit });
     }
     Ok(SlotState::Committed(kind, found))
+}
+
+fn frozen_slot(position: u64, pages: u32) -> Result<SlotState, Corruption> {
+    if !(1..=FROZEN_PAGES_MAX).contains(&pages) {
+        return Err(Corruption::Length { position, found: pages, limit: FROZEN_PAGES_MAX });
+    }
+    Ok(SlotState::Committed(Kind::Frozen, pages))
 }
 
 /// Judges a commit word of a broadcast lane that loses, found at `position`.
@@ -144,6 +158,9 @@ pub fn read_passing(
     }
     Ok(match read_slot(geometry, position, word)? {
         SlotState::Empty => Passing::Empty,
+        SlotState::Committed(Kind::Frozen, _) => {
+            return Err(Corruption::Kind { position, found: Kind::Frozen as u8 });
+        }
         SlotState::Committed(kind, len) => Passing::Committed(kind, len),
     })
 }
@@ -184,10 +201,15 @@ mod tests {
             let turn = geometry.turn(position);
             for found_turn in 0..8u32 {
                 for kind in 0..=255u64 {
-                    for len in [0u64, 1, 7, 8, 9, 0xff_ffff] {
+                    for len in [0u64, 1, 7, 8, 9, 1 << 18, (1 << 18) + 1, 0xff_ffff] {
                         let word = CommitWord(u64::from(found_turn) << 32 | kind << 24 | len);
                         let state = read_slot(&geometry, position, word);
-                        let legal = matches!((kind, len), (1 | 3, 0..=8) | (2, 8));
+                        let legal = match kind {
+                            1 | 3 => len <= 8,
+                            2 => len == 8,
+                            5 => (1..=1 << 18).contains(&len),
+                            _ => false,
+                        };
                         if found_turn == turn && legal {
                             assert!(matches!(state, Ok(SlotState::Committed(..))));
                             committed += 1;
@@ -200,7 +222,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(committed, 8 * 9);
+        assert_eq!(committed, 8 * (2 * 4 + 1 + 5));
     }
 
     #[test]
@@ -218,7 +240,13 @@ mod tests {
                         } else if found_turn == turn && kind == 4 {
                             assert_eq!(state, Ok(Passing::Empty));
                         } else {
-                            let strict = read_slot(&geometry, position, word);
+                            let strict = match read_slot(&geometry, position, word) {
+                                // Such a lane carries none.
+                                Ok(SlotState::Committed(Kind::Frozen, _)) => {
+                                    Err(Corruption::Kind { position, found: 5 })
+                                }
+                                strict => strict,
+                            };
                             let same = match state {
                                 Ok(Passing::Empty) => strict == Ok(SlotState::Empty),
                                 Ok(Passing::Committed(k, l)) => {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::frozen::{FrozenError, FrozenFault};
 use crate::roster::Reason;
 
 /// Proof that the peer broke the protocol: an honest peer cannot produce any of these.
@@ -83,6 +84,14 @@ pub enum Corruption {
         found: u64,
         /// Lowest position that makes sense.
         lowest: u64,
+    },
+    /// What came as a frozen payload is none.
+    #[error("message at position {position} is no frozen payload: {fault}")]
+    Frozen {
+        /// Position of its slot.
+        position: u64,
+        /// What is wrong with it.
+        fault: FrozenFault,
     },
     /// A generation that ended at `end` has an uncommitted slot before its end.
     #[error("generation ended at {end} but the slot at {position} was never committed")]
@@ -190,6 +199,33 @@ pub enum RecvError {
         found: usize,
         /// Longest message that was asked for, in bytes.
         limit: usize,
+    },
+    /// The next message is a frozen payload, which this call does not take; it stays in the lane.
+    #[error(
+        "the message at {position} is a frozen payload of up to {bytes_max} bytes: use `recv_any`"
+    )]
+    Frozen {
+        /// Position of its slot.
+        position: u64,
+        /// Its length in whole base pages, in bytes.
+        bytes_max: u64,
+    },
+    /// A frozen payload will never come: its producer ended before this consumer was sent the
+    /// descriptor, or there was no room for one here. The next call goes on behind it.
+    #[error("the frozen payload at {position}, of up to {bytes_max} bytes, is lost")]
+    FrozenLost {
+        /// Position of its slot.
+        position: u64,
+        /// Its length in whole base pages, in bytes.
+        bytes_max: u64,
+    },
+    /// A frozen payload is here and cannot be mapped; it stays in the lane.
+    #[error("message at {position}: {source}; try again, or leave it out with `skip_frozen`")]
+    FrozenFailed {
+        /// Position of its slot.
+        position: u64,
+        /// Why not.
+        source: FrozenError,
     },
     /// The producer of a broadcast lane was faster. The next call goes on half a ring behind it.
     #[error("{slots} slots were overwritten before position {position}: read faster or widen")]

@@ -240,7 +240,7 @@ fn copy<P: Memory>(
             Passing::Overrun => return Ok(Copied::Overrun),
             Passing::Empty if slots == 1 => return Ok(Copied::Nothing),
             Passing::Committed(Kind::End, _) if slots == 1 => return Ok(Copied::End),
-            Passing::Empty | Passing::Committed(Kind::End | Kind::Busy, _) => {
+            Passing::Empty | Passing::Committed(Kind::End | Kind::Busy | Kind::Frozen, _) => {
                 return Err(Corruption::Unfinished { position, slots: slots - 1 });
             }
             Passing::Committed(kind, bytes) => (kind, bytes as usize),

@@ -4,10 +4,14 @@
 //! The sender fills a [`FrozenBuilder`] and freezes it: the mapping is taken away and the kernel
 //! adds `F_SEAL_WRITE`, which it refuses while anybody could still write. What is left is a
 //! [`FrozenFile`], whose descriptor is the message. A receiver proves the file before it maps it,
-//! and then has plain bytes, a [`FrozenSegment`], whoever sent them. Knows nothing of lanes.
+//! and then has plain bytes, a [`FrozenSegment`], whoever sent them.
+//!
+//! A lane carries them in order with its messages (`flight`, `arrivals`): the ring carries a slot
+//! of a kind of its own, the lifeline the descriptor.
 
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 
@@ -15,11 +19,18 @@ use crate::error::SegmentError;
 use crate::memfd;
 use crate::region::{Frozen, Owned, Region};
 
+mod arrivals;
 mod error;
 mod file;
+mod flight;
+mod parcel;
 
+pub(crate) use arrivals::Arrivals;
+pub use arrivals::{FrozenSlot, Incoming};
 pub use error::{FrozenError, FrozenFault};
 pub use file::FrozenFile;
+pub(crate) use flight::Flight;
+pub use flight::{FROZEN_IN_FLIGHT_MAX, FrozenSendError};
 
 /// Largest payload, in bytes. A receiver maps no more than this for one message.
 pub const FROZEN_BYTES_MAX: usize = 1 << 30;
@@ -143,16 +154,16 @@ fn add_seals(fd: &OwnedFd, seals: SealFlag) -> nix::Result<()> {
 ///
 /// Costs one mapping and one descriptor until it is dropped. May be sent to and shared by threads,
 /// outlives the lane and the sender, and can be passed on by [`FrozenSegment::file`] without a
-/// copy.
-#[derive(Debug)]
+/// copy. A clone shares the mapping.
+#[derive(Clone, Debug)]
 pub struct FrozenSegment {
-    region: Region<Frozen>,
+    region: Arc<Region<Frozen>>,
     file: FrozenFile,
 }
 
 impl FrozenSegment {
     pub(crate) fn new(region: Region<Frozen>, file: FrozenFile) -> Self {
-        Self { region, file }
+        Self { region: Arc::new(region), file }
     }
 
     /// The payload.

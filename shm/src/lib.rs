@@ -11,6 +11,7 @@
 //! | [`layout`], [`geometry`], [`cursor`] | the format and its rules; pure |
 //! | [`memory`], [`ring`] | the protocol, over any memory; pure |
 //! | `region`, `copy`, [`memfd`] | mappings, racy copies, sealed files |
+//! | [`FrozenBuilder`], [`FrozenFile`], [`FrozenSegment`] | large payloads that are sealed files |
 //! | [`wire`], [`fdpass`] | the attach protocol's frames and descriptors |
 //! | [`lifeline`] | a socket between two ends, for those that wait in epoll |
 //! | [`Attach`], [`Producer`], [`Consumer`], [`TrustedConsumer`] | what a workload uses |
@@ -30,6 +31,20 @@
 //! let message = consumer.recv(Duration::from_secs(1))?;
 //! assert_eq!(message.to_vec(), b"hello");
 //! # sender.join().unwrap()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A message may take several slots, up to the whole ring, and is seen whole or not at all; what is
+//! larger, or one payload of a megabyte and more, is [frozen](FrozenBuilder):
+//!
+//! ```
+//! # use std::time::Duration;
+//! # use laneway_shm::{PairOptions, pair};
+//! // Slots of 56 bytes: a message of 40,000 takes 715 of them.
+//! let (mut producer, mut consumer) = pair(PairOptions::default())?;
+//! assert_eq!(producer.message_max(), 56 * 1024);
+//! producer.send(&[7; 40_000], Duration::ZERO)?;
+//! assert_eq!(consumer.recv(Duration::ZERO)?.to_vec(), [7; 40_000]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 #![warn(missing_docs)]
@@ -90,7 +105,8 @@ pub use error::{
 };
 pub use fan_in::{FanIn, TypedFanIn};
 pub use frozen::{
-    FROZEN_BYTES_MAX, FrozenBuilder, FrozenError, FrozenFault, FrozenFile, FrozenSegment,
+    FROZEN_BYTES_MAX, FROZEN_IN_FLIGHT_MAX, FrozenBuilder, FrozenError, FrozenFault, FrozenFile,
+    FrozenSegment, FrozenSendError, FrozenSlot, Incoming,
 };
 pub use lanes::{FanInError, LaneKey};
 pub use merge::{Merge, Merged};

@@ -11,7 +11,7 @@ use crate::control::Link;
 use crate::error::{PeerState, SegmentError};
 use crate::geometry::Geometry;
 use crate::layout::{CONSUMER_SEGMENT_BYTES, Header, KIND_CONSUMER, KIND_PRODUCER};
-use crate::lifeline::Lifeline;
+use crate::lifeline::{self, Lifeline};
 use crate::memfd::Draft;
 use crate::producer::Producer;
 use crate::region::Region;
@@ -31,6 +31,8 @@ pub struct PairOptions {
     pub wait: WaitMode,
     /// What the lane is tuned for.
     pub profile: Profile,
+    /// Whether there is a [lifeline](crate::lifeline) between the ends: two descriptors.
+    pub lifeline: bool,
 }
 
 impl Default for PairOptions {
@@ -42,6 +44,7 @@ impl Default for PairOptions {
             page_bytes,
             wait: WaitMode::Spin,
             profile: Profile::Latency,
+            lifeline: false,
         }
     }
 }
@@ -64,7 +67,8 @@ impl Default for PairOptions {
 /// # Errors
 /// A geometry outside the limits, or no memory for it.
 pub fn pair(options: PairOptions) -> Result<(Producer, Consumer), SegmentError> {
-    pair_with(options, None)
+    let halves = options.lifeline.then(lifeline::pair).transpose();
+    pair_with(options, halves.map_err(SegmentError::io("socketpair"))?)
 }
 
 /// As [`pair`], with both halves of a lifeline.

@@ -46,6 +46,7 @@ pub struct Producer {
     hold: Option<Hold>,
     /// Of a broadcast lane: every reader that was there at the attach is known.
     gathered: bool,
+    pub(crate) frozen: crate::frozen::Flight,
     /// Not `Sync`: two threads must not share one end.
     not_sync: std::marker::PhantomData<std::cell::Cell<()>>,
 }
@@ -75,6 +76,7 @@ impl Producer {
             joined: 0,
             hold: None,
             gathered: false,
+            frozen: crate::frozen::Flight::default(),
             not_sync: std::marker::PhantomData,
         })
     }
@@ -98,7 +100,7 @@ impl Producer {
         self.ring.peer()?.lifeline()
     }
 
-    /// Largest message, in bytes.
+    /// Largest message, in bytes: as many slots as the ring has, each with its payload.
     #[must_use]
     pub fn message_max(&self) -> usize {
         self.ring.geometry().message_max()
@@ -355,6 +357,7 @@ impl Producer {
             }
         }
         self.report_given_up();
+        self.tend_frozen();
         if self.link.revoked {
             self.ring.shut();
             return Err(ReserveError::Revoked);
@@ -409,7 +412,11 @@ impl Producer {
     }
 
     #[cold]
-    fn wait_for_room(&mut self, len: usize, timeout: Duration) -> Result<Span, ReserveError> {
+    pub(crate) fn wait_for_room(
+        &mut self,
+        len: usize,
+        timeout: Duration,
+    ) -> Result<Span, ReserveError> {
         let start = Instant::now();
         let slots = self.ring.geometry().slots_for(len);
         let mut spins = 0u32;

@@ -27,6 +27,13 @@ pub enum Found {
     Message(Span),
     /// The end of the stream.
     End,
+    /// A frozen payload, which is not in the ring.
+    Frozen {
+        /// Its slot, with no bytes.
+        span: Span,
+        /// Length of its file, in base pages.
+        pages: u32,
+    },
 }
 
 /// The consumer's half. `own` is its segment, `peer` the producer's.
@@ -299,17 +306,21 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
                 Ok(Some(Found::Message(span)))
             }
             Ok(SlotState::Empty) => self.found_empty(),
-            Ok(SlotState::Committed(kind, _)) => self.found_rare(kind).map(Some),
+            Ok(SlotState::Committed(kind, len)) => self.found_rare(kind, len).map(Some),
             Err(corruption) => Err(self.fail(corruption)),
         }
     }
 
     /// Whatever is neither empty nor a message of one slot.
     #[cold]
-    fn found_rare(&mut self, kind: Kind) -> Result<Found, Corruption> {
+    fn found_rare(&mut self, kind: Kind, len: u32) -> Result<Found, Corruption> {
         match (self.poison, kind) {
             (Some(poison), _) => Err(poison),
             (None, Kind::End) => Ok(Found::End),
+            (None, Kind::Frozen) => {
+                let span = Span { place: self.next, slots: 1, len: 0 };
+                Ok(Found::Frozen { span, pages: len })
+            }
             (None, _) => self.long_message(),
         }
     }
@@ -339,7 +350,7 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
             }
             Ok(SlotState::Committed(Kind::More, _)) => match self.long_message()? {
                 Found::Message(span) => Ok(Some(span)),
-                Found::End => Ok(None),
+                Found::End | Found::Frozen { .. } => Ok(None),
             },
             Ok(_) => Ok(None),
             Err(corruption) => Err(self.fail(corruption)),

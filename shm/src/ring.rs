@@ -124,7 +124,7 @@ pub(crate) fn message_start(
     let ends = |position: u64| {
         let word = CommitWord(memory.load_acquire(geometry.slot_offset(position)));
         let state = read_slot(geometry, position, word);
-        matches!(state, Ok(SlotState::Committed(Kind::Data | Kind::End, _)))
+        matches!(state, Ok(SlotState::Committed(Kind::Data | Kind::End | Kind::Frozen, _)))
     };
     if from <= base || from >= committed || ends(from - 1) {
         return from.max(base).min(committed.max(base));

@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
-use laneway_shm::cursor::{CommitWord, Kind, SlotState, read_slot};
+use laneway_shm::cursor::{CommitWord, FROZEN_PAGES_MAX, Kind, SlotState, read_slot};
 use laneway_shm::geometry::{Geometry, WORD_BYTES};
 use laneway_shm::layout::{
     C_BELL, C_PARKED, C_RELEASED, P_BELL, P_COMMITTED, P_JOINED, P_PARKED, P_SLOTS,
@@ -176,6 +176,7 @@ impl World {
             (false, 0..8) => CommitWord::new(turn, Kind::Data, short).0,
             (false, 8..13) => CommitWord::new(turn, Kind::More, payload).0,
             (false, 13) => CommitWord::new(turn, Kind::End, short).0,
+            (false, 14) => CommitWord::new(turn, Kind::Frozen, 1 + short).0,
             (false, _) => CommitWord::new(turn.wrapping_sub(1), Kind::Data, short).0,
             (true, 0..4) => CommitWord::new(turn, Kind::Data, payload + 1).0,
             (true, 4..6) => CommitWord::new(turn, Kind::More, short).0,
@@ -369,6 +370,12 @@ impl<E: ReadEnd> ReadCase<'_, E> {
             Some(Found::End) => {
                 self.world.begin(self.end.position(), (0, 0));
                 self.end.release_end();
+            }
+            Some(Found::Frozen { span, pages }) => {
+                assert_eq!((span.position(), span.slots), (self.end.position(), 1), "oracle: slot");
+                assert!((1..=FROZEN_PAGES_MAX).contains(&pages), "oracle: {pages} pages");
+                self.world.begin(self.end.position(), (0, 0));
+                self.end.release(&span);
             }
             None => {}
         }

@@ -181,6 +181,7 @@ fn a_commit_word_packs_turn_kind_and_length() {
         (1, Kind::Data, 0, 0x0000_0001_0100_0000),
         (1, Kind::Data, 3, 0x0000_0001_0100_0003),
         (0x1122_3344, Kind::More, 56, 0x1122_3344_0200_0038),
+        (7, Kind::Frozen, 1 << 18, 0x0000_0007_0504_0000),
         (u32::MAX, Kind::End, 0xff_ffff, 0xffff_ffff_03ff_ffff),
     ] {
         let word = CommitWord::new(turn, kind, len);

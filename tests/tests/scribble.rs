@@ -282,6 +282,7 @@ fn read_round<M: Memory>(
                 reader.release(&span);
             }
             Ok(Some(Found::End)) => reader.release_end(),
+            Ok(Some(Found::Frozen { span, .. })) => reader.release(&span),
             Ok(None) => reader.park(Duration::from_micros(dice.below(100))),
             Err(first) => {
                 for _ in 0..4 {

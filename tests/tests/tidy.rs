@@ -39,7 +39,7 @@ const UNSAFE: [&str; 11] = [
 
 /// Files that are longer than 600 lines, how long they may be, and why they are not split.
 const LONG: [(&str, usize, &str); 2] = [
-    ("shm/tests/demonic.rs", 900, "the adversary, its oracles, and the ends with planted bugs"),
+    ("shm/tests/demonic.rs", 910, "the adversary, its oracles, and the ends with planted bugs"),
     ("shm/tests/loom.rs", 700, "the protocol's models share one small ring"),
 ];
 

@@ -34,11 +34,16 @@ pub enum FrozenError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum FrozenFault {
-    /// Not exactly one descriptor came with the announcement.
-    #[error("{found} descriptors came, expected 1")]
-    Descriptors {
-        /// Descriptors that came.
-        found: usize,
+    /// The lane is a broadcast lane.
+    #[error("a broadcast lane carries none")]
+    Broadcast,
+    /// The file was announced with another length than its slot.
+    #[error("its file was announced with {found} pages, its slot says {expected}")]
+    Announced {
+        /// Base pages of the announcement.
+        found: u64,
+        /// Base pages that the slot says.
+        expected: u64,
     },
     /// A directory, a pipe, a socket or a device.
     #[error("the file's type is {found:#o}, not a regular file's")]

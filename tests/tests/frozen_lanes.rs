@@ -1,0 +1,283 @@
+//! Frozen payloads on lanes of a real agent: who may come first, and who may die when.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use laneway_proto::v1::{self, Role, end_status::State};
+use laneway_shm::{
+    Attach, Consumer, FrozenBuilder, FrozenFile, FrozenSegment, FrozenSendError, Incoming,
+    Producer, RecvError,
+};
+use laneway_tests::agent::{Agent, plain};
+use laneway_tests::process::{Finished, Running, laneway};
+use laneway_tests::turn;
+
+const FRAMES: &str = env!("CARGO_BIN_EXE_example-frozen-frames");
+const NOW: Duration = Duration::ZERO;
+const SOON: Duration = Duration::from_secs(30);
+const PAGE: usize = 4096;
+
+fn attach(agent: &Agent, lane: &str, role: Role) -> Attach {
+    let ticket = agent.ticket(lane, role);
+    Attach::with_ticket(agent.attach_socket(), &ticket).unwrap().pin(false)
+}
+
+/// The agent frees an end when it has seen its process go.
+fn patiently<T, E: std::fmt::Display>(mut attempt: impl FnMut() -> Result<T, E>) -> T {
+    let deadline = Instant::now() + SOON;
+    loop {
+        match attempt() {
+            Ok(made) => return made,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn producer(agent: &Agent, lane: &str) -> Producer {
+    patiently(|| attach(agent, lane, Role::Producer).lifeline(true).producer())
+}
+
+fn consumer(agent: &Agent, lane: &str) -> Consumer {
+    patiently(|| attach(agent, lane, Role::Consumer).consumer())
+}
+
+fn payload(byte: u8) -> FrozenFile {
+    let mut builder = FrozenBuilder::on_pages(2 * PAGE, PAGE as u64).unwrap();
+    builder.bytes_mut().fill(byte);
+    builder.freeze().unwrap()
+}
+
+/// The next message, a frozen payload, while the producer looks after its lane.
+fn frozen(producer: &mut Producer, consumer: &mut Consumer) -> FrozenSegment {
+    patiently(|| {
+        producer.maintain().unwrap();
+        match consumer.recv_any(Duration::from_millis(5)) {
+            Ok(Incoming::Frozen(slot)) => Ok(slot.take()),
+            Ok(Incoming::Message(slot)) => panic!("a message of {} bytes", slot.len()),
+            Err(RecvError::TimedOut { .. }) => Err("no payload"),
+            Err(error) => panic!("{error}"),
+        }
+    })
+}
+
+fn state(end: &Option<v1::EndStatus>) -> State {
+    end.as_ref().map_or(State::Unspecified, v1::EndStatus::state)
+}
+
+fn producer_is_gone(lane: &v1::Lane) -> bool {
+    state(&lane.producer) == State::Gone
+}
+
+fn consumer_is_gone(lane: &v1::Lane) -> bool {
+    state(&lane.consumer) == State::Gone
+}
+
+#[test]
+fn what_was_sent_before_there_was_a_consumer_goes_out_when_there_is_one() {
+    let _turn = turn();
+    let agent = Agent::start();
+    agent.create(plain("a", 8, 64)).unwrap();
+    let mut producer = producer(&agent, "a");
+    for byte in 1..4 {
+        producer.send_frozen(&payload(byte), NOW).unwrap();
+    }
+    let mut consumer = consumer(&agent, "a");
+    for byte in 1..4 {
+        assert_eq!(frozen(&mut producer, &mut consumer).as_bytes(), [byte; 2 * PAGE]);
+    }
+}
+
+#[test]
+fn what_a_consumer_did_not_release_its_successor_is_sent_again() {
+    let _turn = turn();
+    let agent = Agent::start();
+    agent.create(plain("a", 8, 64)).unwrap();
+    let mut producer = producer(&agent, "a");
+    let mut first = consumer(&agent, "a");
+    for byte in 1..6 {
+        producer.send_frozen(&payload(byte), SOON).unwrap();
+    }
+    assert_eq!(frozen(&mut producer, &mut first).as_bytes(), [1; 2 * PAGE]);
+    // Received, mapped, and kept: not released.
+    match first.recv_any(SOON).unwrap() {
+        Incoming::Frozen(slot) => slot.keep(),
+        Incoming::Message(_) => panic!(),
+    }
+    drop(first);
+    agent.wait_for("a", "the consumer is gone", consumer_is_gone);
+    let mut successor = consumer(&agent, "a");
+    for byte in 2..6 {
+        assert_eq!(frozen(&mut producer, &mut successor).as_bytes(), [byte; 2 * PAGE]);
+    }
+    assert_eq!(producer.frozen_in_flight(), 0);
+}
+
+#[test]
+fn what_died_with_its_producer_is_told_by_its_position_and_the_lane_goes_on() {
+    let _turn = turn();
+    let agent = Agent::start();
+    agent.create(plain("a", 8, 64)).unwrap();
+    let mut first = producer(&agent, "a");
+    first.send(b"one", NOW).unwrap();
+    first.send_frozen(&payload(1), NOW).unwrap();
+    first.send(b"two", NOW).unwrap();
+    drop(first);
+    agent.wait_for("a", "the producer is gone", producer_is_gone);
+    let mut successor = producer(&agent, "a");
+    successor.send_frozen(&payload(2), NOW).unwrap();
+    let mut consumer = consumer(&agent, "a");
+    assert_eq!(consumer.recv(SOON).unwrap().to_vec(), b"one");
+    let error = consumer.recv_any(SOON).map(drop).unwrap_err();
+    let named = matches!(error, RecvError::FrozenLost { position: 1, bytes_max: 8192 });
+    assert!(named, "{error:?}");
+    assert_eq!(consumer.recv(SOON).unwrap().to_vec(), b"two");
+    assert_eq!(frozen(&mut successor, &mut consumer).as_bytes(), [2; 2 * PAGE]);
+}
+
+#[test]
+fn payloads_flow_while_the_agent_is_dead_and_after_it_came_back() {
+    let _turn = turn();
+    let mut agent = Agent::start();
+    agent.create(plain("a", 8, 64)).unwrap();
+    let (mut producer, mut consumer) = (producer(&agent, "a"), consumer(&agent, "a"));
+    producer.send_frozen(&payload(1), SOON).unwrap();
+    assert_eq!(frozen(&mut producer, &mut consumer).as_bytes(), [1; 2 * PAGE]);
+    agent.kill();
+    producer.send_frozen(&payload(2), SOON).unwrap();
+    assert_eq!(frozen(&mut producer, &mut consumer).as_bytes(), [2; 2 * PAGE]);
+    producer.send_frozen(&payload(3), SOON).unwrap();
+    agent.start_again();
+    patiently(|| {
+        producer.maintain().unwrap();
+        let lane = agent.get("a").unwrap();
+        let live = state(&lane.producer) == State::Live;
+        // The consumer looks for the agent when it waits.
+        consumer.maintain().unwrap();
+        (live && state(&lane.consumer) == State::Live).then_some(()).ok_or("not back")
+    });
+    producer.send_frozen(&payload(4), SOON).unwrap();
+    for byte in [3, 4] {
+        assert_eq!(frozen(&mut producer, &mut consumer).as_bytes(), [byte; 2 * PAGE]);
+    }
+}
+
+#[test]
+fn ends_that_cannot_are_refused_and_nothing_is_in_the_lane() {
+    let _turn = turn();
+    let agent = Agent::start();
+    agent.create(plain("a", 8, 64)).unwrap();
+    let mut plain_end = attach(&agent, "a", Role::Producer).producer().unwrap();
+    let error = plain_end.send_frozen(&payload(1), NOW).unwrap_err();
+    assert!(matches!(error, FrozenSendError::NoLifeline { .. }), "{error:?}");
+    plain_end.send(b"message", NOW).unwrap();
+    assert_eq!(consumer(&agent, "a").recv(SOON).unwrap().to_vec(), b"message");
+    let broadcast = v1::BroadcastSpec {
+        policy: v1::BroadcastPolicy::Gated.into(),
+        readers_max: 2,
+        ..v1::BroadcastSpec::default()
+    };
+    let shape = v1::Shape::Broadcast.into();
+    let spec = v1::LaneSpec { shape, broadcast: Some(broadcast), ..plain("many", 8, 64) };
+    agent.create(spec).unwrap();
+    let error = producer(&agent, "many").send_frozen(&payload(1), NOW).unwrap_err();
+    assert!(matches!(error, FrozenSendError::Broadcast), "{error:?}");
+}
+
+// --- processes ----------------------------------------------------------------------------------
+
+/// Makes the lane that the example asks for.
+fn make_lane(agent: &Agent) {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shm/examples/frozen_frames.rs");
+    let text = std::fs::read_to_string(example).unwrap();
+    assert!(text.lines().count() <= 90, "it is an example and not a program");
+    let header = text.lines().map_while(|line| line.strip_prefix("//!"));
+    let header = header.collect::<Vec<_>>().join("\n").replace("\\\n", " ");
+    let line = header.lines().find(|line| line.contains("laneway lane create")).unwrap();
+    let line = line.replace("$(id -u)", &nix::unistd::geteuid().to_string());
+    let mut create = laneway();
+    create.arg("--socket").arg(agent.socket()).args(line.split_whitespace().skip(1));
+    let created = Running::start(create).finish();
+    assert!(created.status.success(), "{line}: {}", created.stderr);
+}
+
+fn start(agent: &Agent, words: &[&str]) -> Running {
+    let mut command = Command::new(FRAMES);
+    command.arg(agent.attach_socket()).args(words);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Running::start(command)
+}
+
+/// What the viewer counted: captions, frames, lost frames, slots.
+fn counted(finished: &Finished) -> [u64; 4] {
+    assert!(finished.status.success(), "{}{}", finished.stdout, finished.stderr);
+    let words = finished.stdout.split_whitespace();
+    let numbers: Vec<_> = words.filter_map(|word| word.parse().ok()).collect();
+    numbers.try_into().unwrap_or_else(|_| panic!("{}", finished.stdout))
+}
+
+#[test]
+fn the_viewer_of_the_example_sees_every_frame_that_the_camera_shot() {
+    let _turn = turn();
+    let agent = Agent::start();
+    make_lane(&agent);
+    let viewer = start(&agent, &["view", "frames"]);
+    let camera = start(&agent, &["shoot", "frames", "20", "2048"]).finish();
+    assert!(camera.status.success(), "{}", camera.stderr);
+    assert_eq!(counted(&viewer.finish()), [20, 20, 0, 41]);
+}
+
+#[test]
+fn cameras_killed_at_random_instants_lose_no_frame_that_they_sent_to_a_viewer() {
+    let _turn = turn();
+    let agent = Agent::start();
+    make_lane(&agent);
+    let viewer = start(&agent, &["view", "frames"]);
+    agent.wait_for("frames", "the viewer", |lane| state(&lane.consumer) == State::Live);
+    for round in 0..20u64 {
+        let camera = start(&agent, &["shoot", "frames", "1000000000", "64"]);
+        agent.wait_for("frames", "a camera", |lane| state(&lane.producer) == State::Live);
+        std::thread::sleep(Duration::from_millis(round * 7 % 19));
+        camera.kill();
+        agent.wait_for("frames", "its death", producer_is_gone);
+    }
+    // The last one starts where everything committed ends, and shoots one more.
+    let last = producer(&agent, "frames");
+    let end = last.position();
+    drop(last);
+    agent.wait_for("frames", "the last one's end", producer_is_gone);
+    let count = (end / 2 + 1).to_string();
+    let camera = start(&agent, &["shoot", "frames", &count, "64"]).finish();
+    assert!(camera.status.success(), "{}", camera.stderr);
+    let count = end / 2 + 1;
+    assert_eq!(counted(&viewer.finish()), [count, count, 0, 2 * count + 1]);
+}
+
+#[test]
+fn viewers_killed_at_random_instants_leave_every_frame_to_their_successors() {
+    let _turn = turn();
+    let agent = Agent::start();
+    make_lane(&agent);
+    let camera = start(&agent, &["shoot", "frames", "1500", "64"]);
+    let mut released = 0;
+    for round in 0..20u64 {
+        let mut viewer = start(&agent, &["view", "frames"]);
+        agent.wait_for("frames", "a viewer", |lane| state(&lane.consumer) == State::Live);
+        std::thread::sleep(Duration::from_millis(round * 5 % 17));
+        if !viewer.is_running() {
+            // Everything was seen; or it found something wrong, which `counted` says.
+            assert_eq!(counted(&viewer.finish())[2], 0);
+            return;
+        }
+        viewer.kill();
+        let lane = agent.wait_for("frames", "its death", consumer_is_gone);
+        let position = lane.consumer.unwrap().counters.unwrap().position;
+        assert!(position >= released);
+        released = position;
+    }
+    let [captions, frames, lost, slots] = counted(&start(&agent, &["view", "frames"]).finish());
+    // From the first slot that was not released on, and nothing is left out.
+    assert_eq!((captions + frames, lost, slots), (3000 - released, 0, 3001));
+    assert!(camera.finish().status.success());
+}
