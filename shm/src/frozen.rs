@@ -6,8 +6,8 @@
 //! [`FrozenFile`], whose descriptor is the message. A receiver proves the file before it maps it,
 //! and then has plain bytes, a [`FrozenSegment`], whoever sent them.
 //!
-//! Each payload is new memory from the kernel: on hugepages it is faster than copies through the ring
-//! from 4 MiB on, on base pages never (`docs/measurements.md`).
+//! Each payload is new memory from the kernel: on hugepages it is faster than copies through the
+//! ring from 4 MiB on, on base pages never (`docs/measurements.md`).
 //!
 //! A lane carries them in order with its messages (`flight`, `arrivals`): the ring carries a slot
 //! of a kind of its own, the lifeline the descriptor.

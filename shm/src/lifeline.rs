@@ -9,14 +9,18 @@
 //! blocking, a full socket is a peer that has enough to wake up for, whatever is not understood is
 //! read, closed and called [`Received::Junk`], and it is for the caller to stop after so many.
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::{Mutex, PoisonError};
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 
 use crate::fdpass;
+#[cfg(feature = "tokio")]
+use crate::frozen::FROZEN_IN_FLIGHT_MAX;
 
 /// Longest text of a parcel, in bytes.
 pub const PARCEL_MAX: usize = 64;
@@ -27,6 +31,8 @@ const RING: [u8; 1] = [1];
 #[derive(Debug)]
 pub struct Lifeline {
     fd: OwnedFd,
+    /// Parcels that were read by who listened for rings.
+    kept: Mutex<VecDeque<(Vec<u8>, OwnedFd)>>,
 }
 
 /// What came of a ring.
@@ -67,7 +73,23 @@ impl Lifeline {
     /// Takes one half.
     #[must_use]
     pub fn new(fd: OwnedFd) -> Self {
-        Self { fd }
+        Self { fd, kept: Mutex::default() }
+    }
+
+    /// Keeps a parcel for [`Lifeline::take_kept`]. False for one too many, which is closed.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn keep(&self, bytes: Vec<u8>, descriptor: OwnedFd) -> bool {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_room = kept.len() < FROZEN_IN_FLIGHT_MAX;
+        if has_room {
+            kept.push_back((bytes, descriptor));
+        }
+        has_room
+    }
+
+    /// The oldest parcel that was kept: it came before whatever is still to be received.
+    pub(crate) fn take_kept(&self) -> Option<(Vec<u8>, OwnedFd)> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 
     /// Rings once. Never blocks.

@@ -11,7 +11,7 @@ use crate::layout::{
     P_COMMITTED, P_JOINED, P_PARKED,
 };
 use crate::memory::{Memory, OwnedMemory};
-use crate::ring::{Span, UNJOINED_SLEEP, WaitMode};
+use crate::ring::{Found, Span, UNJOINED_SLEEP, WaitMode};
 use crate::roster::{self, Entry, Reason};
 use crate::sync::spin_hint;
 
@@ -19,22 +19,6 @@ use crate::sync::spin_hint;
 const LINE: usize = 64;
 /// Stride of a slot of two lines: only there does a prefetch of the second one pay.
 const TWO_LINES: usize = 128;
-
-/// A committed message as the consumer found it: a private copy of its words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
-    /// A message.
-    Message(Span),
-    /// The end of the stream.
-    End,
-    /// A frozen payload, which is not in the ring.
-    Frozen {
-        /// Its slot, with no bytes.
-        span: Span,
-        /// Length of its file, in base pages.
-        pages: u32,
-    },
-}
 
 /// The consumer's half. `own` is its segment, `peer` the producer's.
 #[derive(Debug)]

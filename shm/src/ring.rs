@@ -16,7 +16,7 @@ use crate::layout::P_RESUME;
 use crate::memory::Memory;
 
 pub use crate::follower::{Follower, Heard};
-pub use crate::reader::{Found, Reader};
+pub use crate::reader::Reader;
 pub use crate::writer::{GivenUp, Lag, Writer};
 
 /// Longest sleep of an end whose peer has not noticed it yet.
@@ -84,6 +84,22 @@ pub struct Span {
     pub slots: u64,
     /// Length of the message, in bytes.
     pub len: usize,
+}
+
+/// A committed message as the consumer found it: a private copy of its words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A message.
+    Message(Span),
+    /// The end of the stream.
+    End,
+    /// A frozen payload, which is not in the ring.
+    Frozen {
+        /// Its slot, with no bytes.
+        span: Span,
+        /// Length of its file, in base pages.
+        pages: u32,
+    },
 }
 
 impl Span {

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use laneway_proto::v1::{self, Role, end_status::State};
+use laneway_shm::asynchronous::AsyncConsumer;
 use laneway_shm::{
     Attach, Consumer, FrozenBuilder, FrozenFile, FrozenSegment, FrozenSendError, Incoming,
     Producer, RecvError,
@@ -183,6 +184,40 @@ fn ends_that_cannot_are_refused_and_nothing_is_in_the_lane() {
     agent.create(spec).unwrap();
     let error = producer(&agent, "many").send_frozen(&payload(1), NOW).unwrap_err();
     assert!(matches!(error, FrozenSendError::Broadcast), "{error:?}");
+}
+
+#[test]
+fn an_awaiting_consumer_keeps_the_payloads_that_come_with_its_rings() {
+    let _turn = turn();
+    let agent = Agent::start();
+    agent.create(v1::LaneSpec { wait: v1::WaitMode::Park.into(), ..plain("a", 8, 64) }).unwrap();
+    let mut producer = producer(&agent, "a");
+    let consumer = attach(&agent, "a", Role::Consumer).lifeline(true).consumer().unwrap();
+    let mut consumer = AsyncConsumer::new(consumer).unwrap();
+    let sender = std::thread::spawn(move || {
+        for byte in 1..20 {
+            // Long enough for the other end to fall asleep.
+            std::thread::sleep(Duration::from_millis(10));
+            producer.send_frozen(&payload(byte), SOON).unwrap();
+            producer.send(&[byte], SOON).unwrap();
+        }
+        producer
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+    runtime.block_on(async {
+        for byte in 1..20 {
+            let error = consumer.recv().await.map(drop).unwrap_err();
+            assert!(matches!(error, RecvError::Frozen { .. }), "{error}");
+            let segment = patiently(|| match consumer.get_mut().poll_any() {
+                Ok(Some(Incoming::Frozen(slot))) => Ok(slot.take()),
+                Ok(None) => Err("not sent yet"),
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(segment.as_bytes(), [byte; 2 * PAGE]);
+            assert_eq!(consumer.recv().await.unwrap().to_vec(), [byte]);
+        }
+    });
+    sender.join().unwrap();
 }
 
 // --- processes ----------------------------------------------------------------------------------

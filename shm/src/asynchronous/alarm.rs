@@ -128,7 +128,7 @@ impl Alarm {
     }
 
     /// Ready if something may have changed. Otherwise the task is woken when it does, or when
-    /// `clock` has passed. Nobody asked for parcels here: they are closed.
+    /// `clock` has passed. Parcels are kept for who asks for them, as many as can be in flight.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, clock: Option<Duration>) -> Poll<()> {
         let mut woken = false;
         for line in &mut self.lines {
@@ -220,20 +220,22 @@ impl Line {
                 return true;
             };
             loop {
-                match self.lifeline.receive() {
+                let is_kept = match self.lifeline.receive() {
                     Received::Nothing => break,
                     Received::HungUp => {
                         self.state = State::HungUp;
                         return true;
                     }
-                    Received::Doorbell | Received::Parcel(..) | Received::Junk => {
-                        woken = true;
-                        let Some(left) = self.credit.checked_sub(1) else {
-                            self.state = State::Deaf;
-                            return true;
-                        };
-                        self.credit = left;
-                    }
+                    Received::Parcel(bytes, fd) => self.lifeline.keep(bytes, fd),
+                    Received::Doorbell | Received::Junk => false,
+                };
+                woken = true;
+                if !is_kept {
+                    let Some(left) = self.credit.checked_sub(1) else {
+                        self.state = State::Deaf;
+                        return true;
+                    };
+                    self.credit = left;
                 }
             }
             guard.clear_ready();

@@ -56,6 +56,9 @@ impl Arrivals {
             // Another producer, or another way to it: it sends what was not released.
             *self = Self { from: Some(Arc::clone(lifeline)), ..Self::default() };
         }
+        while let Some((text, fd)) = lifeline.take_kept() {
+            self.arrived(&text, fd);
+        }
         for _ in 0..PACKETS_PER_LOOK {
             match lifeline.receive() {
                 Received::Doorbell => {}
