@@ -181,7 +181,13 @@ impl Agent {
         BenchError::Agent { what, log }
     }
 
-    fn control_socket(&self) -> PathBuf {
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where controllers call.
+    pub(crate) fn control_socket(&self) -> PathBuf {
         self.directory.path().join("run/control@laneway.sock")
     }
 

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::control::{self, ControlArgs};
 use crate::error::BenchError;
 use crate::noise::NoiseArgs;
 use crate::noise::maker::Noise;
@@ -43,8 +44,32 @@ enum Command {
     Broadcast(BroadcastArgs),
     /// Measure what a granted core is worth beside antagonists, for each way to pin
     Noise(NoiseArgs),
+    /// Measure the agent: calls, attaching, and what lanes cost it
+    Control(ControlArgs),
     /// Make a page with pictures and tables: of results in files, or of what is measured now
     Report(ReportArgs),
+    /// A plain tonic service, as a yardstick
+    #[command(hide = true)]
+    ControlEcho {
+        #[arg(long)]
+        parent: Option<i32>,
+        #[arg(long)]
+        socket: PathBuf,
+    },
+    /// A fresh process: one message to a lane, or one byte to standard output
+    #[command(hide = true)]
+    ControlFirst {
+        #[arg(long)]
+        parent: Option<i32>,
+        #[arg(long)]
+        socket: Option<PathBuf>,
+    },
+    /// The same end of many lanes; reads tickets from standard input
+    #[command(hide = true)]
+    ControlHold {
+        #[arg(long)]
+        parent: Option<i32>,
+    },
     /// One side of every lane, pinned; reads orders from standard input
     #[command(hide = true)]
     Worker {
@@ -411,6 +436,10 @@ fn dispatch(command: Command) -> Result<ExitCode, BenchError> {
         Command::Crowd { parent } => crowd::run(parent),
         Command::Noise(args) => noise::run(&args).map(|()| ExitCode::SUCCESS),
         Command::NoiseMaker { parent, kind, millis } => noise::maker::run(parent, kind, millis),
+        Command::Control(args) => control::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::ControlEcho { parent, socket } => control::echo::serve(parent, &socket),
+        Command::ControlFirst { parent, socket } => control::first::run(parent, socket.as_deref()),
+        Command::ControlHold { parent } => control::hold::run(parent),
         Command::Report(args) => publish::run(&args).map(|()| ExitCode::SUCCESS),
         #[cfg(feature = "rivals")]
         Command::Rival { parent } => crate::rivals::run(parent),

@@ -93,6 +93,14 @@ pub(crate) enum BenchError {
     /// The lane, as a consumer.
     #[error("receiving failed: {0}")]
     Receive(#[from] laneway_shm::RecvError),
+    /// A call of the control API, or of its yardstick.
+    #[error("{what}: {why}")]
+    Call {
+        /// What was called.
+        what: &'static str,
+        /// What came of it.
+        why: String,
+    },
     /// Something between the processes of this benchmark.
     #[error("{what}: {source}")]
     Io {

@@ -15,6 +15,7 @@ mod class;
 mod cli;
 #[cfg(feature = "rivals")]
 mod compare;
+mod control;
 mod copying;
 mod crowd;
 mod ends;

@@ -121,6 +121,16 @@ impl Worker {
         Ok(worker)
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it has done what it was told.
+    pub(crate) fn done(&mut self, interrupt: &Interrupt) -> Result<(), BenchError> {
+        self.answer(Duration::ZERO, interrupt).map(|_| ())
+    }
+
     /// Gives it an order.
     pub(crate) fn tell(&mut self, value: &impl serde::Serialize) -> Result<(), BenchError> {
         let mut line = serde_json::to_string(value).map_err(BenchError::json("an order"))?;

@@ -101,6 +101,60 @@ fn a_file_that_is_no_report_is_named_with_what_to_do() {
     assert!(error.contains("odd.json") && error.contains("run --json"), "{error}");
 }
 
+#[test]
+fn the_control_plane_is_measured_beside_a_plain_echo_and_every_end_attaches() {
+    if !two_cpus() {
+        return;
+    }
+    let directory = directory();
+    let small = ["--lanes", "16", "--attaches", "2", "--seconds", "0.02", "--quick"];
+    let output = bench(directory.path(), &[&["control", "--json"], &small[..]].concat());
+    let report: serde_json::Value =
+        serde_json::from_str(&succeeded(&output)).expect("one JSON object");
+    let rows = report["rows"].as_array().expect("rows");
+    let row = |what: &str, callers: u64| {
+        let found = |row: &&serde_json::Value| row["what"] == what && row["callers"] == callers;
+        rows.iter().find(found).unwrap_or_else(|| panic!("{what} by {callers}: {rows:?}"))
+    };
+    for callers in [1, 16] {
+        assert!(row("echo", callers)["p50_us"].as_f64() > Some(0.0));
+        for call in ["get", "create", "ticket", "delete"] {
+            assert_eq!(row(call, callers)["beside"]["what"], "echo", "{call}");
+        }
+    }
+    for what in [
+        "list",
+        "connect",
+        "refusal",
+        "producer-alone",
+        "producer-joins",
+        "producer-again",
+        "consumer-alone",
+        "consumer-joins",
+        "consumer-receives",
+        "consumer-again",
+        "consumer-asks",
+        "producer-leaves",
+        "consumer-leaves",
+        "process",
+        "first-message",
+    ] {
+        assert!(row(what, 1)["calls"].as_u64() > Some(0), "{what}");
+    }
+    // Descriptors and mappings are counts: they do not depend on how busy the machine is.
+    let footprints = report["footprints"].as_array().expect("footprints");
+    let ends = |footprint: &&serde_json::Value| {
+        footprint["lanes"] == 16 && footprint["process"] != "agent"
+    };
+    let ends: Vec<_> = footprints.iter().filter(ends).collect();
+    assert_eq!(ends.len(), 2, "{footprints:?}");
+    for end in ends {
+        assert!(end["per_lane"]["fds"].as_f64() >= Some(2.0), "{end}");
+        assert!(end["per_lane"]["maps"].as_f64() >= Some(2.0), "{end}");
+    }
+    assert_eq!(report["idle"]["lanes"], 16);
+}
+
 #[cfg(not(feature = "rivals"))]
 #[test]
 fn without_rivals_compare_says_how_to_get_them() {
