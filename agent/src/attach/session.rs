@@ -139,7 +139,7 @@ async fn run(
         tokio::select! {
             _ = &mut death => return,
             Some(event) = inbox.recv() => {
-                pending.push_back(event);
+                queue(&mut pending, event);
                 if pending.len() > EVENTS_MAX {
                     warn!(lane = %key.lane, role = %key.role, "client reads no events; cut off");
                     return;
@@ -166,6 +166,21 @@ async fn run(
             }
         }
     }
+}
+
+/// Puts an event behind the others. A reader that came and went unheard is no event: a producer
+/// that looks rarely is not behind by readers that are not there any more, however many.
+fn queue(pending: &mut VecDeque<Event>, event: Event) {
+    if let (Frame::ReaderGone { number }, _) = &event {
+        let came = |(frame, _): &Event| {
+            matches!(frame, Frame::Reader { segment, .. } if segment.generation == *number)
+        };
+        if let Some(at) = pending.iter().position(came) {
+            pending.remove(at);
+            return;
+        }
+    }
+    pending.push_back(event);
 }
 
 async fn heard(frame: Frame, fd: Option<OwnedFd>, controller: &Handle, key: SegmentKey) {

@@ -8,7 +8,9 @@ use laneway_tests::agent::Agent;
 use laneway_tests::process::Running;
 use laneway_tests::turn;
 
-use super::{NOT_YET, SOON, attach, cast, gather, producer, reader, send, subscriber, worker};
+use super::{
+    NOT_YET, SOON, attach, cast, expect, gather, producer, reader, send, subscriber, worker,
+};
 
 fn sequence(message: &Message<'_>) -> u64 {
     u64::from_le_bytes(message.bytes.try_into().expect("8 bytes"))
@@ -99,4 +101,19 @@ fn a_producer_that_follows_after_a_restart_waits_for_every_reader_to_come_back()
         }
         assert_eq!(received, 64 + 3);
     }
+}
+
+#[test]
+fn readers_that_come_and_go_do_not_cost_an_idle_producer_its_lane() {
+    let _turn = turn();
+    let agent = Agent::start();
+    agent.create(cast("quotes", BroadcastPolicy::Gated, 16)).unwrap();
+    let mut producer = producer(&agent, "quotes");
+    let mut stays = reader(&agent, "quotes", Start::Newest);
+    for _ in 0..300 {
+        drop(reader(&agent, "quotes", Start::Newest));
+    }
+    gather(&mut producer, 1);
+    send(&mut producer, 0..3);
+    expect(&mut stays, 0..3);
 }
