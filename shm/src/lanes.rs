@@ -1,7 +1,7 @@
 //! Several consumers in one hand: which there are, what is wrong with one of them, and waiting for
 //! all of them.
 //!
-//! Owns the sleep on many bells at once. Whatever is wrong with a lane is told once, with its key,
+//! Whatever is wrong with a lane is told once, with its key,
 //! and ends that lane alone. The order in which lanes are looked at is for [`crate::FanIn`] and
 //! [`crate::Merge`].
 
@@ -14,19 +14,15 @@ use crate::error::RecvError;
 use crate::layout::P_BELL;
 use crate::producer::SLEEP_MAX;
 use crate::region::{Woken, wait_any};
-use crate::ring::UNJOINED_SLEEP;
+use crate::ring::{UNJOINED_SLEEP, sleep_on_all};
 use crate::sync::spin_hint;
 
 /// Looks at lanes between two readings of the clock.
 const LOOKS_PER_CLOCK: usize = 64;
 /// Rounds of that many looks before a sleep: as long as one consumer spins.
 const ROUNDS_BEFORE_PARK: u32 = 32;
-/// Longest sleep while a lane has no producer: its first one rings no bell.
-const ABSENT_SLEEP: Duration = Duration::from_millis(10);
 /// Idle this long, every lane's agent is heard.
 const IDLE_LOOK: Duration = Duration::from_millis(20);
-/// Words that the kernel sleeps on at once (`FUTEX_WAITV_MAX`).
-const BELLS_MAX: usize = 128;
 
 /// Names a lane of a [`FanIn`](crate::FanIn) or [`Merge`](crate::Merge): keys are in the order in
 /// which lanes were added, and never used again.
@@ -214,53 +210,27 @@ impl LaneSet {
 
     /// Sleeps until a lane rings. True if it ended before its time.
     fn park(&mut self, limit: Duration, awaited: impl Fn(LaneKey) -> bool) -> bool {
-        let counts = |lane: &Lane| lane.is_usable() && awaited(lane.key);
-        let mut rungs = Vec::with_capacity(self.lanes.len());
-        for lane in self.lanes.iter_mut().filter(|lane| counts(lane)) {
-            rungs.push(lane.consumer.ring.announce_sleep(0));
-        }
-        let woken = self.sleep(limit, &rungs, counts);
-        for lane in self.lanes.iter_mut().filter(|lane| counts(lane)) {
-            lane.consumer.ring.end_sleep();
-        }
-        woken
-    }
-
-    fn sleep(&self, mut limit: Duration, rungs: &[u32], counts: impl Fn(&Lane) -> bool) -> bool {
-        let rings =
-            || self.lanes.iter().filter(|lane| counts(lane)).map(|lane| &lane.consumer.ring);
-        // One fence stands for all; a heavy one also does what the light ones need.
-        if let Some(ring) = rings().find(|ring| ring.is_heavy()).or_else(|| rings().next()) {
-            ring.fence_sleep();
-        }
-        if !rings().all(|ring| ring.finds_nothing()) {
-            return true;
-        }
-        let mut bells = Vec::with_capacity(rungs.len());
-        for (ring, rung) in rings().zip(rungs) {
-            match ring.peer() {
-                Some(peer) if bells.len() < BELLS_MAX => bells.push(peer.bell(P_BELL, *rung)),
-                Some(_) => limit = limit.min(UNJOINED_SLEEP),
-                None => limit = limit.min(ABSENT_SLEEP),
+        let counts = |lane: &&mut Lane| lane.is_usable() && awaited(lane.key);
+        let lanes = self.lanes.iter_mut().filter(counts);
+        let mut rings: Vec<_> = lanes.map(|lane| &mut lane.consumer.ring).collect();
+        sleep_on_all(&mut rings, limit, |peers, limit| {
+            let bells: Vec<_> = peers.iter().map(|(peer, rung)| peer.bell(P_BELL, *rung)).collect();
+            match wait_any(&bells, limit) {
+                Woken::Early => true,
+                Woken::InTime => false,
+                Woken::Refused => {
+                    std::thread::sleep(limit.min(UNJOINED_SLEEP));
+                    false
+                }
             }
-            if ring.peer().is_some() && !ring.is_noticed() {
-                limit = limit.min(UNJOINED_SLEEP);
-            }
-        }
-        match wait_any(&bells, limit) {
-            Woken::Early => true,
-            Woken::InTime => false,
-            Woken::Refused => {
-                std::thread::sleep(limit.min(UNJOINED_SLEEP));
-                false
-            }
-        }
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sleep::BELLS_MAX;
     use crate::{PairOptions, WaitMode, pair};
 
     /// No wake-up takes as long on any machine that is not stuck.

@@ -76,6 +76,7 @@ mod reader;
 mod received;
 mod region;
 mod responder;
+mod sleep;
 mod subscriber;
 mod sync;
 mod trusted;

@@ -115,6 +115,10 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
     pub fn join(&mut self, peer: P) {
         self.bell = self.bell.for_new_peer();
         self.peer = Some(peer);
+        // It may be asleep for room that was shown while the one before it was being read.
+        if self.wait == WaitMode::Park {
+            self.wake_parked_producer();
+        }
     }
 
     /// Reads a broadcast lane from the memory of `peer`, which let this reader in at `entry`.

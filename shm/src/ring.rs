@@ -17,6 +17,7 @@ use crate::memory::Memory;
 
 pub use crate::follower::{Follower, Heard};
 pub use crate::reader::Reader;
+pub use crate::sleep::sleep_on_all;
 pub use crate::writer::{GivenUp, Lag, Writer};
 
 /// Longest sleep of an end whose peer has not noticed it yet.

@@ -4,7 +4,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use laneway_shm::{PairOptions, Profile, RecvError, ReserveError, WaitMode, pair};
-use proptest::prelude::*;
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -225,100 +224,6 @@ fn a_trusted_consumer_reads_in_place() {
     let mut copy = [0; 100];
     assert_eq!(long.copy_to(&mut copy), 100);
     assert_eq!(copy, [7; 100]);
-}
-
-/// One step of a random session.
-#[derive(Clone, Debug)]
-enum Operation {
-    Send(usize),
-    Abort(usize),
-    Batch(Vec<usize>),
-    DropBatch(Vec<usize>),
-    Poll,
-    PollMany(usize),
-}
-
-fn operations() -> impl Strategy<Value = Vec<Operation>> {
-    let len = 0usize..40;
-    let lens = proptest::collection::vec(0usize..40, 0..6);
-    let operation = prop_oneof![
-        4 => len.clone().prop_map(Operation::Send),
-        1 => len.prop_map(Operation::Abort),
-        2 => lens.clone().prop_map(Operation::Batch),
-        1 => lens.prop_map(Operation::DropBatch),
-        4 => Just(Operation::Poll),
-        2 => (0usize..6).prop_map(Operation::PollMany),
-    ];
-    proptest::collection::vec(operation, 1..120)
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
-    /// The ring agrees with a plain queue, whatever is done to it and in whatever order.
-    #[test]
-    fn a_lane_behaves_like_a_queue(
-        operations in operations(),
-        slots in 1u32..4,
-        profile in prop_oneof![Just(Profile::Latency), Just(Profile::Throughput)],
-    ) {
-        let lane = PairOptions { profile, ..options(10, 1 << slots) };
-        let (mut producer, mut consumer) = pair(lane).unwrap();
-        let mut model = std::collections::VecDeque::new();
-        let mut stamp = 0u8;
-        let mut message = |len: usize| {
-            stamp = stamp.wrapping_add(1);
-            vec![stamp; len]
-        };
-        for operation in operations {
-            match operation {
-                Operation::Send(len) => {
-                    let bytes = message(len);
-                    if producer.send(&bytes, Duration::ZERO).is_ok() {
-                        model.push_back(bytes);
-                    }
-                }
-                Operation::Abort(len) => {
-                    if let Ok(mut slot) = producer.try_reserve(len) {
-                        slot.write(0, &message(len));
-                    }
-                }
-                Operation::Batch(lens) => {
-                    let mut batch = producer.batch();
-                    let mut pushed = Vec::new();
-                    for len in lens {
-                        let bytes = message(len);
-                        if batch.push(&bytes).is_ok() {
-                            pushed.push(bytes);
-                        }
-                    }
-                    prop_assert_eq!(batch.commit(), pushed.len() as u64);
-                    model.extend(pushed);
-                }
-                Operation::DropBatch(lens) => {
-                    let mut batch = producer.batch();
-                    for len in lens {
-                        let _ = batch.push(&message(len));
-                    }
-                }
-                Operation::Poll => {
-                    let found = consumer.poll().unwrap().map(|slot| slot.to_vec());
-                    prop_assert_eq!(found, model.pop_front());
-                }
-                Operation::PollMany(limit) => {
-                    let mut batch = consumer.poll_many(limit);
-                    for _ in 0..limit {
-                        let found = batch.next().unwrap().map(|view| view.to_vec());
-                        let expected = if found.is_some() { model.pop_front() } else { None };
-                        prop_assert_eq!(found, expected);
-                    }
-                }
-            }
-        }
-        while let Some(expected) = model.pop_front() {
-            prop_assert_eq!(consumer.poll().unwrap().map(|slot| slot.to_vec()), Some(expected));
-        }
-        prop_assert!(consumer.poll().unwrap().is_none());
-    }
 }
 
 #[test]

@@ -28,8 +28,13 @@ use loom::thread;
 
 #[path = "loom/doorbell.rs"]
 mod doorbell;
+#[path = "loom/lanes.rs"]
+mod lanes;
+mod oracle;
 #[path = "loom/readers.rs"]
 mod readers;
+#[path = "loom/scripts.rs"]
+mod scripts;
 
 /// Words that only observers read: kept out of the model, and a load of one is a failure.
 const FOR_OBSERVERS: [usize; 7] =
@@ -77,11 +82,37 @@ struct Words {
     races: BTreeMap<usize, UnsafeCell<()>>,
     shorts: BTreeMap<usize, AtomicU32>,
     fault: Fault,
-    sleepers: Mutex<()>,
-    rung: Condvar,
+    kernel: Rc<Kernel>,
     /// The lifeline of whoever writes this segment: whether a byte is in it.
     lifeline: Mutex<bool>,
     heard: Condvar,
+}
+
+/// Who sleeps on any word of the segments that share it.
+struct Kernel {
+    /// Whether the sleep that is or comes ends by itself, as one with a time-out does.
+    nudged: Mutex<bool>,
+    rung: Condvar,
+}
+
+impl Kernel {
+    fn new() -> Rc<Self> {
+        Rc::new(Self { nudged: Mutex::new(false), rung: Condvar::new() })
+    }
+
+    /// Sleeps while the words are what was expected. As in the kernel, they are compared under the
+    /// lock that a waker takes.
+    fn wait(&self, as_expected: impl Fn() -> bool) {
+        let mut nudged = self.nudged.lock().expect("loom's locks never poison");
+        if !std::mem::take(&mut *nudged) && as_expected() {
+            *self.rung.wait(nudged).expect("loom's locks never poison") = false;
+        }
+    }
+
+    fn wake(&self, nudge: bool) {
+        *self.nudged.lock().expect("loom's locks never poison") |= nudge;
+        self.rung.notify_all();
+    }
 }
 
 impl Segment {
@@ -93,11 +124,16 @@ impl Segment {
             longs: longs.into_iter().map(long).collect(),
             shorts: shorts.into_iter().map(short).collect(),
             fault,
-            sleepers: Mutex::new(()),
-            rung: Condvar::new(),
+            kernel: Kernel::new(),
             lifeline: Mutex::new(false),
             heard: Condvar::new(),
         }))
+    }
+
+    /// The same segment, not yet shared, below a kernel that others share.
+    fn below(self, kernel: &Rc<Kernel>) -> Self {
+        let words = Rc::into_inner(self.0).expect("not shared yet");
+        Self(Rc::new(Words { kernel: Rc::clone(kernel), ..words }))
     }
 
     fn producer(geometry: &Geometry, fault: Fault) -> Self {
@@ -158,7 +194,7 @@ impl Memory for Segment {
                 race.with(|_| ());
             }
             let word = self.long(offset + index * 8).load(Ordering::Relaxed);
-            bytes.copy_from_slice(&word.to_le_bytes());
+            bytes.copy_from_slice(&word.to_le_bytes()[..bytes.len()]);
         }
     }
 
@@ -183,11 +219,7 @@ impl Memory for Segment {
         if timeout < FOR_EVER {
             return thread::yield_now();
         }
-        // As in the kernel: the word is compared under the lock that a waker takes.
-        let guard = self.0.sleepers.lock().expect("loom's locks never poison");
-        if self.short(offset).load(Ordering::Acquire) == expected {
-            drop(self.0.rung.wait(guard).expect("loom's locks never poison"));
-        }
+        self.0.kernel.wait(|| self.short(offset).load(Ordering::Acquire) == expected);
     }
 }
 
@@ -214,17 +246,17 @@ impl OwnedMemory for Segment {
 
     fn copy_in(&self, offset: usize, source: &[u8]) {
         for (index, bytes) in source.chunks(8).enumerate() {
-            let word = u64::from_le_bytes(bytes.try_into().expect("whole words"));
+            let mut word = [0; 8];
+            word[..bytes.len()].copy_from_slice(bytes);
             if let Some(race) = self.0.races.get(&(offset + index * 8)) {
                 race.with_mut(|_| ());
             }
-            self.long(offset + index * 8).store(word, Ordering::Relaxed);
+            self.long(offset + index * 8).store(u64::from_le_bytes(word), Ordering::Relaxed);
         }
     }
 
     fn wake(&self, _offset: usize) {
-        let _guard = self.0.sleepers.lock().expect("loom's locks never poison");
-        self.0.rung.notify_all();
+        self.0.kernel.wake(false);
     }
 }
 
@@ -381,36 +413,6 @@ fn messages_arrive_in_order_and_whole_while_slots_are_used_again() {
     explore("stream 4 x 6", LARGE, stream(Lane { slots: 4, ..SPIN }, 6));
 }
 
-#[test]
-fn a_batch_appears_at_once() {
-    explore("batch", SMALL, || {
-        let (mut writer, mut reader) = SPIN.open();
-        let producer = thread::spawn(move || {
-            send(&SPIN, &mut writer, &SPIN.message(1));
-            for number in 2..=3 {
-                let span = room(&SPIN, &mut writer, 16);
-                writer.write(&span, 0, &SPIN.message(number));
-                writer.stage(&span);
-                if number == 2 {
-                    thread::yield_now();
-                }
-            }
-            assert_eq!(writer.commit_batch(), 2);
-        });
-        assert_eq!(receive(&SPIN, &mut reader), SPIN.message(1));
-        let Found::Message(first) = next(&SPIN, &mut reader) else {
-            panic!("no end was sent");
-        };
-        assert_eq!(copy(&reader, &first), SPIN.message(2));
-        let second = reader
-            .poll_at(first.end(reader.geometry()))
-            .unwrap()
-            .expect("the second came with the first");
-        assert_eq!(copy(&reader, &second), SPIN.message(3));
-        producer.join().unwrap();
-    });
-}
-
 /// A sleeping consumer and more messages than one sleep.
 fn sleeper(lane: Lane) -> impl Fn() + Send + Sync + 'static {
     move || {
@@ -499,125 +501,6 @@ fn a_consumer_that_follows_one_killed_in_its_sleep_is_woken() {
         let sender = thread::spawn(move || send(&PARK, &mut writer, &PARK.message(2)));
         assert_eq!(receive(&PARK, &mut reader), PARK.message(2));
         sender.join().unwrap();
-    });
-}
-
-#[test]
-fn a_dropped_reservation_and_an_aborted_batch_are_never_seen() {
-    explore("abort", SMALL, || {
-        let (mut writer, mut reader) = SPIN.open();
-        let producer = thread::spawn(move || {
-            let unwanted = room(&SPIN, &mut writer, 16);
-            writer.write(&unwanted, 0, &SPIN.message(99));
-            send(&SPIN, &mut writer, &SPIN.message(1));
-            // The second of the batch leaves a commit word behind the hole: abort clears it.
-            for _ in 0..2 {
-                let span = room(&SPIN, &mut writer, 16);
-                writer.write(&span, 0, &SPIN.message(98));
-                writer.stage(&span);
-            }
-            writer.abort_batch();
-            for number in 2..=3 {
-                send(&SPIN, &mut writer, &SPIN.message(number));
-            }
-        });
-        for number in 1..=3 {
-            assert_eq!(receive(&SPIN, &mut reader), SPIN.message(number));
-        }
-        producer.join().unwrap();
-        assert_eq!(reader.poll().unwrap(), None);
-    });
-}
-
-/// One message, then the end, both waited for in the lane's way.
-fn closing(lane: Lane) -> impl Fn() + Send + Sync + 'static {
-    move || {
-        let (mut writer, mut reader) = lane.open();
-        let producer = thread::spawn(move || {
-            send(&lane, &mut writer, &lane.message(1));
-            assert!(
-                writer.try_end().expect("an honest consumer"),
-                "two slots hold a message and the end"
-            );
-        });
-        assert_eq!(receive(&lane, &mut reader), lane.message(1));
-        assert_eq!(next(&lane, &mut reader), Found::End);
-        reader.release_end();
-        producer.join().expect("no panic");
-        assert_eq!(reader.poll().expect("an honest producer"), None);
-    }
-}
-
-#[test]
-fn the_end_of_the_stream_comes_last_and_wakes_a_sleeper() {
-    explore("end, spinning", SMALL, closing(SPIN));
-    explore("end, sleeping", (Some(3), Some(6)), closing(PARK));
-}
-
-#[test]
-fn a_message_over_two_slots_is_seen_whole_or_not_at_all() {
-    explore("long message", SMALL, || {
-        let lane = Lane { payload: 8, slots: 4, ..SPIN };
-        let (mut writer, mut reader) = lane.open();
-        let message = |number: u64| number.to_le_bytes().repeat(3);
-        let producer = thread::spawn(move || {
-            for number in 1..=2 {
-                send(&lane, &mut writer, &message(number));
-            }
-        });
-        for number in 1..=2 {
-            assert_eq!(receive(&lane, &mut reader), message(number));
-        }
-        producer.join().unwrap();
-    });
-}
-
-/// What the agent tells the consumer: where the old generation ended, and the new segment.
-type Announced = Rc<Mutex<Option<(u64, Segment)>>>;
-
-/// A producer that leaves after two messages, and its successor on fresh memory.
-fn two_generations(agent: &Announced, mut writer: Sender, consumer: Segment) {
-    let geometry = *writer.geometry();
-    for number in 1..=2 {
-        send(&SPIN, &mut writer, &SPIN.message(number));
-    }
-    let (end, released) = (writer.committed(), writer.released());
-    drop(writer);
-    let second = Segment::producer(&geometry, Fault::None);
-    let mut successor = Writer::new(second.clone(), geometry, SPIN.wait, end, released);
-    successor.join(consumer, 1);
-    *agent.lock().expect("never poisoned") = Some((end, second));
-    send(&SPIN, &mut successor, &SPIN.message(3));
-}
-
-#[test]
-fn a_new_generation_is_read_after_the_old_one_is_drained() {
-    explore("generations", MEDIUM, || {
-        let geometry = SPIN.geometry();
-        let first = Segment::producer(&geometry, Fault::None);
-        let consumer = Segment::consumer(Fault::None);
-        let mut writer = Writer::new(first.clone(), geometry, SPIN.wait, 0, 0);
-        writer.join(consumer.clone(), 1);
-        let mut reader = Reader::new(consumer.clone(), geometry, SPIN.wait, 0, 1);
-        reader.join(first);
-        let agent: Announced = Rc::new(Mutex::new(None));
-        let told = Rc::clone(&agent);
-        let producer = thread::spawn(move || two_generations(&told, writer, consumer));
-        for number in 1..=3 {
-            let span = loop {
-                if let Some(Found::Message(span)) = reader.poll().unwrap() {
-                    break span;
-                }
-                let drained = agent.lock().unwrap().take_if(|(end, _)| *end == reader.position());
-                match drained {
-                    Some((_, second)) => reader.join(second),
-                    None => thread::yield_now(),
-                }
-            };
-            assert_eq!(copy(&reader, &span), SPIN.message(number));
-            reader.release(&span);
-        }
-        producer.join().unwrap();
     });
 }
 

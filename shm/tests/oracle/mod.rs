@@ -1,0 +1,15 @@
+//! One oracle for every driver: the public calls as values, a plain queue that says what each may
+//! return, and ways to make the calls on any lane.
+//!
+//! Property tests make them in one thread (`tests/queue.rs`), loom and shuttle make them in two
+//! (`tests/loom/scripts.rs`, `tests/shuttle.rs`), and the fuzzer makes them from bytes. A call that
+//! answers anything else than the queue allows panics with `oracle:`.
+
+#![expect(dead_code, reason = "each driver takes its own part")]
+
+pub(crate) mod ends;
+pub(crate) mod heap;
+pub(crate) mod mutant;
+pub(crate) mod operation;
+pub(crate) mod queue;
+pub(crate) mod ring;

@@ -1,0 +1,163 @@
+//! Mistakes that a ring could make, planted below it: its memory does something else than it is
+//! told. A driver that lets one of them live has no teeth.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use laneway_shm::layout::{C_BELL, C_PARKED, C_RELEASED, P_BELL, P_PARKED, P_SLOTS};
+use laneway_shm::memory::{Memory, OwnedMemory};
+
+use super::ring::{Ground, World};
+
+/// A planted mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mistake {
+    /// The payload is written after the commit word.
+    LateBytes,
+    /// The producer takes the ring for one slot larger than it is.
+    OneSlotMore,
+    /// A message is a byte longer than was sent.
+    OneByteMore,
+    /// The words of a batch's later slots are not cleared when it is dropped.
+    GhostWords,
+    /// The words of a batch's later slots are not written.
+    LostWords,
+    /// The producer does not ring.
+    SilentProducer,
+    /// The consumer does not ring.
+    SilentConsumer,
+    /// The consumer does not say that it sleeps.
+    SecretSleep,
+    /// The producer does not say that it waits for room.
+    SecretWait,
+}
+
+/// What one thread notices.
+pub(crate) const OF_THE_DATA: [Mistake; 4] =
+    [Mistake::OneSlotMore, Mistake::OneByteMore, Mistake::GhostWords, Mistake::LostWords];
+
+/// What only ends that sleep notice.
+pub(crate) const OF_THE_SLEEP: [Mistake; 4] =
+    [Mistake::SilentProducer, Mistake::SilentConsumer, Mistake::SecretSleep, Mistake::SecretWait];
+
+/// Bytes that are still to be written, with their offset.
+type Late = Arc<Mutex<Vec<(usize, Vec<u8>)>>>;
+
+/// A world with a mistake in it.
+#[derive(Clone)]
+pub(crate) struct Mutant<T> {
+    inner: T,
+    mistake: Mistake,
+    late: Late,
+}
+
+impl<T> Mutant<T> {
+    pub(crate) fn new(inner: T, mistake: Mistake) -> Self {
+        Self { inner, mistake, late: Arc::default() }
+    }
+
+    fn makes(&self, mistake: Mistake) -> bool {
+        self.mistake == mistake
+    }
+
+    /// Whether a futex word is not written.
+    fn is_secret(&self, offset: usize) -> bool {
+        match offset {
+            C_PARKED => self.makes(Mistake::SecretSleep),
+            P_PARKED => self.makes(Mistake::SecretWait),
+            C_BELL => self.makes(Mistake::SilentConsumer),
+            P_BELL => self.makes(Mistake::SilentProducer),
+            _ => false,
+        }
+    }
+}
+
+impl<M: Memory> Memory for Mutant<M> {
+    fn load_acquire(&self, offset: usize) -> u64 {
+        let more = u64::from(offset == C_RELEASED && self.makes(Mistake::OneSlotMore));
+        self.inner.load_acquire(offset) + more
+    }
+    fn load_u32(&self, offset: usize) -> u32 {
+        self.inner.load_u32(offset)
+    }
+    fn copy_out(&self, offset: usize, target: &mut [u8]) {
+        self.inner.copy_out(offset, target);
+    }
+    fn full_fence(&self) {
+        self.inner.full_fence();
+    }
+    fn wait(&self, offset: usize, expected: u32, timeout: Duration) {
+        self.inner.wait(offset, expected, timeout);
+    }
+}
+
+impl<M: OwnedMemory> OwnedMemory for Mutant<M> {
+    fn store_relaxed(&self, offset: usize, value: u64) {
+        let lost = offset >= P_SLOTS
+            && match value {
+                0 => self.makes(Mistake::GhostWords),
+                _ => self.makes(Mistake::LostWords),
+            };
+        if !lost {
+            self.inner.store_relaxed(offset, value);
+        }
+    }
+    fn store_release(&self, offset: usize, value: u64) {
+        let more = u64::from(offset >= P_SLOTS && self.makes(Mistake::OneByteMore));
+        self.inner.store_release(offset, value + more);
+        if offset >= P_SLOTS {
+            let late = std::mem::take(&mut *self.late.lock().expect("never held for long"));
+            late.iter().for_each(|(offset, bytes)| self.inner.copy_in(*offset, bytes));
+        }
+    }
+    fn store_u32(&self, offset: usize, value: u32) {
+        if !self.is_secret(offset) {
+            self.inner.store_u32(offset, value);
+        }
+    }
+    fn copy_in(&self, offset: usize, source: &[u8]) {
+        if self.makes(Mistake::LateBytes) {
+            self.late.lock().expect("never held for long").push((offset, source.to_vec()));
+        } else {
+            self.inner.copy_in(offset, source);
+        }
+    }
+    fn wake(&self, offset: usize) {
+        if !self.is_secret(offset) {
+            self.inner.wake(offset);
+        }
+    }
+}
+
+impl<M: Ground> Ground for Mutant<M> {
+    fn nudge(&self) {
+        self.inner.nudge();
+    }
+}
+
+impl<W: World> World for Mutant<W> {
+    type Memory = Mutant<W::Memory>;
+
+    fn producer(&self) -> Self::Memory {
+        Mutant::new(self.inner.producer(), self.mistake)
+    }
+    fn consumer(&self) -> Self::Memory {
+        Mutant::new(self.inner.consumer(), self.mistake)
+    }
+    fn pause(&self) {
+        self.inner.pause();
+    }
+    fn serialised<R>(&self, f: impl FnOnce() -> R) -> R {
+        self.inner.serialised(f)
+    }
+    fn is_strict(&self) -> bool {
+        self.inner.is_strict()
+    }
+}
+
+/// Whether a driver notices, as it must.
+pub(crate) fn assert_noticed(mistake: Mistake, driver: impl FnOnce()) {
+    let noticed = catch_unwind(AssertUnwindSafe(driver)).is_err();
+    assert!(noticed, "{mistake:?} survived");
+}
