@@ -6,4 +6,4 @@ mod node_service;
 pub mod server;
 mod status;
 
-pub use convert::lane_to_proto;
+pub use convert::{lane_to_proto, spec_from_proto};

@@ -8,8 +8,10 @@
 pub const MAGIC: u64 = u64::from_le_bytes(*b"LANEWAY1");
 /// Format version: major in the upper half (must match), minor in the lower (may differ).
 pub const VERSION: u64 = 1 << 32;
-/// Incompatible feature bits that this version knows: none yet.
+/// Incompatible feature bits that this version knows: none yet. An unknown one is refused.
 pub const INCOMPAT_KNOWN: u64 = 0;
+/// Compatible feature bits that this version knows: none yet. An unknown one is ignored.
+pub const COMPAT_KNOWN: u64 = 0;
 
 /// Segment kind of a producer's segment.
 pub const KIND_PRODUCER: u64 = 1;
@@ -102,13 +104,26 @@ pub const BY_DOORBELL: u32 = 1 << 31;
 /// 1 if the consumer pays for both fences when it goes to sleep (see [`crate::memory::Memory`]).
 pub const C_HEAVY: usize = 648;
 
+// The format: two versions of this crate must agree on each number, whoever compiles it.
 const _: () = {
-    assert!(HEADER_FIELDS.len() * 8 <= C_RELEASED);
-    assert!(P_JOINED + 8 <= P_RESUME && P_RESUME + 8 <= P_READERS);
+    assert!(P_COMMITTED == 4096 && P_MESSAGES == 4104 && P_BYTES == 4112 && P_STALLS == 4120);
+    assert!(P_BELL == 4224 && P_PARKED == 4228 && P_JOINED == 4352 && P_RESUME == 4480);
+    assert!(P_READERS == 4608 && READERS_MAX == 64 && READER_BYTES == 32);
+    assert!(R_JOINED_AT == 8 && R_GIVEN_UP_AT == 16 && R_REASON == 24);
+    assert!(P_SLOTS == 8192 && P_TAIL_PAD == 64);
+    assert!(C_RELEASED == 512 && C_MESSAGES == 520 && C_BYTES == 528 && C_EMPTY == 536);
+    assert!(C_LOST == 544 && C_BELL == 640 && C_PARKED == 644 && C_HEAVY == 648);
+    assert!(HEADER_BYTES == 4096 && CONSUMER_SEGMENT_BYTES == 4096);
+    assert!(HEADER_FIELDS.len() == 16 && HEADER_FIELDS.len() * 8 <= C_RELEASED);
     assert!(P_READERS + READERS_MAX * READER_BYTES <= P_SLOTS);
-    assert!(C_HEAVY + 4 <= CONSUMER_SEGMENT_BYTES);
-    assert!(P_BELL.is_multiple_of(4) && C_BELL.is_multiple_of(4) && P_SLOTS.is_multiple_of(64));
 };
+
+/// Bytes after a header's fields that this version does not use: zero, and checked to be.
+#[must_use]
+pub fn reserved(kind: u64) -> std::ops::Range<usize> {
+    let end = if kind == KIND_PRODUCER { HEADER_BYTES } else { C_RELEASED };
+    HEADER_FIELDS.len() * 8..end
+}
 
 /// Identity and geometry of a segment, as the header carries them and as the grant repeats them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,6 +198,14 @@ impl Header {
         }
         Ok(())
     }
+}
+
+/// Whether a header is of a version that may use what this one reserves: a later minor one, or
+/// one with features that this one may ignore.
+#[must_use]
+pub fn is_later(found: &[u64; HEADER_FIELDS.len()]) -> bool {
+    let [_, version, _, _, compat, ..] = found;
+    *version > VERSION || compat & !COMPAT_KNOWN != 0
 }
 
 /// Upper and lower 64 bits.

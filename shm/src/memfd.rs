@@ -13,7 +13,7 @@ use nix::sys::stat::{Mode, fchmod, fstat};
 use nix::unistd::ftruncate;
 
 use crate::error::SegmentError;
-use crate::layout::{HEADER_FIELDS, Header};
+use crate::layout::{self, HEADER_FIELDS, Header};
 use crate::memory::{Memory, OwnedMemory};
 use crate::region::{Foreign, Region};
 
@@ -182,6 +182,9 @@ impl Segment {
             *word = region.load_acquire(index * 8);
         }
         self.header.check(&words)?;
+        if !layout::is_later(&words) {
+            check_reserved(&region, self.header.kind)?;
+        }
         Ok(region)
     }
 
@@ -301,6 +304,17 @@ fn allocate(fd: &OwnedFd, size_bytes: u64) -> Result<(), SegmentError> {
             result => return result.map_err(SegmentError::os("fallocate")),
         }
     }
+}
+
+/// A version that gives these bytes a meaning says so in the header; nobody else writes there.
+fn check_reserved(region: &Region<Foreign>, kind: u64) -> Result<(), SegmentError> {
+    for offset in layout::reserved(kind).step_by(8) {
+        let found = region.load_acquire(offset);
+        if found != 0 {
+            return Err(SegmentError::Header { field: "reserved", found, expected: 0 });
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn mapping_len(size_bytes: u64) -> Result<usize, SegmentError> {

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use laneway_shm::{PairOptions, Profile, RecvError, ReserveError, WaitMode, pair};
+use laneway_shm::{PairOptions, RecvError, ReserveError, WaitMode, pair};
 
 const SOON: Duration = Duration::from_secs(10);
 

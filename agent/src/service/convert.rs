@@ -10,6 +10,7 @@ use laneway_shm::Reason;
 use laneway_shm::geometry::Geometry;
 use laneway_shm::observer::Counters;
 use prost_types::Timestamp;
+use tonic::Status;
 
 use super::status::BadField;
 use crate::ledger::Role;
@@ -36,6 +37,14 @@ pub(super) fn request_id(id: &str) -> Result<String, BadField> {
         return Err(BadField::new("request_id", allowed));
     }
     Ok(id.to_owned())
+}
+
+/// A lane's specification as `CreateLane` reads it. `tenant` is the default tenant.
+///
+/// # Errors
+/// The refusal that the caller gets.
+pub fn spec_from_proto(message: Option<v1::LaneSpec>, tenant: &Name) -> Result<LaneSpec, Status> {
+    Ok(spec(message, tenant)?)
 }
 
 /// A lane's specification. `tenant` is the default tenant.
