@@ -154,7 +154,7 @@ const GENERATIONS: Script = Script {
 
 #[test]
 fn a_new_generation_is_read_after_the_old_one_is_drained() {
-    explore("generations", MEDIUM, GENERATIONS.model());
+    explore("generations", (Some(3), Some(5)), GENERATIONS.model());
     let producer = &[Send(Whole, 8), Close, Succeed, Send(Whole, 8)];
     explore("after the end", (Some(3), Some(5)), Script { producer, ..GENERATIONS }.model());
 }
@@ -187,7 +187,9 @@ fn every_planted_mistake_is_caught() {
     let script = |mistake| match mistake {
         Mistake::LostWords => BATCH,
         Mistake::GhostWords => ABORT,
-        Mistake::LateBytes | Mistake::OneSlotMore | Mistake::OneByteMore => STREAM,
+        Mistake::NoMarks | Mistake::LateBytes | Mistake::OneSlotMore | Mistake::OneByteMore => {
+            STREAM
+        }
         Mistake::SilentProducer
         | Mistake::SilentConsumer
         | Mistake::SecretSleep

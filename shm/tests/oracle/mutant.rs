@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use laneway_shm::cursor::{CommitWord, Kind};
 use laneway_shm::layout::{C_BELL, C_PARKED, C_RELEASED, P_BELL, P_PARKED, P_SLOTS};
 use laneway_shm::memory::{Memory, OwnedMemory};
 
@@ -23,6 +24,8 @@ pub(crate) enum Mistake {
     GhostWords,
     /// The words of a batch's later slots are not written.
     LostWords,
+    /// What is written next in a lane that loses is not marked.
+    NoMarks,
     /// The producer does not ring.
     SilentProducer,
     /// The consumer does not ring.
@@ -104,6 +107,10 @@ impl<M: OwnedMemory> OwnedMemory for Mutant<M> {
         }
     }
     fn store_release(&self, offset: usize, value: u64) {
+        let is_mark = offset >= P_SLOTS && CommitWord(value).kind_byte() == Kind::Busy as u8;
+        if is_mark && self.makes(Mistake::NoMarks) {
+            return;
+        }
         let more = u64::from(offset >= P_SLOTS && self.makes(Mistake::OneByteMore));
         self.inner.store_release(offset, value + more);
         if offset >= P_SLOTS {

@@ -1,0 +1,318 @@
+//! Broadcast lanes under random schedules: readers come, read for a while, leave and come again.
+//!
+//! A message's bytes say at which position it was sent, so that the readers need no common queue:
+//! each must find every position from the one on at which it was let in, or be told that it lost
+//! exactly those that it does not find.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Mutex as Plain;
+use std::sync::atomic::AtomicUsize;
+
+use laneway_shm::ring::{Follower, Found, Heard, Policy, Reader, Start, Writer};
+use laneway_shm::roster::{self, Entry};
+
+use super::oracle::queue::bytes_of;
+use super::*;
+
+/// Readers at a time; each comes back once.
+const READERS: usize = 2;
+const ROUNDS: usize = 2;
+/// Messages that a reader takes before it leaves, at most.
+const STAY_MAX: u64 = 40;
+/// Positions that the producer fills: enough to overrun a reader several times.
+const CROWD_POSITIONS: u64 = 40;
+
+/// What the agent would carry between the ends.
+struct News<M> {
+    joins: VecDeque<(u64, M, Start)>,
+    gone: VecDeque<u64>,
+}
+
+/// What all threads know.
+struct Hall<W: World> {
+    world: W,
+    policy: Policy,
+    wait: WaitMode,
+    producer: W::Memory,
+    /// Length of the message at each position.
+    lens: Plain<BTreeMap<u64, usize>>,
+    news: Plain<News<W::Memory>>,
+    numbers: Long,
+    /// Position after the end, once it was sent.
+    end: Long,
+    /// Readers that will not come again.
+    left: AtomicUsize,
+}
+
+impl<W: World> Hall<W> {
+    fn new(world: W, policy: Policy, wait: WaitMode) -> Self {
+        let producer = world.producer();
+        let news = News { joins: VecDeque::new(), gone: VecDeque::new() };
+        Self {
+            world,
+            policy,
+            wait,
+            producer,
+            lens: Plain::default(),
+            news: Plain::new(news),
+            numbers: Long::new(1),
+            end: Long::new(UNKNOWN),
+            left: AtomicUsize::new(0),
+        }
+    }
+
+    fn is_over(&self, position: u64) -> bool {
+        self.end.load(Ordering::SeqCst) == position
+    }
+
+    fn judge(&self, position: u64, bytes: &[u8]) {
+        let len = self.lens.lock().expect("never poisoned").get(&position).copied();
+        assert_eq!(len, Some(bytes.len()), "oracle: length of the message at {position}");
+        assert_eq!(bytes, bytes_of(position, bytes.len()), "oracle: torn, or another message");
+    }
+}
+
+/// The producer's end.
+struct Speaker<'h, W: World> {
+    hall: &'h Hall<W>,
+    writer: Writer<W::Memory, W::Memory>,
+}
+
+impl<W: World> Speaker<'_, W> {
+    /// Lets readers in and out.
+    fn listen(&mut self) {
+        loop {
+            let mut news = self.hall.news.lock().expect("never poisoned");
+            let (join, gone) = (news.joins.pop_front(), news.gone.pop_front());
+            drop(news);
+            if join.is_none() && gone.is_none() {
+                break;
+            }
+            if let Some((number, peer, start)) = join {
+                let at = self.writer.admit(peer, number, start).expect("there is a place");
+                let committed = self.writer.committed();
+                assert!(at <= committed && committed - at <= u64::from(SLOTS), "oracle: at {at}");
+            }
+            if let Some(number) = gone {
+                assert!(self.writer.dismiss(number), "oracle: {number} was let in");
+            }
+        }
+        for given_up in self.writer.take_given_up() {
+            assert_eq!(given_up.reason, laneway_shm::Reason::Behind, "oracle: nobody lies");
+        }
+    }
+
+    fn send(&mut self, len: usize, staged: bool) {
+        loop {
+            self.listen();
+            if let Some(span) = self.writer.try_reserve(len).expect("oracle: nobody lies") {
+                let position = span.position();
+                self.writer.write(&span, 0, &bytes_of(position, len));
+                self.hall.lens.lock().expect("never poisoned").insert(position, len);
+                match staged {
+                    true => self.writer.stage(&span),
+                    false => self.writer.commit(&span),
+                }
+                return;
+            }
+            self.wait(len);
+        }
+    }
+
+    fn wait(&mut self, len: usize) {
+        match self.hall.wait {
+            WaitMode::Spin => thread::yield_now(),
+            WaitMode::Park => {
+                let slots = self.writer.geometry().slots_for(len);
+                self.writer.park(slots, FOR_EVER).expect("oracle: nobody lies");
+            }
+        }
+    }
+
+    fn speak(&mut self) {
+        let mut dice = shuttle::rand::thread_rng();
+        while self.writer.committed() < CROWD_POSITIONS {
+            let len = dice.gen_range(0..20);
+            match dice.gen_range(0..8) {
+                0 => drop(self.writer.try_reserve(len)),
+                1 => {
+                    self.send(len, true);
+                    self.send(3, true);
+                    self.writer.commit_batch();
+                }
+                _ => self.send(len, false),
+            }
+        }
+        while !self.writer.try_end().expect("oracle: nobody lies") {
+            self.listen();
+            self.wait(0);
+        }
+        self.hall.end.store(self.writer.committed(), Ordering::SeqCst);
+        while self.hall.left.load(Ordering::SeqCst) < READERS {
+            self.listen();
+            thread::yield_now();
+        }
+    }
+}
+
+/// One stay of a reader.
+struct Stay<'h, W: World> {
+    hall: &'h Hall<W>,
+    own: W::Memory,
+    number: u64,
+    entry: Entry,
+    /// Messages that are left to take.
+    left: u64,
+}
+
+impl<'h, W: World> Stay<'h, W> {
+    /// Asks to be let in, and waits until the producer has done so.
+    fn begin(hall: &'h Hall<W>) -> Self {
+        let mut dice = shuttle::rand::thread_rng();
+        let number = hall.numbers.fetch_add(1, Ordering::SeqCst);
+        let start = if dice.r#gen() { Start::Newest } else { Start::Oldest };
+        let own = hall.world.consumer();
+        let join = (number, own.clone(), start);
+        hall.news.lock().expect("never poisoned").joins.push_back(join);
+        let entry = loop {
+            match roster::find(&hall.producer, number) {
+                Some(entry) => break entry,
+                None => thread::yield_now(),
+            }
+        };
+        Self { hall, own, number, entry, left: dice.gen_range(0..STAY_MAX) }
+    }
+
+    /// Whether to go on after nothing was found at `position`.
+    fn goes_on(&self, position: u64) -> bool {
+        self.left > 0 && !self.hall.is_over(position)
+    }
+
+    fn gated(&mut self) {
+        let (geometry, hall) = (geometry(), self.hall);
+        let mut reader = Reader::new(self.own.clone(), geometry, hall.wait, 0, self.number);
+        reader.join_at(hall.producer.clone(), &self.entry).expect("oracle: an honest producer");
+        assert_eq!(reader.position(), self.entry.joined_at, "oracle: where it was let in");
+        while self.goes_on(reader.position()) {
+            match reader.poll().expect("oracle: an honest producer") {
+                Some(Found::Message(span)) => {
+                    let mut bytes = vec![0; span.len];
+                    reader.copy_out(&span, 0, &mut bytes);
+                    self.hall.judge(span.position(), &bytes);
+                    reader.release(&span);
+                    self.left -= 1;
+                }
+                Some(Found::End) => return reader.release_end(),
+                None if hall.wait == WaitMode::Park => reader.park(FOR_EVER),
+                None => thread::yield_now(),
+            }
+        }
+    }
+
+    fn losing(&mut self) {
+        let (geometry, hall) = (geometry(), self.hall);
+        let mut reader = Follower::new(self.own.clone(), geometry, hall.wait, 0, self.number);
+        reader.join_at(hall.producer.clone(), &self.entry).expect("oracle: an honest producer");
+        let (mut expected, mut buffer) = (self.entry.joined_at, Vec::new());
+        while self.goes_on(reader.position()) {
+            assert_eq!(reader.position(), expected, "oracle: position");
+            match reader.poll(&mut buffer, u64::MAX).expect("oracle: an honest producer") {
+                Some(Heard::Message { position, len }) => {
+                    assert_eq!(position, expected, "oracle: a message that was not lost");
+                    self.hall.judge(position, &buffer[..len]);
+                    expected += geometry.slots_for(len);
+                    self.left -= 1;
+                }
+                Some(Heard::Lost { slots }) => expected += slots,
+                Some(Heard::End) => return,
+                None if hall.wait == WaitMode::Park => reader.park(FOR_EVER),
+                None => thread::yield_now(),
+            }
+        }
+    }
+
+    fn end(self) {
+        self.hall.news.lock().expect("never poisoned").gone.push_back(self.number);
+        self.own.nudge();
+    }
+}
+
+fn listen<W: World>(hall: &Hall<W>) {
+    for _ in 0..ROUNDS {
+        let mut stay = Stay::begin(hall);
+        if hall.policy.loses() {
+            stay.losing()
+        } else {
+            stay.gated()
+        }
+        stay.end();
+    }
+    hall.left.fetch_add(1, Ordering::SeqCst);
+}
+
+/// One execution: one producer, and readers that come and go.
+fn crowd<W>(world: W, policy: Policy, wait: WaitMode) -> impl Fn() + Send + Sync + 'static
+where
+    W: World + Send + Sync + 'static,
+    W::Memory: Send + Sync,
+{
+    move || {
+        let hall = Arc::new(Hall::new(world.clone(), policy, wait));
+        let listeners: Vec<_> = (0..READERS)
+            .map(|_| {
+                let hall = Arc::clone(&hall);
+                thread::spawn(move || listen(&hall))
+            })
+            .collect();
+        let own = hall.producer.clone();
+        let writer = Writer::broadcast(own, geometry(), wait, 0, policy);
+        Speaker { hall: &hall, writer }.speak();
+        listeners.into_iter().for_each(|listener| listener.join().expect("no panic"));
+    }
+}
+
+/// Executions for each policy.
+fn crowds_wanted() -> usize {
+    if is_full_run() { 15_000 } else { 1_500 }
+}
+
+fn explore(policy: Policy) {
+    for wait in [WaitMode::Spin, WaitMode::Park] {
+        let model = || crowd(Scheduled(geometry()), policy, wait);
+        if let Ok(schedule) = std::env::var("LANEWAY_SCHEDULE") {
+            shuttle::replay(model(), &schedule);
+            continue;
+        }
+        let random = run(RandomScheduler::new_from_seed(seed(), crowds_wanted()), model());
+        let deep = run(PctScheduler::new_from_seed(seed(), 3, crowds_wanted()), model());
+        println!("{policy:?}, {wait:?}: {random} random executions, {deep} of PCT");
+    }
+}
+
+#[test]
+fn readers_that_gate_lose_nothing_while_others_come_and_go() {
+    explore(Policy::Gated);
+}
+
+#[test]
+fn readers_that_are_given_up_count_every_slot_that_they_lost() {
+    explore(Policy::Evicting { budget: 3 });
+}
+
+#[test]
+fn readers_that_are_overrun_hand_out_nothing_torn_and_count_what_they_lost() {
+    explore(Policy::Overwrite);
+}
+
+#[test]
+fn planted_mistakes_of_a_broadcast_lane_are_noticed() {
+    for (mistake, policy) in [
+        (Mistake::NoMarks, Policy::Overwrite),
+        (Mistake::LateBytes, Policy::Gated),
+        (Mistake::SilentProducer, Policy::Gated),
+        (Mistake::SilentConsumer, Policy::Gated),
+    ] {
+        let world = Mutant::new(Scheduled(geometry()), mistake);
+        notice(mistake, crowd(world, policy, WaitMode::Park));
+    }
+}
