@@ -113,12 +113,16 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
 
     /// Reads from the memory of the first or the next generation. The one before was drained.
     pub fn join(&mut self, peer: P) {
-        self.bell = self.bell.for_new_peer();
-        self.peer = Some(peer);
+        self.read_from(peer);
         // It may be asleep for room that was shown while the one before it was being read.
         if self.wait == WaitMode::Park {
             self.wake_parked_producer();
         }
+    }
+
+    fn read_from(&mut self, peer: P) {
+        self.bell = self.bell.for_new_peer();
+        self.peer = Some(peer);
     }
 
     /// Reads a broadcast lane from the memory of `peer`, which let this reader in at `entry`.
@@ -131,7 +135,7 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
             return Err(self.fail(Corruption::JoinedAt { found, lowest }));
         }
         self.joined_word = entry.offset;
-        self.join(peer);
+        self.read_from(peer);
         self.skip_to(found);
         Ok(())
     }
@@ -140,7 +144,7 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
     /// lies between is left out.
     pub(crate) fn join_frozen(&mut self, peer: P, position: u64) {
         self.joined_word = P_JOINED;
-        self.join(peer);
+        self.read_from(peer);
         self.skip_to(position.max(self.next.position));
     }
 

@@ -644,6 +644,7 @@ fn a_consumer_survives_a_producer_that_answers_every_load_afresh() {
         read_case(world, |position| {
             let own = Own(Rc::clone(world));
             let mut reader = Reader::new(own, world.geometry, wait_mode(world), position, 1);
+            world.begin(position, (0, 0));
             reader.join(Demon(Rc::clone(world)));
             reader
         })

@@ -77,9 +77,9 @@ struct Campaign<'r> {
 /// When `run` does.
 pub fn fuzz(target: &str, seeds: Vec<Vec<u8>>, run: &mut dyn FnMut(&[u8])) {
     let _turn = crate::turn();
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(format!("{target}.txt"));
+    let file = corpus(target);
     let mut inputs = seeds;
-    inputs.extend(fs::read_to_string(&file).unwrap_or_default().lines().map(from_hex));
+    inputs.extend(saved(target));
     let (session, known) = (Session::new().seed(1), BTreeSet::new());
     let mut campaign = Campaign { file, inputs, known, session, dice: 1, run };
     branches_taken();
@@ -94,6 +94,16 @@ pub fn fuzz(target: &str, seeds: Vec<Vec<u8>>, run: &mut dyn FnMut(&[u8])) {
     if std::env::var_os("LANEWAY_CORPUS").is_some_and(|value| value == "grow") {
         campaign.save();
     }
+}
+
+/// The target's saved inputs.
+#[must_use]
+pub fn saved(target: &str) -> Vec<Vec<u8>> {
+    fs::read_to_string(corpus(target)).unwrap_or_default().lines().map(from_hex).collect()
+}
+
+fn corpus(target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(format!("{target}.txt"))
 }
 
 fn is_full() -> bool {

@@ -79,7 +79,7 @@ fn two_senders() {
 
 #[test]
 fn a_message_in_any_of_several_lanes_ends_the_one_sleep_over_all() {
-    explore("two lanes, one sender", (Some(3), Some(5)), one_sender([PARK, PARK], false));
+    explore("two lanes, one sender", (Some(3), Some(4)), one_sender([PARK, PARK], false));
     explore("two lanes, two senders", (Some(2), Some(3)), two_senders);
 }
 

@@ -1,6 +1,7 @@
 //! A ring beside a peer that writes what the input says.
 
 use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,10 +15,11 @@ use laneway_shm::memory::{Memory, OwnedMemory};
 use laneway_shm::ring::{Follower, Found, Heard, Policy, Reader, Span, Start, Writer};
 use laneway_shm::roster::Entry;
 use laneway_shm::{Corruption, PairOptions, Profile, WaitMode};
-use laneway_tests::fuzz::{Input, fuzz};
+use laneway_tests::fuzz::{Input, fuzz, saved};
 
 use crate::oracle::ends::Ends;
 use crate::oracle::heap::{Heap, InOneThread};
+use crate::oracle::mutant::{self, Mutant};
 use crate::oracle::operation::{Operation, Take};
 use crate::oracle::queue::Next;
 use crate::oracle::ring::{self, Patience, World};
@@ -371,39 +373,51 @@ fn producer_bytes() {
     });
 }
 
-/// The oracle's calls, on the handles and on the ring below them.
+/// Makes the oracle's calls on the ring in a world, or on the handles above it.
+fn make_calls<W: World>(bytes: &[u8], world: impl Fn(Geometry) -> W, handles: bool) {
+    let mut input = Input(bytes);
+    let (geometry, wait) = (shape(&mut input), wait_mode(&mut input));
+    let (payload, count) = (geometry.payload(), u32::try_from(geometry.count()).expect("few"));
+    let streams = geometry != Geometry::try_new(payload, count).expect("legal");
+    let on_handles = input.byte().is_multiple_of(8) && handles;
+    let mut calls = Vec::new();
+    while !input.is_empty() {
+        let (choice, size) = (input.byte(), input.byte());
+        calls.push(Operation::decode(choice, size, geometry.message_max()));
+    }
+    if on_handles {
+        let profile = if streams { Profile::Throughput } else { Profile::Latency };
+        let (slot_payload_bytes, slot_count, page_bytes) = (payload, count, 4096);
+        let options = PairOptions { slot_payload_bytes, slot_count, page_bytes, wait, profile };
+        return Ends::new(options).make_all(calls);
+    }
+    let (mut sender, mut receiver) = ring::open(world(geometry), geometry, wait);
+    for call in calls {
+        if call.is_sending() {
+            sender.make(call, Patience::None);
+        } else {
+            receiver.make(call, Patience::None);
+        }
+    }
+    while receiver.make(Operation::Receive(Take::Poll), Patience::None) != Next::Nothing {}
+}
+
 #[test]
 fn lane_calls() {
-    let seed = |first: u8| {
-        (0..64u8)
-            .flat_map(|at| [first.wrapping_add(at.wrapping_mul(7)), at.wrapping_mul(37)])
-            .collect()
-    };
+    let call = |first: u8, at: u8| [first.wrapping_add(at.wrapping_mul(7)), at.wrapping_mul(37)];
+    let seed = |first: u8| (0..64u8).flat_map(|at| call(first, at)).collect();
     fuzz("lane_calls", (0..8).map(seed).collect(), &mut |bytes| {
-        let mut input = Input(bytes);
-        let (geometry, wait) = (shape(&mut input), wait_mode(&mut input));
-        let (payload, count) = (geometry.payload(), u32::try_from(geometry.count()).expect("few"));
-        let streams = geometry != Geometry::try_new(payload, count).expect("legal");
-        let on_handles = input.byte().is_multiple_of(8);
-        let mut calls = Vec::new();
-        while !input.is_empty() {
-            let (choice, size) = (input.byte(), input.byte());
-            calls.push(Operation::decode(choice, size, geometry.message_max()));
-        }
-        if on_handles {
-            let profile = if streams { Profile::Throughput } else { Profile::Latency };
-            let (slot_payload_bytes, slot_count, page_bytes) = (payload, count, 4096);
-            let options = PairOptions { slot_payload_bytes, slot_count, page_bytes, wait, profile };
-            return Ends::new(options).make_all(calls);
-        }
-        let (mut sender, mut receiver) = ring::open(InOneThread(geometry), geometry, wait);
-        for call in calls {
-            if call.is_sending() {
-                sender.make(call, Patience::None);
-            } else {
-                receiver.make(call, Patience::None);
-            }
-        }
-        while receiver.make(Operation::Receive(Take::Poll), Patience::None) != Next::Nothing {}
+        make_calls(bytes, InOneThread, true);
     });
+}
+
+#[test]
+fn the_saved_calls_notice_every_planted_mistake() {
+    for mistake in mutant::OF_THE_DATA {
+        let notices = |input: &Vec<u8>| {
+            let world = |geometry| Mutant::new(InOneThread(geometry), mistake);
+            catch_unwind(AssertUnwindSafe(|| make_calls(input, world, false))).is_err()
+        };
+        assert!(saved("lane_calls").iter().any(notices), "{mistake:?} survived");
+    }
 }
