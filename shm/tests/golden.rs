@@ -174,8 +174,14 @@ fn grant(broadcast: Option<Policy>) -> Frame {
 
 fn frames() -> Vec<Frame> {
     let segment = PeerSegment { generation: 3, nonce: 4, base: 5, size_bytes: 6 };
-    let hello =
-        |role, claim| Frame::Hello { role, claim, thread: 7, schema: 8, start: Start::Oldest };
+    let hello = |role, claim| Frame::Hello {
+        role,
+        claim,
+        thread: 7,
+        schema: 8,
+        start: Start::Oldest,
+        lifeline: true,
+    };
     vec![
         hello(Role::Producer, Claim::Ticket([7; 16])),
         hello(Role::Consumer, Claim::Name("orders".into())),
@@ -202,6 +208,7 @@ fn frames() -> Vec<Frame> {
         Frame::Reader { segment, start: Start::Newest },
         Frame::ReaderGone { number: 4 },
         Frame::Gathered,
+        Frame::Lifeline { role: Role::Consumer, number: 5 },
     ]
 }
 

@@ -50,6 +50,8 @@ impl InProcess {
                 lanes_max: 1000,
                 tenants: config.tenants.names.clone(),
                 enforce_missing: Some("not here".to_owned()),
+                cpuset_missing: Some("not here".to_owned()),
+                cpuset: Default::default(),
             },
             generations_max: 8,
             boot_id: "boot".to_owned(),

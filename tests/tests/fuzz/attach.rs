@@ -86,7 +86,7 @@ fn converse(agent: &InProcess, packets: &[Packet]) {
 
 /// HELLO by name for either end of either lane, MAPPED, and some events.
 fn handshakes() -> Vec<Vec<u8>> {
-    let hello = |role: u8, lane: u8| vec![0, 0, role, lane, 7, 0, 0, 0, 4];
+    let hello = |role: u8, lane: u8| vec![0, 0, role, lane, 7, 0, 0, 0, 0, 4];
     let ends = [hello(0, 0), hello(1, 0), hello(0, 1), hello(1, 1)];
     let events = [0, 6, 1, 0, 10, 1, 9, 0, 11, 1, 1, 0, 0, 9, 1, 1, 0, 8];
     ends.into_iter().map(|mut end| [&std::mem::take(&mut end)[..], &events].concat()).collect()

@@ -53,7 +53,8 @@ fn hello(input: &mut Input<'_>) -> Frame {
         _ => Claim::Resume { lane: long(input), generation: input.number(), token: long(input) },
     };
     let (thread, schema) = (u32::from(input.byte()), u64::from(input.byte() % 3));
-    Frame::Hello { role, claim, thread, schema, start: start(input) }
+    let start = start(input);
+    Frame::Hello { role, claim, thread, schema, start, lifeline: input.byte() % 4 == 3 }
 }
 
 /// A grant of a small lane: whoever gets it maps what it says.
@@ -91,7 +92,7 @@ fn grant(input: &mut Input<'_>) -> Grant {
 }
 
 fn frame(input: &mut Input<'_>) -> Frame {
-    match input.byte() % 24 {
+    match input.byte() % 25 {
         0..4 => hello(input),
         4..6 => Frame::Mapped,
         6 => Frame::Drained { generation: input.number() },
@@ -116,6 +117,7 @@ fn frame(input: &mut Input<'_>) -> Frame {
         20 => Frame::PeerGone,
         21 => Frame::Reader { segment: segment(input), start: start(input) },
         22 => Frame::ReaderGone { number: input.number() },
+        24 => Frame::Lifeline { role: role(input), number: input.number() },
         _ => [Frame::Revoked, Frame::Gathered][usize::from(input.byte() % 2)].clone(),
     }
 }
