@@ -172,8 +172,9 @@ async fn run(
 /// that looks rarely is not behind by readers that are not there any more, however many.
 fn queue(pending: &mut VecDeque<Event>, event: Event) {
     if let (Frame::ReaderGone { number }, _) = &event {
-        let came = |(frame, _): &Event| {
-            matches!(frame, Frame::Reader { segment, .. } if segment.generation == *number)
+        let came = |(frame, _): &Event| match frame {
+            Frame::Reader { segment, .. } => segment.generation == *number,
+            _ => false,
         };
         if let Some(at) = pending.iter().position(came) {
             pending.remove(at);
