@@ -330,7 +330,8 @@ impl Consumer {
     /// Empty: maybe the generation ended, maybe the agent has news.
     #[inline]
     fn found_nothing(&mut self) -> Result<Option<Span>, RecvError> {
-        if self.link.pulse.idle_due(self.ring.position()) {
+        let alone = self.ring.peer().is_none();
+        if self.link.pulse.idle_due(self.ring.position(), alone) {
             self.maintain()?;
         }
         if self.ring.peer().is_none() || self.line.end != u64::MAX || self.closed {

@@ -21,6 +21,8 @@ use crate::wire::{Claim, Frame, Role};
 
 /// Idle this long, an end looks for events: a new generation, a new consumer, a revocation.
 const IDLE_LOOK: Duration = Duration::from_millis(20);
+/// The same for an end that has nothing to read yet: what it waits for comes from the agent.
+const ALONE_LOOK: Duration = Duration::from_micros(200);
 /// While messages flow, an end looks this often: to notice that the agent was restarted.
 const STEADY_LOOK: Duration = Duration::from_secs(1);
 /// The same in a broadcast lane, where readers come and go and wait to be let in.
@@ -92,22 +94,23 @@ impl Pulse {
         self.steady_slots
     }
 
-    /// Called for each poll that found nothing, with the position that it looked at.
+    /// Called for each poll that found nothing, with the position that it looked at; `alone` if it
+    /// is a reader that knows of no producer.
     #[inline]
-    pub(crate) fn idle_due(&mut self, position: u64) -> bool {
+    pub(crate) fn idle_due(&mut self, position: u64, alone: bool) -> bool {
         self.idle_left -= 1;
-        self.idle_left == 0 && self.idle_clock(position)
+        self.idle_left == 0 && self.idle_clock(position, if alone { ALONE_LOOK } else { IDLE_LOOK })
     }
 
     #[cold]
-    fn idle_clock(&mut self, position: u64) -> bool {
+    fn idle_clock(&mut self, position: u64, look: Duration) -> bool {
         self.idle_left = IDLE_POLLS;
         let now = Instant::now();
         if position != self.idle_position {
             self.idle_position = position;
             self.idle_since = now;
         }
-        let due = now.duration_since(self.idle_since) >= IDLE_LOOK;
+        let due = now.duration_since(self.idle_since) >= look;
         if due {
             self.idle_since = now;
             self.looked_at = now;

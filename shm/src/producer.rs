@@ -399,7 +399,7 @@ impl Producer {
         if len > limit_bytes {
             return ReserveError::TooLarge { asked_bytes: len, limit_bytes };
         }
-        let due = self.link.revoked || self.link.pulse.idle_due(self.ring.released());
+        let due = self.link.revoked || self.link.pulse.idle_due(self.ring.released(), false);
         if due {
             self.note_hold();
             if let Err(revoked) = self.maintain() {

@@ -218,7 +218,8 @@ impl Subscriber {
     }
 
     fn found_nothing(&mut self) -> Result<Option<(u64, usize)>, RecvError> {
-        if self.link.pulse.idle_due(self.ring.position()) {
+        let alone = self.ring.peer().is_none();
+        if self.link.pulse.idle_due(self.ring.position(), alone) {
             self.maintain()?;
             if let Some(error) = self.verdict() {
                 return Err(error);

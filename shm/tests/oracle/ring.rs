@@ -345,6 +345,7 @@ impl<W: World> Receiver<W> {
                     }
                     return found;
                 }
+                Some(Found::Frozen { .. }) => panic!("oracle: a frozen payload that was not sent"),
                 Some(Found::End) => {
                     let mut queue = self.common.queue();
                     assert_eq!(queue.after(0), Next::End, "oracle: an end that was not sent");

@@ -202,6 +202,7 @@ impl<'h, W: World> Stay<'h, W> {
                     reader.release(&span);
                     self.left -= 1;
                 }
+                Some(Found::Frozen { .. }) => panic!("oracle: a frozen payload that was not sent"),
                 Some(Found::End) => return reader.release_end(),
                 None if hall.wait == WaitMode::Park => reader.park(FOR_EVER),
                 None => thread::yield_now(),
