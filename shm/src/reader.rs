@@ -113,16 +113,10 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
 
     /// Reads from the memory of the first or the next generation. The one before was drained.
     pub fn join(&mut self, peer: P) {
-        self.read_from(peer);
-        // It may be asleep for room that was shown while the one before it was being read.
-        if self.wait == WaitMode::Park {
-            self.wake_parked_producer();
-        }
-    }
-
-    fn read_from(&mut self, peer: P) {
         self.bell = self.bell.for_new_peer();
         self.peer = Some(peer);
+        // It may be asleep for room that was shown while the one before it was being read.
+        self.wake_parked_producer();
     }
 
     /// Reads a broadcast lane from the memory of `peer`, which let this reader in at `entry`.
@@ -135,7 +129,8 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
             return Err(self.fail(Corruption::JoinedAt { found, lowest }));
         }
         self.joined_word = entry.offset;
-        self.read_from(peer);
+        self.bell = self.bell.for_new_peer();
+        self.peer = Some(peer);
         self.skip_to(found);
         Ok(())
     }
@@ -144,7 +139,8 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
     /// lies between is left out.
     pub(crate) fn join_frozen(&mut self, peer: P, position: u64) {
         self.joined_word = P_JOINED;
-        self.read_from(peer);
+        self.bell = self.bell.for_new_peer();
+        self.peer = Some(peer);
         self.skip_to(position.max(self.next.position));
     }
 
@@ -482,13 +478,11 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
         self.own.store_relaxed(C_EMPTY, self.empties);
         // Pairs with the Acquire in Writer::refresh [released].
         self.own.store_release(C_RELEASED, position);
-        if self.wait == WaitMode::Park {
-            self.wake_parked_producer();
-        }
+        self.wake_parked_producer();
     }
 
     fn wake_parked_producer(&mut self) {
-        let Some(peer) = &self.peer else { return };
+        let Some(peer) = self.peer.as_ref().filter(|_| self.wait == WaitMode::Park) else { return };
         // Pairs with the fence in Writer::announce_sleep [room]: either we see it parked, or it
         // sees our cursor when it looks again.
         self.own.full_fence();
