@@ -144,6 +144,7 @@ fn read(input: &mut Input<'_>) {
                 let found = judge(&mut broken, reader.poll()).flatten();
                 match found {
                     Some(Found::Message(span)) => held.push(span),
+                    Some(Found::Frozen { span, .. }) => reader.release(&span),
                     Some(Found::End) => reader.release_end(),
                     None => {}
                 }
@@ -388,7 +389,14 @@ fn make_calls<W: World>(bytes: &[u8], world: impl Fn(Geometry) -> W, handles: bo
     if on_handles {
         let profile = if streams { Profile::Throughput } else { Profile::Latency };
         let (slot_payload_bytes, slot_count, page_bytes) = (payload, count, 4096);
-        let options = PairOptions { slot_payload_bytes, slot_count, page_bytes, wait, profile };
+        let options = PairOptions {
+            slot_payload_bytes,
+            slot_count,
+            page_bytes,
+            wait,
+            profile,
+            lifeline: false,
+        };
         return Ends::new(options).make_all(calls);
     }
     let (mut sender, mut receiver) = ring::open(world(geometry), geometry, wait);
