@@ -50,7 +50,8 @@ proptest! {
         let wait = if parks { WaitMode::Park } else { WaitMode::Spin };
         let profile = if streams { Profile::Throughput } else { Profile::Latency };
         let page_bytes = 4096;
-        let options = PairOptions { slot_payload_bytes, slot_count, page_bytes, wait, profile, lifeline: false };
+        let lane = PairOptions { slot_payload_bytes, slot_count, ..PairOptions::default() };
+        let options = PairOptions { page_bytes, wait, profile, ..lane };
         let max = (slot_payload_bytes * slot_count) as usize;
         let calls = calls.into_iter().map(|(choice, size)| Operation::decode(choice, size, max));
         Ends::new(options).make_all(calls);

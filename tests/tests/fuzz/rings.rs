@@ -389,14 +389,8 @@ fn make_calls<W: World>(bytes: &[u8], world: impl Fn(Geometry) -> W, handles: bo
     if on_handles {
         let profile = if streams { Profile::Throughput } else { Profile::Latency };
         let (slot_payload_bytes, slot_count, page_bytes) = (payload, count, 4096);
-        let options = PairOptions {
-            slot_payload_bytes,
-            slot_count,
-            page_bytes,
-            wait,
-            profile,
-            lifeline: false,
-        };
+        let lane = PairOptions { slot_payload_bytes, slot_count, ..PairOptions::default() };
+        let options = PairOptions { page_bytes, wait, profile, ..lane };
         return Ends::new(options).make_all(calls);
     }
     let (mut sender, mut receiver) = ring::open(world(geometry), geometry, wait);
