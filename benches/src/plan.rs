@@ -159,6 +159,16 @@ impl Who {
         matches!(self, Self::Laneway | Self::Sent | Self::Packed | Self::Trusted)
     }
 
+    /// Whether its readers look at a message of so many bytes where its writer, whom they have to
+    /// trust, can still change it.
+    pub(crate) fn reads_in_place(self, bytes: usize) -> bool {
+        match self {
+            Self::Trusted | Self::Iceoryx2 | Self::DpdkInPlace => true,
+            Self::ShmemIpc => bytes > 1024,
+            _ => false,
+        }
+    }
+
     /// Whether it has no way of polling, so that its ends sleep also where others spin.
     pub(crate) fn always_sleeps(self) -> bool {
         matches!(self, Self::TonicUnary | Self::TonicStream)

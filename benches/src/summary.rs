@@ -153,7 +153,8 @@ fn speed(sample: &Sample) -> Option<f64> {
     }
 }
 
-/// Every rival against the strict lane, with whole messages, each at its best of the round.
+/// Every rival against the lane, with whole messages, each at its best of the round: the strict
+/// lane, except where the rival trusts its writer, too.
 pub(crate) fn duels(samples: &[Sample]) -> Vec<Duel> {
     let mut best: BTreeMap<(Work, usize, Class, u32), BTreeMap<Who, f64>> = BTreeMap::new();
     for sample in samples.iter().filter(|sample| sample.cell.mode == Mode::All) {
@@ -165,14 +166,16 @@ pub(crate) fn duels(samples: &[Sample]) -> Vec<Duel> {
     }
     let mut ratios: BTreeMap<(Work, usize, Class, Who), Vec<f64>> = BTreeMap::new();
     for ((work, bytes, class, _), speeds) in best {
-        // Ways into the lane, of which a user takes the best one.
-        let ways = [Who::Laneway, Who::Sent, Who::Packed].into_iter();
-        let Some(lane) = ways.filter_map(|who| speeds.get(&who).copied()).max_by(f64::total_cmp)
-        else {
-            continue;
-        };
-        for (who, speed) in speeds.into_iter().filter(|(who, _)| !who.is_lane()) {
-            ratios.entry((work, bytes, class, who)).or_default().push(lane / speed);
+        // Ways through the lane, of which a user takes the best one; against who reads in place
+        // also the one that does.
+        let ways = [Who::Laneway, Who::Sent, Who::Packed, Who::Trusted];
+        for (&who, speed) in speeds.iter().filter(|(who, _)| !who.is_lane()) {
+            let allowed =
+                ways.iter().filter(|way| !way.reads_in_place(bytes) || who.reads_in_place(bytes));
+            let lanes = allowed.filter_map(|way| speeds.get(way).copied());
+            if let Some(lane) = lanes.max_by(f64::total_cmp) {
+                ratios.entry((work, bytes, class, who)).or_default().push(lane / speed);
+            }
         }
     }
     let duels = ratios.into_iter().filter_map(|((work, bytes, class, who), mut ratios)| {

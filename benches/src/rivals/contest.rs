@@ -82,6 +82,7 @@ pub(crate) fn cells(
             slots.iter().for_each(|&slots| add(Who::Laneway, slots));
             if bytes > SMALL_MAX {
                 slots.iter().for_each(|&slots| add(Who::Sent, slots));
+                slots.iter().for_each(|&slots| add(Who::Trusted, slots));
             }
             if work == Work::Batch {
                 lane.packed.iter().for_each(|&slots| add(Who::Packed, slots));
