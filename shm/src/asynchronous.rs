@@ -3,7 +3,7 @@
 //! A lane whose ends sleep (`--wait park`) can have an async end on either side or on both; the
 //! peer need not know. While messages flow nothing here costs a system call: an end that finds
 //! nothing says in its parked word that it waits in epoll, and the peer then rings over the
-//! [lifeline](crate::lifeline) instead of a futex. No thread, no timer and no polling: an end is
+//! [lifeline] instead of a futex. No thread, no timer and no polling: an end is
 //! woken by a message or by room, by the peer's death, by the agent's events, and only where
 //! somebody is lost by the clock (an agent that is away, a peer that has not noticed us yet).
 //!

@@ -1,4 +1,4 @@
-//! The single-producer single-consumer slot ring, over any [`Memory`](crate::memory::Memory).
+//! The single-producer single-consumer slot ring, over any [`Memory`].
 //!
 //! Each slot carries its own commit word beside the payload (the FastForward lineage: Giacomoni,
 //! Moseley, Vachharajani, PPoPP 2008), so a small message moves one cache line and no index line.
