@@ -15,7 +15,7 @@
 //! | [`wire`], [`fdpass`] | the attach protocol's frames and descriptors |
 //! | [`lifeline`] | a socket between two ends, for those that wait in epoll |
 //! | [`Attach`], [`Producer`], [`Consumer`], [`TrustedConsumer`] | what a workload uses |
-//! | [`message`](mod@message), [`TypedProducer`], [`TypedConsumer`] | messages as values, their schema |
+//! | [`mod@message`], [`TypedProducer`], [`TypedConsumer`] | messages as values, their schema |
 //! | [`FanIn`], [`TypedFanIn`], [`Merge`] | many lanes read by one, in turn or by time stamps |
 //! | [`Duplex`], [`Caller`], [`Responder`] | two lanes as a conversation; requests and responses |
 //! | [`observer`], [`pin`] | what the agent sees; what a thread runs on |
