@@ -25,7 +25,7 @@ use crate::by_value::ByValue;
 
 /// Something with a schema: a message, or a field of one.
 pub trait Schema {
-    /// Identity of the layout: see the table in [`crate::message`].
+    /// Identity of the layout: see the table in [`mod@crate::message`].
     const SCHEMA: u64;
 }
 

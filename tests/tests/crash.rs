@@ -87,6 +87,24 @@ fn producers_that_came_and_went_without_a_message_hide_no_later_one_from_a_busy_
 }
 
 #[test]
+fn consumers_that_come_and_go_do_not_cost_an_idle_producer_its_lane() {
+    let _turn = turn();
+    let agent = Agent::start();
+    agent.create(plain("orders", 8, 8)).unwrap();
+    let attach =
+        |role| Attach::with_ticket(agent.attach_socket(), &agent.ticket("orders", role)).unwrap();
+    let mut producer = attach(Role::Producer).producer().unwrap();
+    for round in 0..150 {
+        let consumer = attach(Role::Consumer).lifeline(round % 2 == 0);
+        drop(consumer.consumer().unwrap());
+        agent.wait_for("orders", "it is gone", |lane| state(&lane.consumer) == State::Gone);
+    }
+    let mut consumer = attach(Role::Consumer).consumer().unwrap();
+    producer.send(b"here", SOON).unwrap();
+    assert_eq!(consumer.recv(SOON).unwrap().to_vec(), b"here");
+}
+
+#[test]
 fn consumers_killed_at_random_instants_repeat_at_most_what_they_had_not_released() {
     let _turn = turn();
     let agent = Agent::start();

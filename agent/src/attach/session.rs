@@ -168,20 +168,26 @@ async fn run(
     }
 }
 
-/// Puts an event behind the others. A reader that came and went unheard is no event: a producer
-/// that looks rarely is not behind by readers that are not there any more, however many.
+/// Puts an event behind the others. Whoever came and went unheard is no event: a producer that
+/// looks rarely is not behind by readers that are not there any more, however many.
 fn queue(pending: &mut VecDeque<Event>, event: Event) {
-    if let (Frame::ReaderGone { number }, _) = &event {
-        let came = |(frame, _): &Event| match frame {
-            Frame::Reader { segment, .. } => segment.generation == *number,
-            _ => false,
-        };
-        if let Some(at) = pending.iter().position(came) {
-            pending.remove(at);
-            return;
-        }
+    let joined = |frame: &Frame| match frame {
+        Frame::Reader { segment, .. } | Frame::Join(segment) => Some(segment.generation),
+        _ => None,
+    };
+    let gone = match &event.0 {
+        Frame::ReaderGone { number } => Some(*number),
+        Frame::PeerGone => pending.iter().rev().find_map(|(frame, _)| joined(frame)),
+        _ => None,
+    };
+    let unheard = |(frame, _): &Event| gone.is_some() && joined(frame) == gone;
+    if !pending.iter().any(unheard) {
+        return pending.push_back(event);
     }
-    pending.push_back(event);
+    pending.retain(|event| {
+        let lifeline = matches!(event.0, Frame::Lifeline { number, .. } if Some(number) == gone);
+        !lifeline && !unheard(event)
+    });
 }
 
 async fn heard(frame: Frame, fd: Option<OwnedFd>, controller: &Handle, key: SegmentKey) {
