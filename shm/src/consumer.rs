@@ -154,6 +154,9 @@ impl Consumer {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
+    /// What `read` returns should be small: a large error type on its way through the result is
+    /// copied for every message, and a check after the call costs nothing.
+    ///
     /// # Errors
     /// `Length` if the next message has another length; it stays in the lane. Otherwise as
     /// [`Consumer::recv`].
@@ -187,6 +190,9 @@ impl Consumer {
     /// # Errors
     /// As [`Consumer::recv_array`], for the first message only: what cannot be taken after it is
     /// told by the next call.
+    ///
+    /// # Panics
+    /// If `read` does: the messages of this call are then handed out again by the next one.
     #[inline(always)]
     pub fn recv_arrays<const N: usize>(
         &mut self,

@@ -70,6 +70,19 @@ impl Controller {
             Role::Consumer if is_reader => self.next_reader(id, request.start)?,
             Role::Consumer => self.next_incarnation(id)?,
         };
+        let granted = self.grant_to(key, request);
+        if granted.is_err() && role == Role::Consumer {
+            // Nobody has it and nobody will: it must not keep a place.
+            self.handshake_failed(key);
+        }
+        granted
+    }
+
+    fn grant_to(
+        &mut self,
+        key: SegmentKey,
+        request: Box<AttachRequest>,
+    ) -> Result<Granted, ControlError> {
         // Durable before the peer holds what it is good for.
         if let Claim::Ticket(ticket) = &request.claim {
             self.journal.burn_ticket(&ticket_hash(&ticket_text(ticket)))?;

@@ -3,9 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use laneway_shm::Start;
+use laneway_shm::wire::Claim;
+
 use super::*;
 use crate::model::capacity::{CpuSet, PageSize};
-use crate::model::lane::{EndSpec, Pinning};
+use crate::model::lane::{BroadcastPolicy, BroadcastSpec, EndSpec, PeerRecord, Pinning};
 use crate::placement::CacheRelationRule;
 use crate::provision::fake::FakeWorld;
 use crate::sysfs;
@@ -118,6 +121,34 @@ fn a_required_page_size_is_never_stepped_down() {
     let refused = controller.create(&request("r"), false, required).unwrap_err();
     assert!(matches!(refused, ControlError::OutOfPages { .. }), "{refused}");
     assert!(controller.journal.lanes().unwrap().is_empty());
+}
+
+#[test]
+fn a_reader_that_cannot_be_granted_keeps_no_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = FakeWorld::default();
+    let mut controller = controller(dir.path(), &world);
+    let consumer = EndSpec { uids: vec![0], pinning: Pinning::None, ..spec("x", None).consumer };
+    let broadcast = Some(BroadcastSpec { policy: BroadcastPolicy::Gated, readers_max: 1 });
+    let lane = LaneSpec { consumer, broadcast, ..spec("quotes", None) };
+    controller.create(&request("r"), false, lane).unwrap();
+    for _ in 0..3 {
+        let (events, _inbox) = tokio::sync::mpsc::unbounded_channel();
+        // This world has no descriptors to hand out.
+        let refused = controller.attach(Box::new(AttachRequest {
+            role: Role::Consumer,
+            claim: Claim::Name("quotes".to_owned()),
+            peer: PeerRecord { uid: 0, gid: 0, process: None },
+            thread: 1,
+            schema: 0,
+            start: Start::Newest,
+            lifeline: false,
+            events,
+        }));
+        assert!(matches!(refused, Err(ControlError::Step(_))), "{refused:?}");
+        let id = controller.find("quotes").unwrap();
+        assert!(controller.lanes[&id].consumers.is_empty());
+    }
 }
 
 #[test]
