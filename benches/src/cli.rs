@@ -126,8 +126,8 @@ Examples:
 
 const METHOD: &str = "\
 Method:
-  The program starts a real agent in a temporary directory, creates three lanes for each size
-  (ping and pong with at most 64 slots, a stream of about 4 MiB) and attaches two pinned processes
+  The program starts a real agent in a temporary directory, creates some lanes for each size
+  (ping and pong with at most 256 slots, streams of about 4 MiB) and attaches two pinned processes
   by ticket. Latency is half a round trip with one message in flight; throughput counts what
   arrives, one publish for each message, and in a further row one for 32. Mode `all` writes and
   reads every byte and checks their sum, mode `header` eight bytes. Before and after each
