@@ -14,10 +14,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use crate::actor::{self, Command, Handle};
 use crate::admission::Rules;
 use crate::attach::{Listener, peer};
 use crate::config::{Config, CpusetConfig};
-use crate::controller::{Command, ControlError, Controller, Handle, Setup, Watched};
+use crate::controller::{ControlError, Setup, Watched};
 use crate::doctor;
 use crate::journal::{Journal, JournalError};
 use crate::model::lane::Pinning;
@@ -114,7 +115,7 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
     let control = Control::bind(config).await.map_err(listen("the control socket"))?;
     // Before the controller's thread starts: capabilities belong to threads.
     privilege::drop_what_is_not_needed();
-    let (controller, watched) = Controller::start(setup)?;
+    let (controller, watched) = actor::start(setup, attach)?;
     tokio::spawn(watch_threads(Arc::clone(&registry), controller.clone()));
     for process in watched {
         tokio::spawn(watch_process(process, controller.clone()));
@@ -124,7 +125,6 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
     let mut interrupt = stop_signal(SignalKind::interrupt())?;
     let services = Services { controller: controller.clone(), registry, findings };
     let serving = control.serve(config, services, stopped);
-    let attaching = attach.run(controller.clone());
     info!(control = %config.control_socket().display(), attach = %config.attach_socket().display(),
         version = env!("CARGO_PKG_VERSION"), "ready");
     let ended = async {
@@ -140,7 +140,6 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
     };
     let served = tokio::select! {
         served = serving => served.map_err(AgentError::Server),
-        () = attaching => Ok(()),
         () = ended => Ok(()),
     };
     controller.stop().await;

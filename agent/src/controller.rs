@@ -1,8 +1,8 @@
 //! The one actor that owns ledger, registry and journal.
 //!
-//! A command in, an answer out, one at a time on a thread of its own, because its effects block
-//! (a gigabyte takes its time to allocate). Intent is journalled before the first effect, the
-//! outcome after the last, and both are durable before the answer.
+//! A question in, an answer out, one at a time on a thread of its own (see [`crate::actor`]),
+//! because its effects block. Intent is journalled before the first effect, the outcome after the
+//! last, and both are durable before the answer.
 
 mod attach;
 mod broadcast;
@@ -10,12 +10,14 @@ mod cores;
 mod create;
 mod delete;
 mod generations;
+mod introduce;
 mod lifeline;
 mod reason;
 mod recover;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod tickets;
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
@@ -25,7 +27,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use laneway_shm::wire::{Claim, Frame};
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tracing::error;
 
 pub use attach::{AttachRequest, Granted};
@@ -33,16 +35,16 @@ pub use reason::REASONS;
 pub use recover::Watched;
 
 use crate::admission::{Rejection, Rules};
-use crate::journal::{Journal, JournalError};
+use crate::journal::{Journal, JournalError, TicketHash, TicketRecord};
 use crate::ledger::{Ledger, LedgerError, Role};
 use crate::model::id::{LaneId, Name};
-use crate::model::lane::{LaneRecord, LaneSpec, SchemaMismatch};
+use crate::model::lane::{LaneRecord, SchemaMismatch};
 use crate::model::topology::Topology;
 use crate::placement::Refusal;
 use crate::plan::{Hold, SegmentKey, Step};
 use crate::provision::pools::Added;
 use crate::provision::{Outcome, Provisioner, StepError};
-use crate::registry::{Change, ChangeKind, LaneView, Registry, Snapshot};
+use crate::registry::{Change, ChangeKind, LaneView, Lanes, Registry, Snapshot};
 
 /// A message for an attached peer, with the descriptor that goes with it.
 pub type Event = (Frame, Option<OwnedFd>);
@@ -54,43 +56,6 @@ pub struct RequestId {
     pub id: String,
     /// SHA-256 of method and content.
     pub hash: String,
-}
-
-/// An answer to come.
-type Reply<T> = oneshot::Sender<Result<T, ControlError>>;
-
-/// What the controller can be asked.
-#[derive(Debug)]
-#[expect(missing_docs, reason = "the fields' types say what they are")]
-pub enum Command {
-    /// Make a lane, or say what would happen.
-    Create { request: RequestId, validate_only: bool, spec: Box<LaneSpec>, reply: Reply<LaneView> },
-    /// End a lane, or say what would happen.
-    Delete { request: RequestId, validate_only: bool, lane: String, reply: Reply<LaneView> },
-    /// Give out a one-time right.
-    IssueTicket { request: RequestId, lane: String, role: Role, ttl_ms: u64, reply: Reply<Ticket> },
-    /// A peer wants an end.
-    Attach { request: Box<AttachRequest>, reply: Reply<Granted> },
-    /// The peer mapped its segment.
-    Mapped { key: SegmentKey, reply: Reply<()> },
-    /// A peer of an earlier agent comes back.
-    Resume { request: Box<AttachRequest>, fd: OwnedFd, reply: Reply<SegmentKey> },
-    /// A resumed peer shows a segment that it reads.
-    Present { key: SegmentKey, role: Role, number: u64, fd: OwnedFd },
-    /// The consumer is done with a generation.
-    Drained { key: SegmentKey, generation: u64 },
-    /// A reader holds the producer of a broadcast lane; 0: nobody does.
-    Held { key: SegmentKey, reader: u64, held_ms: u64 },
-    /// The producer of a broadcast lane gave a reader up.
-    GivenUp { key: SegmentKey, reader: u64, at: u64, reason: laneway_shm::Reason },
-    /// A pinned thread was found elsewhere.
-    Drifted { key: SegmentKey, count: u64 },
-    /// Look after the threads whose affinity the agent enforces.
-    RepairThreads,
-    /// A peer is gone: its process ended or it hung up.
-    Gone { key: SegmentKey },
-    /// End the actor; unused hugepages go back.
-    Stop { reply: oneshot::Sender<()> },
 }
 
 /// A one-time right to an end.
@@ -231,13 +196,13 @@ pub struct Controller {
     world: Box<dyn Provisioner>,
     journal: Journal,
     registry: Arc<Registry>,
-    topology: Topology,
+    topology: Arc<Topology>,
     sys_root: PathBuf,
     rules: Rules,
     generations_max: usize,
     boot_id: String,
-    added: Added,
-    ledger: Ledger,
+    added: Arc<Added>,
+    ledger: Arc<Ledger>,
     lanes: HashMap<LaneId, LaneRecord>,
     names: HashMap<Name, LaneId>,
     /// Open connections of attached peers.
@@ -246,6 +211,8 @@ pub struct Controller {
     held: HashMap<LaneId, (u64, u64)>,
     /// Cores that are held in cpusets, as journalled.
     holds: BTreeMap<SegmentKey, Hold>,
+    /// Tickets that were issued, as journalled.
+    tickets: HashMap<TicketHash, TicketRecord>,
     revision: u64,
     changes_since_prune: u32,
 }
@@ -255,6 +222,9 @@ pub struct Controller {
 struct Session {
     events: mpsc::UnboundedSender<Event>,
     request: Box<AttachRequest>,
+    /// By which ticket, if it has to be journalled yet.
+    ticket: Option<TicketHash>,
+    /// Whether it can be told anything: it is mapped, or does not wait until the agent knows.
     live: bool,
 }
 
@@ -264,99 +234,7 @@ impl std::fmt::Debug for Controller {
     }
 }
 
-/// The address of a running actor.
-#[derive(Clone, Debug)]
-pub struct Handle {
-    commands: mpsc::Sender<Command>,
-}
-
-impl Handle {
-    /// Asks and waits for the answer.
-    ///
-    /// # Errors
-    /// The controller's refusal, or that it stopped.
-    pub async fn ask<T>(
-        &self,
-        command: impl FnOnce(Reply<T>) -> Command,
-    ) -> Result<T, ControlError> {
-        let (reply, answer) = oneshot::channel();
-        self.tell(command(reply)).await;
-        answer.await.unwrap_or(Err(ControlError::Stopping))
-    }
-
-    /// Tells, expecting no answer.
-    pub async fn tell(&self, command: Command) {
-        // A stopped actor has nobody to tell.
-        let _ = self.commands.send(command).await;
-    }
-
-    /// Ends the actor and waits for its last word.
-    pub async fn stop(&self) {
-        let (reply, done) = oneshot::channel();
-        self.tell(Command::Stop { reply }).await;
-        let _ = done.await;
-    }
-}
-
 impl Controller {
-    /// Recovers from the journal and starts the actor's thread.
-    ///
-    /// # Errors
-    /// The journal cannot be read or written.
-    pub fn start(setup: Setup) -> Result<(Handle, Vec<Watched>), ControlError> {
-        let (commands, inbox) = mpsc::channel(64);
-        let (mut controller, watched) = Self::recovered(setup)?;
-        let run = move || controller.run(inbox);
-        std::thread::Builder::new()
-            .name("controller".to_owned())
-            .spawn(run)
-            .map_err(|source| laneway_shm::SegmentError::Os { call: "clone", source })?;
-        Ok((Handle { commands }, watched))
-    }
-
-    fn run(&mut self, mut inbox: mpsc::Receiver<Command>) {
-        while let Some(command) = inbox.blocking_recv() {
-            match command {
-                Command::Create { request, validate_only, spec, reply } => {
-                    let _ = reply.send(self.create(&request, validate_only, *spec));
-                }
-                Command::Delete { request, validate_only, lane, reply } => {
-                    let _ = reply.send(self.delete(&request, validate_only, &lane));
-                }
-                Command::IssueTicket { request, lane, role, ttl_ms, reply } => {
-                    let _ = reply.send(self.issue_ticket(&request, &lane, role, ttl_ms));
-                }
-                Command::Attach { request, reply } => {
-                    let granted = self.attach(request);
-                    // A client that is gone already leaves a grant behind: take it back.
-                    if let Err(Ok(granted)) = reply.send(granted) {
-                        self.gone(granted.key);
-                    }
-                }
-                Command::Mapped { key, reply } => {
-                    let _ = reply.send(self.mapped(key));
-                }
-                Command::Resume { request, fd, reply } => {
-                    let _ = reply.send(self.resume(request, fd));
-                }
-                Command::Present { key, role, number, fd } => self.present(key, role, number, fd),
-                Command::Drained { key, generation } => self.drained(key, generation),
-                Command::Held { key, reader, held_ms } => self.held(key, reader, held_ms),
-                Command::GivenUp { key, reader, at, reason } => {
-                    self.given_up(key, reader, at, reason);
-                }
-                Command::Drifted { key, count } => self.drifted(key, count),
-                Command::RepairThreads => self.repair_threads(),
-                Command::Gone { key } => self.gone(key),
-                Command::Stop { reply } => {
-                    self.stop();
-                    let _ = reply.send(());
-                    return;
-                }
-            }
-        }
-    }
-
     /// Runs steps in order; on a failure takes back those that were done, in reverse.
     fn run_plan(&mut self, steps: &[Step]) -> Result<Vec<Outcome>, StepError> {
         let mut outcomes = Vec::new();
@@ -384,9 +262,14 @@ impl Controller {
     /// Refreshes what the kernel says is free.
     fn refresh_pools(&mut self) {
         match crate::sysfs::read_pools(&self.sys_root) {
-            Ok(memory) => self.topology.refresh(&memory),
+            Ok(memory) => Arc::make_mut(&mut self.topology).refresh(&memory),
             Err(error) => error!(%error, "hugepage pools cannot be read; using the last reading"),
         }
+    }
+
+    /// The books, to write in. Readers keep the state that they have.
+    fn books(&mut self) -> &mut Ledger {
+        Arc::make_mut(&mut self.ledger)
     }
 
     fn find(&self, name_or_id: &str) -> Result<LaneId, ControlError> {
@@ -404,9 +287,7 @@ impl Controller {
             let number = record.newest(role)?.number;
             Some(SegmentKey { lane: record.id, role, number })
         };
-        let connected = |role| {
-            key(role).and_then(|key| self.sessions.get(&key)).is_some_and(|session| session.live)
-        };
+        let connected = |role| key(role).is_some_and(|key| self.sessions.contains_key(&key));
         LaneView {
             connected: [connected(Role::Producer), connected(Role::Consumer)],
             producer: key(Role::Producer)
@@ -448,45 +329,51 @@ impl Controller {
 
     /// Shows the state to readers.
     fn publish(&self, change: Option<(ChangeKind, LaneId)>) {
-        let old = self.registry.snapshot();
-        let mut lanes = old.lanes.clone();
-        let change = change.and_then(|(kind, id)| {
-            let lane = Arc::new(self.view(self.lanes.get(&id)?));
-            lanes.insert(lane.record.spec.name.clone(), Arc::clone(&lane));
-            Some(Change { revision: self.revision, kind, lane })
-        });
-        self.show(lanes, change);
+        let lane = change.and_then(|(kind, id)| Some((kind, self.lanes.get(&id)?)));
+        let Some((kind, record)) = lane else {
+            return self.show(self.registry.snapshot().lanes.clone(), None);
+        };
+        let lane = Arc::new(self.view(record));
+        let lanes = self.registry.snapshot().lanes.insert(record.spec.name.clone(), lane.clone());
+        self.show(lanes, Some(Change { revision: self.revision, kind, lane }));
+    }
+
+    /// Shows the memory of a lane of which nothing else changed.
+    fn publish_memory(&self, record: &LaneRecord) {
+        let lane = Arc::new(self.view(record));
+        let lanes = self.registry.snapshot().lanes.insert(record.spec.name.clone(), lane);
+        self.show(lanes, None);
     }
 
     /// Shows that a lane is gone.
     fn publish_deleted(&self, lane: LaneView) {
-        let mut lanes = self.registry.snapshot().lanes.clone();
-        lanes.remove(&lane.record.spec.name);
+        let lanes = self.registry.snapshot().lanes.remove(&lane.record.spec.name);
         let lane = Arc::new(lane);
         let change = Change { revision: self.revision, kind: ChangeKind::Deleted, lane };
         self.show(lanes, Some(change));
     }
 
-    fn show(&self, lanes: std::collections::BTreeMap<Name, Arc<LaneView>>, change: Option<Change>) {
+    fn show(&self, lanes: Lanes, change: Option<Change>) {
         let snapshot = Snapshot {
             revision: self.revision,
             lanes,
-            topology: Arc::new(self.topology.clone()),
-            ledger: Arc::new(self.ledger.clone()),
-            added: Arc::new(self.added.clone()),
+            topology: Arc::clone(&self.topology),
+            ledger: Arc::clone(&self.ledger),
+            added: Arc::clone(&self.added),
         };
         self.registry.publish(snapshot, change);
     }
 
-    fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.let_all_go();
         // Segments go first: pages that only this process holds can then be given back.
         let held: Vec<SegmentKey> = self.lanes.values().flat_map(delete::segments_of).collect();
         for key in held {
             self.attempt(&Step::DropSegment { key });
         }
-        crate::provision::pools::shrink(&self.sys_root, &mut self.topology, &mut self.added);
-        if let Err(error) = self.journal.set_fact("hugepages_added", &self.added) {
+        let (topology, added) = (Arc::make_mut(&mut self.topology), Arc::make_mut(&mut self.added));
+        crate::provision::pools::shrink(&self.sys_root, topology, added);
+        if let Err(error) = self.journal.set_fact("hugepages_added", &*self.added) {
             error!(%error, "what is left of the added hugepages could not be journalled");
         }
     }

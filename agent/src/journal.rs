@@ -6,11 +6,12 @@
 
 mod pages;
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -28,7 +29,7 @@ const REQUESTS_MAX: usize = 20_000;
 
 const LANES: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("lanes");
 const REQUESTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("requests");
-const TICKETS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("tickets");
+const TICKETS: TableDefinition<'_, TicketHash, &[u8]> = TableDefinition::new("tickets");
 const FACTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("facts");
 
 /// The open store.
@@ -48,7 +49,10 @@ pub struct RequestRecord {
     pub at_ms: u64,
 }
 
-/// A ticket that was issued. The key is the ticket's SHA-256: the file holds no secret.
+/// SHA-256 of a ticket: the file holds no secret.
+pub type TicketHash = [u8; 32];
+
+/// A ticket that was issued.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TicketRecord {
     /// The lane.
@@ -163,20 +167,36 @@ impl Journal {
         Ok(write.commit()?)
     }
 
-    /// Removes a lane, and with it writes the answer to the request that removed it.
+    /// Writes a lane of which an end was taken, and with it the ticket that was used.
+    ///
+    /// # Errors
+    /// The store said no; nothing was written.
+    pub fn put_taken(
+        &self,
+        lane: &LaneRecord,
+        ticket: Option<(TicketHash, &TicketRecord)>,
+    ) -> Result<(), JournalError> {
+        let write = self.db.begin_write()?;
+        write.open_table(LANES)?.insert(lane.id.0, encode(lane).as_slice())?;
+        if let Some((hash, used)) = ticket {
+            write.open_table(TICKETS)?.insert(hash, encode(used).as_slice())?;
+        }
+        Ok(write.commit()?)
+    }
+
+    /// Removes a lane and its tickets, and with them writes the answer to the request for that.
     ///
     /// # Errors
     /// The store said no; nothing was written.
     pub fn remove_lane(
         &self,
         lane: LaneId,
+        tickets: &[TicketHash],
         request: Option<(&str, &RequestRecord)>,
     ) -> Result<(), JournalError> {
         let write = self.db.begin_write()?;
         write.open_table(LANES)?.remove(lane.0)?;
-        write.open_table(TICKETS)?.retain(|_, bytes| {
-            serde_json::from_slice::<TicketRecord>(bytes).is_ok_and(|ticket| ticket.lane != lane)
-        })?;
+        remove_tickets(&write, tickets)?;
         if let Some((id, request)) = request {
             write.open_table(REQUESTS)?.insert(id, encode(request).as_slice())?;
         }
@@ -205,21 +225,18 @@ impl Journal {
         table.get(id)?.map(|bytes| decode("requests", bytes.value())).transpose()
     }
 
-    /// Forgets answers that are older than they must be, and expired tickets.
+    /// Forgets answers that are older than they must be, and these tickets.
     ///
     /// # Errors
     /// The store said no.
-    pub fn prune(&self, now_ms: u64) -> Result<(), JournalError> {
+    pub fn prune(&self, now_ms: u64, tickets: &[TicketHash]) -> Result<(), JournalError> {
         let write = self.db.begin_write()?;
         {
             let mut requests = write.open_table(REQUESTS)?;
             let oldest = oldest_kept(&requests, now_ms)?;
             requests.retain(|_, bytes| at_ms(bytes).is_some_and(|at| at >= oldest))?;
-            write.open_table(TICKETS)?.retain(|_, bytes| {
-                serde_json::from_slice::<TicketRecord>(bytes)
-                    .is_ok_and(|ticket| ticket.expires_ms + REQUEST_KEEP_MS > now_ms)
-            })?;
         }
+        remove_tickets(&write, tickets)?;
         Ok(write.commit()?)
     }
 
@@ -227,36 +244,24 @@ impl Journal {
     ///
     /// # Errors
     /// The store said no.
-    pub fn put_ticket(&self, hash: &[u8], ticket: &TicketRecord) -> Result<(), JournalError> {
+    pub fn put_ticket(&self, hash: &TicketHash, ticket: &TicketRecord) -> Result<(), JournalError> {
         let write = self.db.begin_write()?;
         write.open_table(TICKETS)?.insert(hash, encode(ticket).as_slice())?;
         Ok(write.commit()?)
     }
 
-    /// Looks a ticket up.
+    /// Every ticket.
     ///
     /// # Errors
-    /// The store said no, or the record cannot be read.
-    pub fn ticket(&self, hash: &[u8]) -> Result<Option<TicketRecord>, JournalError> {
+    /// The store said no, or a record cannot be read.
+    pub fn tickets(&self) -> Result<HashMap<TicketHash, TicketRecord>, JournalError> {
         let table = self.db.begin_read()?.open_table(TICKETS)?;
-        table.get(hash)?.map(|bytes| decode("tickets", bytes.value())).transpose()
-    }
-
-    /// Burns a ticket: durable before anybody gets what it is for.
-    ///
-    /// # Errors
-    /// The store said no.
-    pub fn burn_ticket(&self, hash: &[u8]) -> Result<(), JournalError> {
-        let write = self.db.begin_write()?;
-        {
-            let mut tickets = write.open_table(TICKETS)?;
-            let found = tickets.get(hash)?.map(|bytes| decode("tickets", bytes.value()));
-            if let Some(ticket) = found.transpose()? {
-                let used = TicketRecord { used: true, ..ticket };
-                tickets.insert(hash, encode(&used).as_slice())?;
-            }
+        let mut tickets = HashMap::new();
+        for entry in table.iter()? {
+            let (hash, record) = entry?;
+            tickets.insert(hash.value(), decode("tickets", record.value())?);
         }
-        Ok(write.commit()?)
+        Ok(tickets)
     }
 
     /// A fact by name.
@@ -277,6 +282,14 @@ impl Journal {
         write.open_table(FACTS)?.insert(name, encode(value).as_slice())?;
         Ok(write.commit()?)
     }
+}
+
+fn remove_tickets(write: &WriteTransaction, tickets: &[TicketHash]) -> Result<(), JournalError> {
+    let mut table = write.open_table(TICKETS)?;
+    for hash in tickets {
+        table.remove(hash)?;
+    }
+    Ok(())
 }
 
 /// When an answer was given.

@@ -21,6 +21,14 @@ pub struct SegmentKey {
     pub number: u64,
 }
 
+impl SegmentKey {
+    /// Another segment of the same lane.
+    #[must_use]
+    pub fn of(self, role: Role, number: u64) -> Self {
+        Self { role, number, ..self }
+    }
+}
+
 /// A thread that is to have a core of a cpuset: all that puts it back, also after a crash.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Hold {

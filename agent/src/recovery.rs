@@ -55,7 +55,7 @@ pub fn judge(
         return Verdict::Reclaim(Reason::Rebooted);
     }
     let attached_once = !lane.consumers.is_empty()
-        || lane.generations.iter().any(|segment| segment.peer.is_some() || segment.number > 1);
+        || lane.generations.iter().any(|segment| segment.owner().is_some() || segment.number > 1);
     if !attached_once {
         return Verdict::Remake;
     }

@@ -3,10 +3,11 @@
 //! The controller writes; everybody else reads without asking it. A reader sees a whole state or
 //! the next one, never something between.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use laneway_shm::observer::{ConsumerView, ProducerView};
+use rpds::RedBlackTreeMapSync;
 use tokio::sync::{broadcast, watch};
 
 use crate::ledger::Ledger;
@@ -17,6 +18,9 @@ use crate::provision::pools::Added;
 
 /// Changes that a watcher may fall behind before it is cut off, and that one may resume over.
 const HISTORY: usize = 1024;
+
+/// Lanes by name; a changed copy costs as much as the change.
+pub type Lanes = RedBlackTreeMapSync<Name, Arc<LaneView>>;
 
 /// A lane as readers see it.
 #[derive(Clone, Debug)]
@@ -50,8 +54,8 @@ pub struct ReaderView {
 pub struct Snapshot {
     /// Number of the newest change.
     pub revision: u64,
-    /// Lanes by name.
-    pub lanes: BTreeMap<Name, Arc<LaneView>>,
+    /// Lanes by name. Shares all that did not change with the snapshot before.
+    pub lanes: Lanes,
     /// Cores and pools, the pools as of the last placement.
     pub topology: Arc<Topology>,
     /// Who holds what.

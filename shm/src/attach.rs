@@ -1,5 +1,8 @@
-//! The client's side of an attach: claim → grant → map → MAPPED → LIVE.
+//! The client's side of an attach: claim → grant → map → seal → MAPPED → LIVE.
 //!
+//! The writer itself closes the door behind it. A producer alone with its consumer does not wait
+//! until the agent has seen that: its messages wait for the consumer, wherever that is, and LIVE
+//! is an event like others. Every other end waits, so that whatever it does next finds it known.
 //! The client takes nothing on trust that it can check: size, seals, header and presence of every
 //! page. No async runtime; every wait has a deadline.
 
@@ -8,19 +11,23 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::sched_yield;
 
 use crate::consumer::Consumer;
 use crate::control::{Control, Link, Resume, open};
 use crate::error::{AttachError, FrameError, PeerState, SegmentError};
 use crate::fdpass;
 use crate::layout::{CONSUMER_SEGMENT_BYTES, Header, KIND_CONSUMER, KIND_PRODUCER};
-use crate::memfd::Segment;
+use crate::memfd::{Segment, seal};
 use crate::pin::Pinned;
 use crate::producer::Producer;
 use crate::region::{Owned, Region};
 use crate::ring::{Policy, Start};
 use crate::subscriber::Subscriber;
 use crate::wire::{Claim, Frame, Grant, NO_CPU, Pinning, Role};
+
+/// An agent that has nothing else to do answers within this, and being woken takes a third of it.
+const AWAKE: Duration = Duration::from_micros(200);
 
 /// An attach to be: where, by what right, and how.
 ///
@@ -184,18 +191,22 @@ impl Attach {
         send(&socket, &Frame::Hello { role, claim, thread, schema, start, lifeline })?;
         let (grant, fd) = self.granted(&socket, role)?;
         let region = map_own(&grant, &fd)?;
+        seal(&fd)?;
         send(&socket, &Frame::Mapped)?;
-        match self.expect(&socket, "LIVE")? {
-            (Frame::Live, _) => {}
-            (found, _) => return Err(unexpected(&found, "LIVE")),
-        }
         // Sealed now: nobody else can have become a second writer of it.
         let own = fd.try_clone().map_err(os("fcntl(F_DUPFD_CLOEXEC)"))?;
         Segment::verify(own, header(&grant)?)?;
+        let live = role == Role::Consumer || grant.broadcast.is_some();
+        if live {
+            match self.expect(&socket, "LIVE")? {
+                (Frame::Live, _) => {}
+                (found, _) => return Err(unexpected(&found, "LIVE")),
+            }
+        }
         let pinned = self.pinned(&grant)?;
         let (lane, generation, token) = (grant.lane, grant.generation, grant.token);
         let resume = Resume { role, lane, generation, token, start, lifeline, segment: fd };
-        let control = Control::new(&self.socket, socket, resume);
+        let control = Control::new(&self.socket, socket, resume, live);
         let mut link = Link::new(Some(control), pinned, PeerState::Absent);
         if grant.broadcast.is_some() {
             link.pulse.quicken();
@@ -241,6 +252,11 @@ impl Attach {
             let Some(left) = self.timeout.checked_sub(waited).filter(|left| !left.is_zero()) else {
                 return Err(AttachError::TimedOut { waiting_for, waited });
             };
+            if waited < AWAKE {
+                // To the agent, if it has to share this core.
+                let _ = sched_yield();
+                continue;
+            }
             let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
             let millis = u16::try_from(left.as_millis().max(1)).unwrap_or(u16::MAX);
             // Interrupted or timed out: the loop looks at the clock again.

@@ -23,6 +23,8 @@ use crate::wire::{Claim, Frame, Role};
 const IDLE_LOOK: Duration = Duration::from_millis(20);
 /// The same for an end that has nothing to read yet: what it waits for comes from the agent.
 const ALONE_LOOK: Duration = Duration::from_micros(200);
+/// Looks of a new end that does not ask the clock: if its peer is there, it hears of it at once.
+const EAGER_LOOKS: u32 = 64;
 /// While messages flow, an end looks this often: to notice that the agent was restarted.
 const STEADY_LOOK: Duration = Duration::from_secs(1);
 /// The same in a broadcast lane, where readers come and go and wait to be let in.
@@ -36,6 +38,8 @@ const STEADY_SLOTS_MAX: u64 = 4096;
 const CLOCK_SHARE: u32 = 10;
 /// First and longest pause between two attempts to reach a restarted agent.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// The reason of a refusal that is worth another try.
+const RECOVERING: &str = "AGENT_RECOVERING";
 /// Lifelines that wait for their peers' segments: one for each reader that a lane can have.
 const LIFELINES_MAX: usize = READERS_MAX;
 
@@ -45,6 +49,7 @@ pub(crate) struct Pulse {
     /// Between two looks while messages flow.
     look: Duration,
     idle_left: u32,
+    eager_left: u32,
     steady_slots: u64,
     steady_read: Instant,
     idle_position: u64,
@@ -58,6 +63,7 @@ impl Pulse {
         Self {
             look: STEADY_LOOK,
             idle_left: IDLE_POLLS,
+            eager_left: EAGER_LOOKS,
             steady_slots: 1,
             steady_read: now,
             idle_position: u64::MAX,
@@ -99,12 +105,17 @@ impl Pulse {
     #[inline]
     pub(crate) fn idle_due(&mut self, position: u64, alone: bool) -> bool {
         self.idle_left -= 1;
-        self.idle_left == 0 && self.idle_clock(position, if alone { ALONE_LOOK } else { IDLE_LOOK })
+        self.idle_left == 0 && self.idle_clock(position, alone)
     }
 
     #[cold]
-    fn idle_clock(&mut self, position: u64, look: Duration) -> bool {
+    fn idle_clock(&mut self, position: u64, alone: bool) -> bool {
         self.idle_left = IDLE_POLLS;
+        if alone && self.eager_left > 0 {
+            self.eager_left -= 1;
+            return true;
+        }
+        let look = if alone { ALONE_LOOK } else { IDLE_LOOK };
         let now = Instant::now();
         if position != self.idle_position {
             self.idle_position = position;
@@ -142,8 +153,10 @@ pub(crate) struct Control {
     retry_at: Instant,
     retry_pause: Duration,
     given_up: bool,
-    /// Whether the agent has taken this end: false between a disconnection and the next LIVE.
+    /// Whether the agent has this end: false between a disconnection and the next LIVE.
     live: bool,
+    /// Whether it ever said so. Before, a refusal is the end.
+    confirmed: bool,
 }
 
 /// What both ends keep beside their ring: the connection, the pulse, the core, the peer's state.
@@ -174,13 +187,15 @@ impl Link {
             match frame {
                 Frame::Revoked => self.revoked = true,
                 Frame::Live => {}
-                // Gone, or judged dead and replaced: nobody reads or writes this end any more.
-                Frame::Refused { reason, .. }
-                    if matches!(reason.as_str(), "LANE_NOT_FOUND" | "FENCED") =>
-                {
-                    self.revoked = true;
+                Frame::Refused { reason, .. } => {
+                    let unknown = self.control.as_ref().is_some_and(|control| !control.confirmed);
+                    // Gone, judged dead and replaced, or never taken: nobody reads or writes this
+                    // end any more.
+                    self.revoked |= match reason.as_str() {
+                        "LANE_NOT_FOUND" | "FENCED" => true,
+                        reason => unknown && reason != RECOVERING,
+                    };
                 }
-                Frame::Refused { .. } => {}
                 event => return Some((event, descriptor)),
             }
         }
@@ -258,7 +273,8 @@ impl Link {
 }
 
 impl Control {
-    pub(crate) fn new(path: &Path, socket: OwnedFd, resume: Resume) -> Self {
+    /// For an end that was granted; `confirmed` if the agent has said LIVE already.
+    pub(crate) fn new(path: &Path, socket: OwnedFd, resume: Resume, confirmed: bool) -> Self {
         Self {
             path: path.to_path_buf(),
             socket: Some(Arc::new(socket)),
@@ -268,6 +284,7 @@ impl Control {
             retry_pause: RETRY.0,
             given_up: false,
             live: true,
+            confirmed,
         }
     }
 
@@ -292,12 +309,15 @@ impl Control {
         match &frame {
             Frame::Live => {
                 self.retry_pause = RETRY.0;
-                self.live = true;
-                self.present();
+                self.confirmed = true;
+                // An agent that had this end all the time has handed out these segments itself.
+                if !std::mem::replace(&mut self.live, true) {
+                    self.present();
+                }
             }
             // Only a recovering agent is worth another try.
             Frame::Refused { reason, .. } => {
-                self.given_up = reason != "AGENT_RECOVERING";
+                self.given_up = reason != RECOVERING;
                 self.disconnected();
             }
             _ => {}

@@ -1,7 +1,7 @@
 //! Segments as files: made, allocated and sealed by the agent, proven by every client.
 //!
-//! The order is the safety: create, size, allocate, hand to the one writer, writer maps and says
-//! so, seal, allocate again, check that no page is missing, and only then hand to readers.
+//! The order is the safety: create, size, allocate, hand to the one writer, writer maps, seals and
+//! says so, allocate again, check seals and that no page is missing, and only then hand to readers.
 //! After `FUTURE_WRITE|SHRINK|GROW|SEAL` nobody, root included, can map the segment for writing,
 //! shrink it or punch a hole; and with every page present no access of a reader can trap.
 
@@ -103,15 +103,17 @@ impl Draft {
         self.bound_node
     }
 
-    /// Closes the door behind the writer: seals, refills what a hostile writer may have punched
-    /// in between, and proves the result.
+    /// Closes the door behind the writer, if it has not done so itself, refills what a hostile
+    /// writer may have punched in between, and proves the result.
     ///
     /// # Errors
     /// `Holes` if pages are missing even after the refill, `NoMemory` if they cannot be had.
     /// The segment is gone then: its writer gets a fresh one at the next attach.
     pub fn seal(self) -> Result<Segment, SegmentError> {
-        fcntl(&self.fd, FcntlArg::F_ADD_SEALS(required_seals()))
-            .map_err(SegmentError::os("fcntl(F_ADD_SEALS)"))?;
+        let required = required_seals().bits();
+        if seals(&self.fd)? & required != required {
+            seal(&self.fd)?;
+        }
         allocate(&self.fd, self.header.size_bytes).map_err(|error| self.shortage(error))?;
         Segment::verify(self.fd, self.header)
     }
@@ -162,10 +164,9 @@ impl Segment {
         if present < found {
             return Err(SegmentError::Holes { present, expected: found });
         }
-        let seals = fcntl(&fd, FcntlArg::F_GET_SEALS).map_err(SegmentError::os("F_GET_SEALS"))?;
-        let required = required_seals().bits();
-        if seals & required != required {
-            return Err(SegmentError::Seals { found: seals, required });
+        let (found, required) = (seals(&fd)?, required_seals().bits());
+        if found & required != required {
+            return Err(SegmentError::Seals { found, required });
         }
         let id = FileId { device: stat.st_dev, inode: stat.st_ino };
         Ok(Self { fd, header: expected, id })
@@ -221,6 +222,20 @@ impl AsFd for Segment {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Closes a segment behind its writer, which has mapped it: the mapping stays, and nobody gets
+/// another one.
+///
+/// # Errors
+/// `Os` if the kernel refuses, for instance because somebody sealed it otherwise.
+pub(crate) fn seal(fd: &OwnedFd) -> Result<(), SegmentError> {
+    let sealed = fcntl(fd, FcntlArg::F_ADD_SEALS(required_seals()));
+    sealed.map(drop).map_err(SegmentError::os("fcntl(F_ADD_SEALS)"))
+}
+
+fn seals(fd: &OwnedFd) -> Result<i32, SegmentError> {
+    fcntl(fd, FcntlArg::F_GET_SEALS).map_err(SegmentError::os("F_GET_SEALS"))
 }
 
 /// Device and inode of any descriptor, and whether it is open for writing.

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use laneway_proto::v1;
 use laneway_proto::v1::end_status::State;
+use laneway_shm::memfd::required_seals;
 use laneway_shm::message::Schema;
-use laneway_shm::wire::{Claim, FRAME_MAX, Frame, Role};
+use laneway_shm::wire::{Claim, FRAME_MAX, Frame, Grant, Role};
 use laneway_shm::{Attach, AttachError, Start};
 use laneway_tests::agent::{Agent, plain};
 use laneway_tests::process::{Finished, PATIENCE, Running, laneway_as};
 use laneway_tests::{is_root, skipped};
+use nix::fcntl::{FcntlArg, fcntl};
 
 #[path = "attach_protocol/raw.rs"]
 mod raw;
@@ -260,8 +262,7 @@ fn a_user_with_too_many_connections_is_turned_away_until_one_ends() {
         client.try_send(&by_name(Role::Producer, "a")).then_some(())?;
         matches!(client.next()?, (Frame::Grant(_), _)).then_some((client, ()))
     });
-    client.send(&Frame::Mapped, None);
-    assert_eq!(client.next().map(|(frame, _)| frame), Some(Frame::Live));
+    client.live();
 }
 
 // --- claims -------------------------------------------------------------------------------------
@@ -364,8 +365,7 @@ fn an_end_has_one_owner_at_a_time() {
         let granted = Raw::asks(&agent, &by_name(role, lane));
         granted.grant();
         assert_eq!(Raw::asks(&agent, &ticket).end(), "ROLE_TAKEN", "granted, not live");
-        granted.send(&Frame::Mapped, None);
-        assert_eq!(granted.next().map(|(frame, _)| frame), Some(Frame::Live));
+        granted.live();
         assert_eq!(Raw::asks(&agent, &ticket).end(), "ROLE_TAKEN", "live");
         assert_eq!(Raw::asks(&agent, &by_name(role, lane)).end(), "ROLE_TAKEN");
         granted.send(&Frame::Bye, None);
@@ -511,22 +511,51 @@ fn of_two_ends_that_say_different_things_at_once_the_later_is_refused() {
     let agent = with_lanes(&["a"]);
     let [first, second] = [(Role::Producer, 1), (Role::Consumer, 2)].map(|(role, schema)| {
         let claim = Claim::Name("a".to_owned());
-        let client = Raw::connect(&agent);
         let start = Start::Newest;
         let hello = Frame::Hello { role, claim, thread: 1, schema, start, lifeline: false };
-        client.send(&hello, None);
-        client.grant();
-        client
+        Raw::asks(&agent, &hello)
     });
-    second.send(&Frame::Mapped, None);
-    assert_eq!(second.next().map(|(frame, _)| frame), Some(Frame::Live));
-    first.send(&Frame::Mapped, None);
-    assert_eq!(first.end(), "SCHEMA_MISMATCH");
+    first.grant();
+    assert_eq!(second.end(), "SCHEMA_MISMATCH", "though nobody has mapped anything yet");
+    first.live();
     // And the end is free for one that fits.
-    attached(&agent, "a", Role::Producer);
+    attached(&agent, "a", Role::Consumer);
 }
 
 // --- resume -------------------------------------------------------------------------------------
+
+#[test]
+fn an_end_that_was_granted_when_the_agent_died_is_taken_back_if_it_does_not_wait_for_live() {
+    let mut agent = with_lanes(&["a", "b"]);
+    for (role, name) in ROLES.into_iter().zip(["a", "b"]) {
+        let ticket = hello(role, claim_of(&ticket_for(&agent, name, role)));
+        let granted = Raw::asks(&agent, &ticket);
+        let (grant, own) = granted.grant();
+        agent.kill();
+        agent.start_again();
+        let Grant { lane, generation, token, .. } = grant;
+        let resume = hello(role, Claim::Resume { lane, generation, token });
+        let resumed = || {
+            let client = Raw::connect(&agent);
+            client.send(&resume, Some(own.as_fd()));
+            client
+        };
+        if role == Role::Consumer {
+            assert_eq!(resumed().end(), "FENCED");
+            // Nobody got anything for it.
+            Raw::asks(&agent, &ticket).grant();
+            continue;
+        }
+        assert_eq!(Raw::asks(&agent, &ticket).end(), "TICKET_INVALID");
+        assert_eq!(Raw::asks(&agent, &by_name(role, name)).end(), "ROLE_TAKEN");
+        // What its only writer has not closed behind it is shown to nobody.
+        assert_ne!(resumed().end(), "closed");
+        fcntl(&own, FcntlArg::F_ADD_SEALS(required_seals())).expect("sealed");
+        let client = resumed();
+        assert_eq!(client.next().map(|(frame, _)| frame), Some(Frame::Live));
+        client.send(&Frame::Bye, None);
+    }
+}
 
 #[test]
 fn a_resume_needs_the_token_and_the_very_segment() {

@@ -87,6 +87,28 @@ fn producers_that_came_and_went_without_a_message_hide_no_later_one_from_a_busy_
 }
 
 #[test]
+fn a_producer_that_leaves_at_once_and_unheard_leaves_its_message() {
+    let agent = Agent::start();
+    agent.create(plain("orders", 40, 64)).unwrap();
+    let attach = |role| {
+        let ticket = agent.ticket("orders", role);
+        Attach::with_ticket(agent.attach_socket(), &ticket).unwrap().pin(false)
+    };
+    let mut consumer = attach(Role::Consumer).consumer().unwrap();
+    let until_free = |lane: &v1::Lane| state(&lane.producer) != State::Live;
+    for number in 0..50u64 {
+        // It never looks at what the agent has to say, and has said itself that it is there.
+        let mut producer = attach(Role::Producer).producer().unwrap();
+        producer.send(&number.to_le_bytes(), SOON).unwrap();
+        drop(producer);
+        let mut bytes = [0; 8];
+        assert_eq!(consumer.recv(SOON).unwrap().copy_to(&mut bytes), 8);
+        assert_eq!(u64::from_le_bytes(bytes), number);
+        agent.wait_for("orders", "the end is free", until_free);
+    }
+}
+
+#[test]
 fn consumers_that_come_and_go_do_not_cost_an_idle_producer_its_lane() {
     let _turn = turn();
     let agent = Agent::start();

@@ -233,7 +233,7 @@ fn forbidden(path: &str) -> Vec<(&'static str, &'static str)> {
     }
     let writes = path == "agent/src/journal.rs" || is_in(path, "agent/src/controller");
     if path.starts_with("agent/src/") && !writes {
-        let words = ["put_lane", "remove_lane", "put_ticket", "burn_ticket", "prune"];
+        let words = ["put_lane", "remove_lane", "put_ticket", "put_taken", "prune"];
         forbid("only the controller writes lanes and tickets", &words);
         if path != "agent/src/agent.rs" {
             forbid("only the controller and the start write facts", &["set_fact"]);

@@ -1,12 +1,13 @@
 //! The attach socket: accepts, counts, and never lets one user take every place.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::rc::Rc;
 use std::time::Duration;
 
 use nix::sys::socket::{
@@ -14,14 +15,14 @@ use nix::sys::socket::{
 };
 use rustix::net::{SocketFlags, accept_with};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tracing::{info, warn};
+use tokio::task::spawn_local;
+use tracing::{error, info, warn};
 
 use super::peer::identify;
 use super::registered;
 use super::session::serve;
-use crate::config::Config;
-use crate::controller::Handle;
+use crate::actor::Shared;
+use crate::config::{Config, LimitsConfig};
 
 /// Pause after the kernel refused a connection for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -29,9 +30,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The bound socket. Its file is removed when it is dropped.
 #[derive(Debug)]
 pub struct Listener {
-    fd: AsyncFd<OwnedFd>,
+    fd: OwnedFd,
+    limits: LimitsConfig,
     _file: SocketFile,
-    places: Arc<Places>,
 }
 
 impl Listener {
@@ -53,24 +54,25 @@ impl Listener {
         bind(fd.as_raw_fd(), &UnixAddr::new(&path)?)?;
         fs::set_permissions(&path, Permissions::from_mode(config.agent.attach_mode))?;
         listen(&fd, Backlog::new(128)?)?;
-        let limits = &config.limits;
-        let places = Places {
-            in_all: limits.attach_connections,
-            per_uid: limits.attach_connections_per_uid,
-            taken: Mutex::default(),
-        };
-        let fd = registered(fd, Interest::READABLE)?;
-        Ok(Self { fd, _file: file, places: Arc::new(places) })
+        Ok(Self { fd, limits: config.limits.clone(), _file: file })
     }
 
-    /// Accepts until the task is dropped.
-    pub async fn run(&self, controller: Handle) {
+    /// Accepts until the task is dropped. Runs on the actor's thread.
+    pub(crate) async fn run(self, controller: Shared) {
+        let fd = match registered(self.fd, Interest::READABLE) {
+            Ok(fd) => fd,
+            Err(error) => return error!(%error, "the attach socket cannot be watched"),
+        };
+        let places = Rc::new(Places {
+            in_all: self.limits.attach_connections,
+            per_uid: self.limits.attach_connections_per_uid,
+            taken: RefCell::default(),
+        });
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         loop {
-            let accepted =
-                self.fd.async_io(Interest::READABLE, |fd| Ok(accept_with(fd, flags)?)).await;
+            let accepted = fd.async_io(Interest::READABLE, |fd| Ok(accept_with(fd, flags)?)).await;
             match accepted {
-                Ok(socket) => self.admit(socket, &controller),
+                Ok(socket) => admit(socket, &places, &controller),
                 // Out of descriptors, most likely: a pause, because the connection still waits.
                 Err(error) => {
                     warn!(%error, "attach connection not accepted");
@@ -79,20 +81,20 @@ impl Listener {
             }
         }
     }
+}
 
-    fn admit(&self, socket: OwnedFd, controller: &Handle) {
-        let Ok(peer) = identify(&socket) else { return };
-        let uid = peer.record.uid;
-        let Some(place) = Places::take(&self.places, uid) else {
-            info!(uid, "attach connection refused: too many");
-            return;
-        };
-        let controller = controller.clone();
-        tokio::spawn(async move {
-            serve(socket, peer, controller).await;
-            drop(place);
-        });
-    }
+fn admit(socket: OwnedFd, places: &Rc<Places>, controller: &Shared) {
+    let Ok(peer) = identify(&socket) else { return };
+    let uid = peer.record.uid;
+    let Some(place) = Places::take(places, uid) else {
+        info!(uid, "attach connection refused: too many");
+        return;
+    };
+    let controller = Rc::clone(controller);
+    spawn_local(async move {
+        serve(socket, peer, controller).await;
+        drop(place);
+    });
 }
 
 /// The name of a bound socket. Removed when dropped.
@@ -124,19 +126,19 @@ impl Drop for SocketFile {
 struct Places {
     in_all: u32,
     per_uid: u32,
-    taken: Mutex<HashMap<u32, u32>>,
+    taken: RefCell<HashMap<u32, u32>>,
 }
 
 /// One connection's place. Given back when dropped.
 #[derive(Debug)]
 struct Place {
-    places: Arc<Places>,
+    places: Rc<Places>,
     uid: u32,
 }
 
 impl Places {
-    fn take(places: &Arc<Self>, uid: u32) -> Option<Place> {
-        let mut taken = places.taken.lock().unwrap_or_else(PoisonError::into_inner);
+    fn take(places: &Rc<Self>, uid: u32) -> Option<Place> {
+        let mut taken = places.taken.borrow_mut();
         let all: u32 = taken.values().sum();
         let own = taken.entry(uid).or_insert(0);
         if all >= places.in_all || *own >= places.per_uid {
@@ -144,13 +146,13 @@ impl Places {
             return None;
         }
         *own += 1;
-        Some(Place { places: Arc::clone(places), uid })
+        Some(Place { places: Rc::clone(places), uid })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.places.taken.borrow_mut();
         if let Some(own) = taken.get_mut(&self.uid) {
             *own -= 1;
             if *own == 0 {

@@ -1,9 +1,11 @@
-//! One connection: HELLO, GRANT, MAPPED, LIVE, then events until the peer is gone.
+//! One connection: HELLO, GRANT, and then events both ways until the peer is gone. The first thing
+//! to hear is MAPPED, and the answer to it is LIVE.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind::ConnectionReset};
+use std::io;
+use std::io::ErrorKind::{ConnectionReset, WouldBlock};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use laneway_shm::FrameError;
 use laneway_shm::fdpass::{self, Packet};
@@ -11,12 +13,14 @@ use laneway_shm::wire::{self, Claim, Frame};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::task::yield_now;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::peer::{self, Peer};
 use super::registered;
-use crate::controller::{AttachRequest, Command, ControlError, Event, Handle};
+use crate::actor::Shared;
+use crate::controller::{AttachRequest, ControlError, Event};
 use crate::ledger::Role;
 use crate::plan::SegmentKey;
 
@@ -24,6 +28,8 @@ use crate::plan::SegmentKey;
 const HELLO_WITHIN: Duration = Duration::from_secs(2);
 /// A client that was granted a segment has this long to map it: a big one takes its time.
 const MAPPED_WITHIN: Duration = Duration::from_secs(10);
+/// How long the agent stays awake for MAPPED.
+const AWAKE: Duration = Duration::from_micros(100);
 /// Events that a client may leave unread. One that reads never is cut off, and comes back.
 const EVENTS_MAX: usize = 256;
 
@@ -45,33 +51,38 @@ enum SessionError {
 }
 
 /// Serves one connection to its end.
-pub(super) async fn serve(socket: OwnedFd, peer: Peer, controller: Handle) {
+pub(super) async fn serve(socket: OwnedFd, peer: Peer, controller: Shared) {
     let Ok(fd) = registered(socket, Interest::READABLE | Interest::WRITABLE) else {
         return;
     };
     let connection = Connection { fd };
     let uid = peer.record.uid;
     let (events, inbox) = mpsc::unbounded_channel();
-    match begin(&connection, &peer, events, &controller).await {
-        Ok(key) => {
-            run(&connection, peer, inbox, &controller, key).await;
-            controller.tell(Command::Gone { key }).await;
-        }
+    let (key, mapped) = match begin(&connection, &peer, events, &controller).await {
+        Ok(begun) => begun,
         Err(error) => {
             debug!(uid, %error, "attach refused");
-            connection.refuse(&error).await;
+            return connection.refuse(&error).await;
         }
+    };
+    let mut session = Session { connection, controller, key, mapped, pending: VecDeque::new() };
+    if let Err(error) = session.run(peer.pidfd, inbox).await {
+        debug!(uid, %error, "attach refused");
+        session.connection.refuse(&error).await;
     }
+    session.controller.borrow_mut().gone(key);
 }
 
-/// From HELLO to LIVE. On an error nothing is left granted.
+/// From HELLO to a grant, or for an end that came back to its end: then it is mapped already. On
+/// an error nothing is left granted.
 async fn begin(
     connection: &Connection,
     peer: &Peer,
     events: mpsc::UnboundedSender<Event>,
-    controller: &Handle,
-) -> Result<SegmentKey, SessionError> {
-    let (frame, fd) = connection.expect("HELLO", HELLO_WITHIN).await?;
+    controller: &Shared,
+) -> Result<(SegmentKey, bool), SessionError> {
+    let received = timeout(HELLO_WITHIN, connection.receive_first()).await;
+    let (frame, fd) = checked(received.map_err(|_| SessionError::Deadline("HELLO"))??)?;
     let Frame::Hello { role, claim, thread, schema, start, lifeline } = frame else {
         return Err(SessionError::OutOfTurn { found: frame.name(), expected: "HELLO" });
     };
@@ -82,89 +93,168 @@ async fn begin(
     let peer = peer.record;
     let request =
         Box::new(AttachRequest { role, claim, peer, thread, schema, start, lifeline, events });
-    if let (Claim::Resume { .. }, Some(fd)) = (&request.claim, fd) {
-        let key = controller.ask(|reply| Command::Resume { request, fd, reply }).await?;
-        let live = connection.send(&Frame::Live, None).await;
-        if live.is_err() {
-            // It came back and left before it heard that it may stay.
-            controller.tell(Command::Gone { key }).await;
+    let (key, frame, segment) = match (&request.claim, fd) {
+        (Claim::Resume { .. }, Some(fd)) => {
+            (controller.borrow_mut().resume(request, fd)?, Frame::Live, None)
         }
-        return Ok(live.map(|()| key)?);
-    }
-    let granted = controller.ask(|reply| Command::Attach { request, reply }).await?;
-    let key = granted.key;
-    let live = hand_over(connection, granted.grant, granted.fd, key, controller).await;
-    if live.is_err() {
-        controller.tell(Command::Gone { key }).await;
-    }
-    live.map(|()| key)
-}
-
-async fn hand_over(
-    connection: &Connection,
-    grant: Box<wire::Grant>,
-    fd: OwnedFd,
-    key: SegmentKey,
-    controller: &Handle,
-) -> Result<(), SessionError> {
-    connection.send(&Frame::Grant(grant), Some(&fd)).await?;
-    drop(fd);
-    match connection.expect("MAPPED", MAPPED_WITHIN).await? {
-        (Frame::Mapped, _) => {}
-        (found, _) => {
-            return Err(SessionError::OutOfTurn { found: found.name(), expected: "MAPPED" });
-        }
-    }
-    controller.ask(|reply| Command::Mapped { key, reply }).await?;
-    Ok(connection.send(&Frame::Live, None).await?)
-}
-
-/// Delivers events and hears the peer until it is gone.
-async fn run(
-    connection: &Connection,
-    peer: Peer,
-    mut inbox: mpsc::UnboundedReceiver<Event>,
-    controller: &Handle,
-    key: SegmentKey,
-) {
-    let mut pending: VecDeque<Event> = VecDeque::new();
-    let death = async {
-        match peer.pidfd {
-            Some(pidfd) => peer::ended(pidfd).await,
-            None => std::future::pending().await,
+        _ => {
+            let granted = controller.borrow_mut().attach(request)?;
+            (granted.key, Frame::Grant(granted.grant), Some(granted.fd))
         }
     };
-    tokio::pin!(death);
-    loop {
-        tokio::select! {
-            _ = &mut death => return,
-            Some(event) = inbox.recv() => {
-                queue(&mut pending, event);
-                if pending.len() > EVENTS_MAX {
-                    warn!(lane = %key.lane, role = %key.role, "client reads no events; cut off");
-                    return;
-                }
+    if let Err(error) = connection.send(&frame, segment.as_ref()).await {
+        // It left before it heard that it may stay.
+        controller.borrow_mut().gone(key);
+        return Err(error.into());
+    }
+    if segment.is_some() {
+        controller.borrow_mut().greet(key);
+    }
+    Ok((key, segment.is_none()))
+}
+
+/// A connection to an end that was granted.
+struct Session {
+    connection: Connection,
+    controller: Shared,
+    key: SegmentKey,
+    /// Whether the peer said that it mapped its segment.
+    mapped: bool,
+    /// What it has yet to be told.
+    pending: VecDeque<Event>,
+}
+
+impl Session {
+    /// Delivers events and hears the peer until it is gone.
+    ///
+    /// # Errors
+    /// Why it cannot have what it was granted.
+    async fn run(
+        &mut self,
+        pidfd: Option<OwnedFd>,
+        mut inbox: mpsc::UnboundedReceiver<Event>,
+    ) -> Result<(), SessionError> {
+        let death = async {
+            match pidfd {
+                Some(pidfd) => peer::ended(pidfd).await,
+                None => std::future::pending().await,
             }
-            sent = connection.send_first(&pending), if !pending.is_empty() => {
-                pending.pop_front();
-                if sent.is_err() {
-                    return;
+        };
+        let (deadline, SegmentKey { lane, role, .. }) = (sleep(MAPPED_WITHIN), self.key);
+        tokio::pin!(death, deadline);
+        if !self.mapped
+            && let Some(packet) = self.receive_awake().await
+            && self.take(packet)?
+        {
+            return Ok(());
+        }
+        loop {
+            tokio::select! {
+                _ = &mut death => return self.hear_the_rest(),
+                () = &mut deadline, if !self.mapped => {
+                    return Err(SessionError::Deadline("MAPPED"));
                 }
-            }
-            packet = connection.receive() => {
-                let frame = packet.map_err(SessionError::from).and_then(checked);
-                match frame {
-                    Ok((Frame::Bye, _)) | Err(SessionError::Closed) => return,
-                    // It left with events unread, as an ordinary exit does.
-                    Err(SessionError::Io(error)) if error.kind() == ConnectionReset => return,
-                    Ok((frame, fd)) => heard(frame, fd, controller, key).await,
-                    Err(error) => {
-                        warn!(lane = %key.lane, role = %key.role, %error, "client cut off");
-                        return;
+                Some(event) = inbox.recv() => {
+                    queue(&mut self.pending, event);
+                    if self.pending.len() > EVENTS_MAX {
+                        warn!(%lane, %role, "client reads no events; cut off");
+                        return Ok(());
+                    }
+                }
+                sent = self.connection.send_first(&self.pending), if !self.pending.is_empty() => {
+                    self.pending.pop_front();
+                    if sent.is_err() {
+                        return self.hear_the_rest();
+                    }
+                }
+                packet = self.connection.receive() => {
+                    if self.take(packet)? {
+                        return Ok(());
                     }
                 }
             }
         }
+    }
+
+    /// Hears what the peer has to say. True if that was the last of it.
+    fn take(&mut self, packet: io::Result<Packet>) -> Result<bool, SessionError> {
+        match packet.map_err(SessionError::from).and_then(checked) {
+            Ok((Frame::Bye, _)) if self.mapped => return Ok(true),
+            Err(SessionError::Closed) => return Ok(true),
+            // It left with events unread, as an ordinary exit does. The kernel says so before it
+            // hands out what was sent.
+            Err(SessionError::Io(error)) if error.kind() == ConnectionReset => {
+                self.hear_the_rest()?;
+                return Ok(true);
+            }
+            Ok((frame, fd)) => self.heard(frame, fd)?,
+            Err(error) if !self.mapped => return Err(error),
+            Err(error) => {
+                let SegmentKey { lane, role, .. } = self.key;
+                warn!(%lane, %role, %error, "client cut off");
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// A peer that is gone may have said something before: that it mapped its segment, and then
+    /// what it sent is there. A child that inherited its connection is not listened to for ever.
+    fn hear_the_rest(&mut self) -> Result<(), SessionError> {
+        for _ in 0..EVENTS_MAX {
+            match fdpass::receive(&self.connection.fd).map_err(SessionError::from).and_then(checked)
+            {
+                Ok((frame, fd)) => self.heard(frame, fd)?,
+                // Once, and before what is there.
+                Err(SessionError::Io(error)) if error.kind() == ConnectionReset => {}
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// A client that has nothing to do but to map its segment is back at once: sooner than this
+    /// thread would be woken. For others it stays awake no longer than the attach took.
+    async fn receive_awake(&self) -> Option<io::Result<Packet>> {
+        let start = Instant::now();
+        while start.elapsed() < AWAKE {
+            match fdpass::receive(&self.connection.fd) {
+                Err(error) if error.kind() == WouldBlock => yield_now().await,
+                received => return Some(received),
+            }
+        }
+        None
+    }
+
+    fn heard(&mut self, frame: Frame, fd: Option<OwnedFd>) -> Result<(), SessionError> {
+        let (key, mut controller) = (self.key, self.controller.borrow_mut());
+        if !self.mapped {
+            if frame != Frame::Mapped {
+                return Err(SessionError::OutOfTurn { found: frame.name(), expected: "MAPPED" });
+            }
+            // Before the events that its being live brings.
+            self.pending.push_back((Frame::Live, None));
+            self.mapped = true;
+            return Ok(controller.mapped(key)?);
+        }
+        match (frame, fd) {
+            (Frame::Drained { generation }, _) => controller.drained(key, generation),
+            (Frame::Held { reader, held_ms }, _) => controller.held(key, reader, held_ms),
+            (Frame::GivenUp { reader, at, reason }, _) => {
+                controller.given_up(key, reader, at, reason);
+            }
+            (Frame::Drifted { count }, _) => controller.drifted(key, count),
+            (Frame::Present { role, number }, Some(fd)) => {
+                let role = match role {
+                    wire::Role::Producer => Role::Producer,
+                    wire::Role::Consumer => Role::Consumer,
+                };
+                controller.present(key, role, number, fd);
+            }
+            // Anything else out of turn is ignored: it can only hurt its sender.
+            _ => {}
+        }
+        Ok(())
     }
 }
 
@@ -190,30 +280,6 @@ fn queue(pending: &mut VecDeque<Event>, event: Event) {
     });
 }
 
-async fn heard(frame: Frame, fd: Option<OwnedFd>, controller: &Handle, key: SegmentKey) {
-    match (frame, fd) {
-        (Frame::Drained { generation }, _) => {
-            controller.tell(Command::Drained { key, generation }).await;
-        }
-        (Frame::Held { reader, held_ms }, _) => {
-            controller.tell(Command::Held { key, reader, held_ms }).await;
-        }
-        (Frame::GivenUp { reader, at, reason }, _) => {
-            controller.tell(Command::GivenUp { key, reader, at, reason }).await;
-        }
-        (Frame::Drifted { count }, _) => controller.tell(Command::Drifted { key, count }).await,
-        (Frame::Present { role, number }, Some(fd)) => {
-            let role = match role {
-                wire::Role::Producer => Role::Producer,
-                wire::Role::Consumer => Role::Consumer,
-            };
-            controller.tell(Command::Present { key, role, number, fd }).await;
-        }
-        // Anything else out of turn is ignored: it can only hurt its sender.
-        _ => {}
-    }
-}
-
 /// A packet as a frame, with exactly the descriptors that it must carry.
 fn checked(packet: Packet) -> Result<(Frame, Option<OwnedFd>), SessionError> {
     if packet.bytes.is_empty() {
@@ -232,6 +298,14 @@ struct Connection {
 }
 
 impl Connection {
+    /// The first packet is there most often: it is looked for before the runtime waits for it.
+    async fn receive_first(&self) -> io::Result<Packet> {
+        match fdpass::receive(&self.fd) {
+            Err(error) if error.kind() == WouldBlock => self.receive().await,
+            received => received,
+        }
+    }
+
     async fn receive(&self) -> io::Result<Packet> {
         self.fd.async_io(Interest::READABLE, |fd| fdpass::receive(fd)).await
     }
@@ -239,6 +313,11 @@ impl Connection {
     async fn send(&self, frame: &Frame, fd: Option<&OwnedFd>) -> io::Result<()> {
         let bytes = frame.encode();
         let descriptor = fd.map(AsFd::as_fd);
+        match fdpass::send(&self.fd, &bytes, descriptor) {
+            // Only then it is worth a turn of the runtime.
+            Err(error) if error.kind() == WouldBlock => {}
+            sent => return sent,
+        }
         self.fd
             .async_io(Interest::WRITABLE, |socket| fdpass::send(socket, &bytes, descriptor))
             .await
@@ -250,15 +329,6 @@ impl Connection {
             Some((frame, fd)) => self.send(frame, fd.as_ref()).await,
             None => Ok(()),
         }
-    }
-
-    async fn expect(
-        &self,
-        name: &'static str,
-        within: Duration,
-    ) -> Result<(Frame, Option<OwnedFd>), SessionError> {
-        let received = timeout(within, self.receive()).await;
-        checked(received.map_err(|_| SessionError::Deadline(name))??)
     }
 
     async fn refuse(&self, error: &SessionError) {

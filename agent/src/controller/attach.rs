@@ -5,12 +5,13 @@ use std::os::fd::OwnedFd;
 use laneway_shm::Start;
 use laneway_shm::layout::{C_RELEASED, CONSUMER_SEGMENT_BYTES};
 use laneway_shm::memfd::identify;
-use laneway_shm::wire::{self, Claim, Frame, Grant, NO_CPU, PeerSegment};
+use laneway_shm::wire::{self, Claim, Frame, Grant, NO_CPU};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use super::create::ticket_hash;
+use super::tickets::ticket_hash;
 use super::{ControlError, Controller, Event, Session, now_ms, random, resume_claim};
+use crate::journal::TicketHash;
 use crate::ledger::{PageState, Role};
 use crate::model::capacity::PageSize;
 use crate::model::id::{LaneId, Secret};
@@ -52,13 +53,15 @@ pub struct Granted {
 }
 
 impl Controller {
-    pub(super) fn attach(&mut self, request: Box<AttachRequest>) -> Result<Granted, ControlError> {
-        let role = request.role;
-        let id = self.claimed(&request)?;
+    /// Grants an end: everything that is said of it is so when this returns, but for its segment,
+    /// which its owner has yet to map.
+    pub(crate) fn attach(&mut self, request: Box<AttachRequest>) -> Result<Granted, ControlError> {
+        let (role, schema) = (request.role, request.schema);
+        let (id, ticket) = self.claimed(&request)?;
         let Some(record) = self.lanes.get(&id) else {
             return Err(ControlError::TicketInvalid);
         };
-        record.check_schema(request.schema)?;
+        record.check_schema(schema)?;
         let is_reader = role == Role::Consumer && record.is_broadcast();
         let taken = record.newest(role).is_some_and(SegmentRecord::is_held)
             || self.sessions.keys().any(|key| key.lane == id && key.role == role);
@@ -70,10 +73,9 @@ impl Controller {
             Role::Consumer if is_reader => self.next_reader(id, request.start)?,
             Role::Consumer => self.next_incarnation(id)?,
         };
-        let granted = self.grant_to(key, request);
-        if granted.is_err() && role == Role::Consumer {
-            // Nobody has it and nobody will: it must not keep a place.
-            self.handshake_failed(key);
+        let granted = self.grant_to(key, request, ticket);
+        if granted.is_err() {
+            self.take_back(key);
         }
         granted
     }
@@ -82,28 +84,77 @@ impl Controller {
         &mut self,
         key: SegmentKey,
         request: Box<AttachRequest>,
+        ticket: Option<TicketHash>,
     ) -> Result<Granted, ControlError> {
-        // Durable before the peer holds what it is good for.
-        if let Claim::Ticket(ticket) = &request.claim {
-            self.journal.burn_ticket(&ticket_hash(&ticket_text(ticket)))?;
+        let (peer, schema, events) = (request.peer, request.schema, request.events.clone());
+        let record = self.lanes.get_mut(&key.lane).ok_or(ControlError::Fenced)?;
+        if schema != 0 {
+            record.schema = schema;
         }
-        let fd = self.world.for_writer(key)?;
-        let grant = self.grant(key)?;
-        let events = request.events.clone();
-        self.sessions.insert(key, Session { events, request, live: false });
-        Ok(Granted { key, grant: Box::new(grant), fd })
+        let live = !waits_for_live(record, key.role);
+        if let Some(ticket) = ticket.and_then(|hash| self.tickets.get_mut(&hash)) {
+            ticket.used = true;
+        }
+        self.sessions.insert(key, Session { events, request, ticket, live });
+        let steps: Vec<Step> = self.pin_step(key)?.into_iter().collect();
+        let outcomes = self.run_plan(&steps)?;
+        self.note_held(key, &outcomes);
+        let granted =
+            Granted { key, fd: self.world.for_writer(key)?, grant: Box::new(self.grant(key)?) };
+        if live {
+            let record = self.lanes.get_mut(&key.lane).ok_or(ControlError::Fenced)?;
+            if let Some(segment) = record.segment_mut(key.role, key.number) {
+                segment.granted = Some(peer);
+            }
+            self.save_taken(key)?;
+        }
+        Ok(granted)
     }
 
-    /// The lane that the claim is good for.
-    fn claimed(&self, request: &AttachRequest) -> Result<LaneId, ControlError> {
+    /// Writes a lane of which an end was taken, and with it the ticket for that.
+    fn save_taken(&mut self, key: SegmentKey) -> Result<(), ControlError> {
+        let revision = self.next_revision();
+        let ticket = self.sessions.get(&key).and_then(|session| session.ticket);
+        let used = ticket.and_then(|hash| Some((hash, self.tickets.get(&hash)?)));
+        let record = self.lanes.get_mut(&key.lane).ok_or(ControlError::Fenced)?;
+        record.revision = revision;
+        self.journal.put_taken(record, used)?;
+        self.publish(Some((ChangeKind::Changed, key.lane)));
+        Ok(())
+    }
+
+    /// A grant that failed half-way. Nobody has the segment and nobody will.
+    fn take_back(&mut self, key: SegmentKey) {
+        let ticket = self.sessions.remove(&key).and_then(|session| session.ticket);
+        if let Some(ticket) = ticket.and_then(|hash| self.tickets.get_mut(&hash)) {
+            ticket.used = false;
+        }
+        self.let_go(key);
+        if key.role == Role::Consumer {
+            // It must not keep a place.
+            return self.handshake_failed(key);
+        }
+        let record = self.lanes.get_mut(&key.lane);
+        if let Some(segment) = record.and_then(|record| record.segment_mut(key.role, key.number)) {
+            segment.granted = None;
+        }
+        self.save_or_log(key.lane);
+    }
+
+    /// The lane that the claim is good for, and the ticket if that is what it is.
+    fn claimed(
+        &self,
+        request: &AttachRequest,
+    ) -> Result<(LaneId, Option<TicketHash>), ControlError> {
         let role = request.role;
         match &request.claim {
             Claim::Ticket(ticket) => {
-                let found = self.journal.ticket(&ticket_hash(&ticket_text(ticket)))?;
+                let hash = ticket_hash(&ticket_text(ticket));
+                let found = self.tickets.get(&hash);
                 found
                     .filter(|record| record.role == role && !record.used)
                     .filter(|record| record.expires_ms > now_ms())
-                    .map(|record| record.lane)
+                    .map(|record| (record.lane, Some(hash)))
                     .ok_or(ControlError::TicketInvalid)
             }
             Claim::Name(name) => {
@@ -113,7 +164,7 @@ impl Controller {
                 let id = self.find(name).map_err(|_| refused())?;
                 let end = self.lanes[&id].spec.end(role);
                 let allowed = end.uids.contains(&uid) || end.gids.contains(&gid);
-                allowed.then_some(id).ok_or_else(refused)
+                allowed.then_some((id, None)).ok_or_else(refused)
             }
             Claim::Resume { .. } => Err(ControlError::TicketInvalid),
         }
@@ -124,7 +175,7 @@ impl Controller {
         self.prune_drained(id);
         let record = &self.lanes[&id];
         let start = match record.generations.last() {
-            Some(current) if current.peer.is_none() => {
+            Some(current) if current.owner().is_none() => {
                 return Ok(SegmentKey { lane: id, role: Role::Producer, number: current.number });
             }
             // Its end is unknown until somebody shows us the segment of the time before.
@@ -137,15 +188,15 @@ impl Controller {
         }
         let mut record = record.clone();
         let pages = record.placement.page_holding();
-        self.ledger.add_pages(id.0, pages)?;
+        self.books().add_pages(id.0, pages)?;
         let segment = match self.make_generation(&mut record, start) {
             Ok(segment) => segment,
             Err(error) => {
-                self.ledger.remove_pages(id.0, PageState::Promised, pages)?;
+                self.books().remove_pages(id.0, PageState::Promised, pages)?;
                 return Err(error);
             }
         };
-        self.ledger.mark_backed(id.0)?;
+        self.books().mark_backed(id.0)?;
         let key = SegmentKey { lane: id, role: Role::Producer, number: segment.number };
         record.generations.push(segment);
         self.lanes.insert(id, record);
@@ -154,7 +205,7 @@ impl Controller {
     }
 
     /// The segment for a new consumer, which starts where the one before released last.
-    fn next_incarnation(&mut self, id: LaneId) -> Result<SegmentKey, ControlError> {
+    pub(super) fn next_incarnation(&mut self, id: LaneId) -> Result<SegmentKey, ControlError> {
         let mut record = self.lanes[&id].clone();
         let old = record.consumers.pop();
         if old.as_ref().is_some_and(|old| old.peer.is_some() && old.end.is_none()) {
@@ -169,7 +220,8 @@ impl Controller {
         self.make_incarnation(record, start, Start::Newest)
     }
 
-    /// Makes the segment of a consumer or reader whose first message has position `start`.
+    /// Makes the segment of a consumer or reader whose first message has position `start`. The
+    /// caller saves the lane.
     pub(super) fn make_incarnation(
         &mut self,
         mut record: LaneRecord,
@@ -187,6 +239,7 @@ impl Controller {
             size_bytes: CONSUMER_SEGMENT_BYTES as u64,
             page_size: PageSize::BASE_4K,
             file: None,
+            granted: None,
             peer: None,
             gone: false,
             oldest: wish == Start::Oldest,
@@ -206,7 +259,6 @@ impl Controller {
         }
         record.consumers.push(segment);
         self.lanes.insert(id, record);
-        self.save(id, ChangeKind::Changed)?;
         Ok(key)
     }
 
@@ -247,111 +299,30 @@ impl Controller {
         })
     }
 
-    pub(super) fn mapped(&mut self, key: SegmentKey) -> Result<(), ControlError> {
-        let Some(session) = self.sessions.get(&key) else {
-            return Err(ControlError::Fenced);
-        };
-        let (peer, schema) = (session.request.peer, session.request.schema);
-        let Some(record) = self.lanes.get(&key.lane) else {
-            return Err(ControlError::Fenced);
-        };
-        // Once more: the other end may have said another one since this one was granted.
-        record.check_schema(schema)?;
-        let mut steps = vec![Step::SealSegment { key }];
-        steps.extend(self.pin_step(key)?);
-        let outcomes = self.run_plan(&steps)?;
-        self.note_held(key, &outcomes);
-        if let Some(segment) =
-            self.lanes.get_mut(&key.lane).and_then(|r| r.segment_mut(key.role, key.number))
-        {
-            segment.peer = Some(peer);
+    /// The peer mapped its segment: nobody else can write it any more, and others may read it.
+    pub(crate) fn mapped(&mut self, key: SegmentKey) -> Result<(), ControlError> {
+        self.run_plan(&[Step::SealSegment { key }])?;
+        let session = self.sessions.get_mut(&key).ok_or(ControlError::Fenced)?;
+        let waited = !std::mem::replace(&mut session.live, true);
+        let (uid, peer) = (session.request.peer.uid, session.request.peer);
+        let record = self.lanes.get_mut(&key.lane).ok_or(ControlError::Fenced)?;
+        if let Some(segment) = record.segment_mut(key.role, key.number) {
+            (segment.granted, segment.peer) = (None, Some(peer));
         }
-        if let Some(record) = self.lanes.get_mut(&key.lane).filter(|_| schema != 0) {
-            record.schema = schema;
+        if waited {
+            self.save_taken(key)?;
+        } else {
+            // No change to watchers: they know of it since it was granted.
+            self.journal.put_lane(record, None)?;
+            self.publish_memory(&self.lanes[&key.lane]);
         }
-        if let Some(session) = self.sessions.get_mut(&key) {
-            session.live = true;
-        }
-        self.save(key.lane, ChangeKind::Changed)?;
-        info!(lane = %key.lane, role = %key.role, number = key.number, uid = peer.uid, "attached");
-        self.introduce(key);
+        info!(lane = %key.lane, role = %key.role, number = key.number, uid, "attached");
+        self.introduce_mapped(key);
         Ok(())
     }
 
-    /// Shows an end that became live to its peer, and the peer to it.
-    fn introduce(&mut self, key: SegmentKey) {
-        let Some(record) = self.lanes.get(&key.lane) else {
-            return;
-        };
-        let to = |role, number| SegmentKey { lane: key.lane, role, number };
-        if record.is_broadcast() {
-            return self.introduce_all(record, key);
-        }
-        let consumer = record.consumers.last().map(|segment| to(Role::Consumer, segment.number));
-        let producer = record.generations.last().map(|s| to(Role::Producer, s.number));
-        match key.role {
-            Role::Producer => {
-                if let Some(consumer) = consumer {
-                    self.connect(key, consumer);
-                    self.offer(record, key, consumer);
-                    self.offer(record, consumer, key);
-                }
-            }
-            Role::Consumer => {
-                if let Some(producer) = producer {
-                    self.connect(producer, key);
-                }
-                for segment in record.generations.iter().filter(|s| s.peer.is_some()) {
-                    let generation = to(Role::Producer, segment.number);
-                    self.offer(record, key, generation);
-                    if let Some(end) = segment.end {
-                        let generation = segment.number;
-                        self.tell(key, (Frame::Ended { generation, end }, None));
-                    }
-                }
-                if let Some(producer) = producer {
-                    self.offer(record, producer, key);
-                }
-            }
-        }
-    }
-
-    /// Tells `to` of the peer's segment `of`, if both are there.
-    pub(super) fn offer(&self, record: &LaneRecord, to: SegmentKey, of: SegmentKey) {
-        let Some(segment) = record.segment(of.role, of.number) else {
-            return;
-        };
-        let announced = PeerSegment {
-            generation: segment.number,
-            nonce: segment.nonce.0,
-            base: segment.start,
-            size_bytes: segment.size_bytes,
-        };
-        // Not sealed yet, or lost with the agent before: it is offered when it turns up.
-        let Ok(fd) = self.world.for_reader(of) else {
-            return;
-        };
-        let frame = match of.role {
-            Role::Producer => Frame::Generation(announced),
-            Role::Consumer if record.is_broadcast() => {
-                let start = if segment.oldest { Start::Oldest } else { Start::Newest };
-                Frame::Reader { segment: announced, start }
-            }
-            Role::Consumer => Frame::Join(announced),
-        };
-        self.tell(to, (frame, Some(fd)));
-        self.wake_peer_of(of);
-    }
-
-    pub(super) fn tell(&self, to: SegmentKey, event: Event) {
-        if let Some(session) = self.sessions.get(&to) {
-            // A session that is closing needs no telling.
-            let _ = session.events.send(event);
-        }
-    }
-
     /// A peer's process ended or hung up.
-    pub(super) fn gone(&mut self, key: SegmentKey) {
+    pub(crate) fn gone(&mut self, key: SegmentKey) {
         let session = self.sessions.remove(&key);
         self.let_go(key);
         let Some(record) = self.lanes.get(&key.lane) else {
@@ -392,7 +363,7 @@ impl Controller {
                     Err(error) => {
                         warn!(lane = %key.lane, %error, "no segment for the next producer");
                         let pages = record.placement.page_holding();
-                        let books = self.ledger.remove_pages(key.lane.0, PageState::Backed, pages);
+                        let books = self.books().remove_pages(key.lane.0, PageState::Backed, pages);
                         if let Err(error) = books {
                             error!(lane = %key.lane, %error, "the books do not balance");
                         }
@@ -474,7 +445,7 @@ impl Controller {
     }
 
     /// A peer of an agent before this one comes back with its segment.
-    pub(super) fn resume(
+    pub(crate) fn resume(
         &mut self,
         request: Box<AttachRequest>,
         fd: OwnedFd,
@@ -488,16 +459,16 @@ impl Controller {
         let replaced = role == Role::Producer
             && record.newest(role).is_some_and(|segment| segment.number != number);
         let segment = record.segment(role, number).ok_or(ControlError::Fenced)?;
-        let same_uid = segment.peer.is_some_and(|peer| peer.uid == request.peer.uid);
+        let same_uid = segment.owner().is_some_and(|peer| peer.uid == request.peer.uid);
         if replaced || segment.gone || segment.token.0 != token || !same_uid {
             return Err(ControlError::Fenced);
         }
         self.adopt(key, fd)?;
         let events = request.events.clone();
         let peer = request.peer;
-        self.sessions.insert(key, Session { events, request, live: true });
+        self.sessions.insert(key, Session { events, request, ticket: None, live: true });
         if let Some(segment) = self.lanes.get_mut(&lane).and_then(|r| r.segment_mut(role, number)) {
-            segment.peer = Some(peer);
+            (segment.granted, segment.peer) = (None, Some(peer));
         }
         self.hold_again(key);
         self.save(lane, ChangeKind::Changed)?;
@@ -520,7 +491,7 @@ impl Controller {
 
     /// A resumed peer shows a segment that it reads: the agent can hand it out again, and judge
     /// where its dead producer stopped.
-    pub(super) fn present(&mut self, key: SegmentKey, role: Role, number: u64, fd: OwnedFd) {
+    pub(crate) fn present(&mut self, key: SegmentKey, role: Role, number: u64, fd: OwnedFd) {
         let shown = SegmentKey { lane: key.lane, role, number };
         if self.is_gone_reader(shown) {
             return self.tell(key, (Frame::ReaderGone { number }, None));
@@ -539,6 +510,13 @@ impl Controller {
             self.save_or_log(key.lane);
         }
     }
+}
+
+/// Whether the peer waits until the agent says that it is mapped: what it does next must find it
+/// shown to everybody. A producer alone with its consumer need not, because its messages wait;
+/// so that the journal has to know of it before it goes.
+fn waits_for_live(record: &LaneRecord, role: Role) -> bool {
+    role == Role::Consumer || record.is_broadcast()
 }
 
 fn ticket_text(ticket: &[u8; 16]) -> String {

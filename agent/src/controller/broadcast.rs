@@ -132,14 +132,14 @@ impl Controller {
         let key = |number| SegmentKey { lane: record.id, role: Role::Consumer, number };
         readers
             .map(|segment| ReaderView {
-                connected: self.sessions.get(&key(segment.number)).is_some_and(|s| s.live),
+                connected: self.sessions.contains_key(&key(segment.number)),
                 view: self.world.consumer_view(key(segment.number)),
             })
             .collect()
     }
 
     /// The producer says who holds it.
-    pub(super) fn held(&mut self, key: SegmentKey, reader: u64, held_ms: u64) {
+    pub(crate) fn held(&mut self, key: SegmentKey, reader: u64, held_ms: u64) {
         let Some(record) = self.lanes.get(&key.lane) else { return };
         if key.role != Role::Producer || !record.is_broadcast() {
             return;
@@ -157,7 +157,7 @@ impl Controller {
     }
 
     /// The producer says whom it gave up.
-    pub(super) fn given_up(&mut self, key: SegmentKey, reader: u64, at: u64, reason: Reason) {
+    pub(crate) fn given_up(&mut self, key: SegmentKey, reader: u64, at: u64, reason: Reason) {
         let Some(record) = self.lanes.get(&key.lane) else { return };
         if key.role != Role::Producer || record.segment(Role::Consumer, reader).is_none() {
             return;

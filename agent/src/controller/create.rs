@@ -1,12 +1,10 @@
-//! Making a lane: admission, placement, intent, effects, outcome; and tickets for its ends.
+//! Making a lane: admission, placement, intent, effects, outcome.
 
 use std::sync::Weak;
 
-use sha2::{Digest, Sha256};
-
-use super::{ControlError, Controller, RequestId, Ticket, now_ms, random};
+use super::{ControlError, Controller, RequestId, now_ms, random};
 use crate::admission::admit;
-use crate::journal::{RequestRecord, TicketRecord};
+use crate::journal::RequestRecord;
 use crate::ledger::Role;
 use crate::model::capacity::PageSize;
 use crate::model::id::{LaneId, Secret};
@@ -17,11 +15,8 @@ use crate::plan::{SegmentKey, Step};
 use crate::provision::{Outcome, is_page_shortage};
 use crate::registry::{ChangeKind, LaneView};
 
-/// Changes between two scans for what can be forgotten.
-const CHANGES_BETWEEN_PRUNES: u32 = 256;
-
 impl Controller {
-    pub(super) fn create(
+    pub(crate) fn create(
         &mut self,
         request: &RequestId,
         validate_only: bool,
@@ -145,7 +140,7 @@ impl Controller {
     ) -> Result<LaneView, ControlError> {
         let id = record.id;
         let holding = record.placement.holding(record.spec.tenant.as_str());
-        self.ledger.grant(id.0, holding)?;
+        self.books().grant(id.0, holding)?;
         let made =
             self.journal.put_lane(&record, None).map_err(ControlError::from).and_then(|()| {
                 let segment = self.make_generation(&mut record, 0)?;
@@ -162,11 +157,11 @@ impl Controller {
             let number = record.generation;
             let key = SegmentKey { lane: id, role: Role::Producer, number };
             self.attempt(&Step::DropSegment { key });
-            self.ledger.release(id.0)?;
-            self.journal.remove_lane(id, None)?;
+            self.books().release(id.0)?;
+            self.journal.remove_lane(id, &[], None)?;
             return Err(error);
         }
-        self.ledger.mark_backed(id.0)?;
+        self.books().mark_backed(id.0)?;
         self.revision = record.revision;
         self.names.insert(record.spec.name.clone(), id);
         self.lanes.insert(id, record);
@@ -196,6 +191,7 @@ impl Controller {
             size_bytes: geometry.segment_bytes().next_multiple_of(page_size.bytes()),
             page_size,
             file: None,
+            granted: None,
             peer: None,
             gone: false,
             oldest: false,
@@ -212,72 +208,4 @@ impl Controller {
         }
         Ok(segment)
     }
-
-    pub(super) fn issue_ticket(
-        &mut self,
-        request: &RequestId,
-        lane: &str,
-        role: Role,
-        ttl_ms: u64,
-    ) -> Result<Ticket, ControlError> {
-        let lane = self.find(lane)?;
-        let now = now_ms();
-        self.prune_sometimes(now)?;
-        let text = self.ticket_text(request)?;
-        let hash = ticket_hash(&text);
-        let record = match self.journal.ticket(&hash)? {
-            Some(record) if record.request_hash == request.hash => record,
-            Some(_) => {
-                return Err(ControlError::RequestIdReused { id: request.id.clone() });
-            }
-            None => {
-                let record = TicketRecord {
-                    lane,
-                    role,
-                    expires_ms: now.saturating_add(ttl_ms),
-                    used: false,
-                    request_hash: request.hash.clone(),
-                };
-                self.journal.put_ticket(&hash, &record)?;
-                record
-            }
-        };
-        Ok(Ticket { text, expires_ms: record.expires_ms })
-    }
-
-    /// Forgets old answers and tickets, after every so many changes: a scan is not for each.
-    pub(super) fn prune_sometimes(&mut self, now: u64) -> Result<(), ControlError> {
-        self.changes_since_prune += 1;
-        if self.changes_since_prune >= CHANGES_BETWEEN_PRUNES {
-            self.changes_since_prune = 0;
-            self.journal.prune(now)?;
-        }
-        Ok(())
-    }
-
-    /// A random ticket; for a request with an id, the one that belongs to it, so that the answer
-    /// can be repeated although the journal keeps no secret but its own.
-    fn ticket_text(&self, request: &RequestId) -> Result<String, ControlError> {
-        if request.id.is_empty() {
-            return Ok(format!("{:032x}", random()));
-        }
-        let key = match self.journal.fact::<Secret>("ticket_key")? {
-            Some(key) => key,
-            None => {
-                let key = Secret(random());
-                self.journal.set_fact("ticket_key", &key)?;
-                key
-            }
-        };
-        let mut hasher = Sha256::new();
-        hasher.update(key.0.to_be_bytes());
-        hasher.update(request.id.as_bytes());
-        let digest = hasher.finalize();
-        Ok(digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect())
-    }
-}
-
-/// The key of a ticket in the journal.
-pub(super) fn ticket_hash(text: &str) -> Vec<u8> {
-    Sha256::digest(text.as_bytes()).to_vec()
 }

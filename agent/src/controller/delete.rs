@@ -11,7 +11,7 @@ use crate::plan::{SegmentKey, Step};
 use crate::registry::LaneView;
 
 impl Controller {
-    pub(super) fn delete(
+    pub(crate) fn delete(
         &mut self,
         request: &RequestId,
         validate_only: bool,
@@ -28,7 +28,9 @@ impl Controller {
         let lane = view.record.clone();
         let answer = RequestRecord { hash: request.hash.clone(), lane, at_ms: now_ms() };
         let answer = (!request.id.is_empty()).then_some((request.id.as_str(), &answer));
-        self.journal.remove_lane(id, answer)?;
+        let tickets = self.tickets_of(id);
+        self.journal.remove_lane(id, &tickets, answer)?;
+        self.tickets.retain(|hash, _| !tickets.contains(hash));
         self.forget(id)?;
         tracing::info!(lane = %id, name = %view.record.spec.name, "lane deleted");
         Ok(view)
@@ -49,9 +51,9 @@ impl Controller {
             self.attempt(&Step::DropSegment { key });
         }
         if self.is_mapped(&record) {
-            self.ledger.retire(id.0)?;
+            self.books().retire(id.0)?;
         } else {
-            self.ledger.release(id.0)?;
+            self.books().release(id.0)?;
         }
         self.refresh_pools();
         self.publish_deleted(view);
@@ -103,7 +105,7 @@ impl Controller {
             .map(|(_, pages)| pages)
             .collect();
         for pages in held {
-            if let Err(error) = self.ledger.free_quarantined(lane.0, pages) {
+            if let Err(error) = self.books().free_quarantined(lane.0, pages) {
                 tracing::error!(%lane, %error, "quarantined pages could not be freed");
             }
         }

@@ -9,7 +9,7 @@ use crate::model::id::LaneId;
 use crate::plan::{SegmentKey, Step};
 
 impl Controller {
-    pub(super) fn drained(&mut self, key: SegmentKey, generation: u64) {
+    pub(crate) fn drained(&mut self, key: SegmentKey, generation: u64) {
         let Some(record) = self.lanes.get(&key.lane) else {
             return;
         };
@@ -64,7 +64,7 @@ impl Controller {
         let count = PageCount::pages_for(segment.size_bytes, segment.page_size);
         let pages =
             PageHolding { node: record.placement.node, page_size: segment.page_size, count };
-        if let Err(error) = self.ledger.remove_pages(id.0, PageState::Backed, pages) {
+        if let Err(error) = self.books().remove_pages(id.0, PageState::Backed, pages) {
             error!(lane = %id, %error, "the books do not balance");
         }
     }

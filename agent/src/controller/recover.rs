@@ -1,11 +1,12 @@
 //! The first minute of a new agent: what of the old one's lanes is kept, made again, or let go.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use tracing::{info, warn};
 
 use super::{ControlError, Controller, Setup, now_ms};
-use crate::ledger::{Ledger, PageHolding, PageState, Role};
+use crate::ledger::{PageHolding, PageState, Role};
 use crate::model::capacity::PageCount;
 use crate::model::lane::{LaneRecord, SegmentRecord};
 use crate::plan::SegmentKey;
@@ -28,30 +29,32 @@ pub struct Watched {
 }
 
 impl Controller {
-    pub(super) fn recovered(setup: Setup) -> Result<(Self, Vec<Watched>), ControlError> {
+    pub(crate) fn recovered(setup: Setup) -> Result<(Self, Vec<Watched>), ControlError> {
         let run = setup.journal.fact::<u64>("runs")?.unwrap_or(0) + 1;
         setup.journal.set_fact("runs", &run)?;
         setup.journal.set_fact("hugepages_added", &setup.added)?;
-        setup.journal.prune(now_ms())?;
+        let tickets = setup.journal.tickets()?;
         let mut controller = Self {
             world: setup.world,
             journal: setup.journal,
             registry: setup.registry,
-            topology: setup.topology,
+            topology: Arc::new(setup.topology),
             sys_root: setup.sys_root,
             rules: setup.rules,
             generations_max: setup.generations_max,
             boot_id: setup.boot_id,
-            added: setup.added,
-            ledger: Ledger::new(),
+            added: Arc::new(setup.added),
+            ledger: Arc::default(),
             lanes: HashMap::new(),
             names: HashMap::new(),
             sessions: HashMap::new(),
             held: HashMap::new(),
             holds: BTreeMap::new(),
+            tickets,
             revision: run * REVISIONS_PER_RUN,
             changes_since_prune: 0,
         };
+        controller.prune(now_ms())?;
         let mut watched = Vec::new();
         for record in controller.journal.lanes()? {
             controller.recover_lane(record, &mut watched)?;
@@ -71,7 +74,7 @@ impl Controller {
         let verdict = judge(&record, &self.boot_id, |role, segment| {
             let seen = sighting(segment);
             if let (Sighting::Alive, Some((pid, start_time))) =
-                (seen, segment.peer.and_then(|peer| peer.process))
+                (seen, segment.owner().and_then(|peer| peer.process))
             {
                 let key = SegmentKey { lane, role, number: segment.number };
                 alive.push(Watched { key, pid, start_time });
@@ -80,7 +83,7 @@ impl Controller {
         });
         info!(%lane, name = %record.spec.name, ?verdict, "lane of the agent before");
         match verdict {
-            Verdict::Reclaim(_) => self.journal.remove_lane(lane, None)?,
+            Verdict::Reclaim(_) => self.journal.remove_lane(lane, &self.tickets_of(lane), None)?,
             Verdict::Remake => self.remake(record)?,
             Verdict::Keep { gone } => {
                 watched.extend(alive);
@@ -93,19 +96,19 @@ impl Controller {
     /// A lane that nobody attached: the same lane on fresh memory, or gone if there is none.
     fn remake(&mut self, mut record: LaneRecord) -> Result<(), ControlError> {
         let lane = record.id;
-        self.ledger.grant(lane.0, record.placement.holding(record.spec.tenant.as_str()))?;
+        self.books().grant(lane.0, record.placement.holding(record.spec.tenant.as_str()))?;
         record.generations.clear();
         record.generation = 0;
         match self.make_generation(&mut record, 0) {
             Ok(segment) => record.generations.push(segment),
             Err(error) => {
                 warn!(%lane, %error, "lane cannot be made again and is given up");
-                self.ledger.release(lane.0)?;
-                self.journal.remove_lane(lane, None)?;
+                self.books().release(lane.0)?;
+                self.journal.remove_lane(lane, &self.tickets_of(lane), None)?;
                 return Ok(());
             }
         }
-        self.ledger.mark_backed(lane.0)?;
+        self.books().mark_backed(lane.0)?;
         self.enter(record)
     }
 
@@ -114,14 +117,15 @@ impl Controller {
         let lane = record.id;
         let mut holding = record.placement.holding(record.spec.tenant.as_str());
         holding.pages = record.generations.iter().map(|s| pages_of(&record, s)).collect();
-        self.ledger.grant(lane.0, holding)?;
-        self.ledger.mark_backed(lane.0)?;
-        record.consumers.retain(|segment| segment.peer.is_some());
+        self.books().grant(lane.0, holding)?;
+        self.books().mark_backed(lane.0)?;
         for (role, number) in gone {
             if let Some(segment) = record.segment_mut(*role, *number) {
                 segment.gone |= segment.peer.is_some();
+                segment.granted = None;
             }
         }
+        record.consumers.retain(|segment| segment.owner().is_some());
         if record.is_broadcast() {
             // A reader that is gone is forgotten: nobody follows in its place.
             record.consumers.retain(|segment| !segment.gone);
@@ -132,20 +136,20 @@ impl Controller {
 
     /// A generation that waited for its first producer went with the agent: a fresh one waits.
     fn remake_waiting(&mut self, record: &mut LaneRecord) -> Result<(), ControlError> {
-        let Some(lost) = record.generations.pop_if(|segment| segment.peer.is_none()) else {
+        let Some(lost) = record.generations.pop_if(|segment| segment.owner().is_none()) else {
             return Ok(());
         };
         let pages = pages_of(record, &lost);
-        self.ledger.remove_pages(record.id.0, PageState::Backed, pages)?;
-        self.ledger.add_pages(record.id.0, pages)?;
+        self.books().remove_pages(record.id.0, PageState::Backed, pages)?;
+        self.books().add_pages(record.id.0, pages)?;
         match self.make_generation(record, lost.start) {
             Ok(segment) => {
                 record.generations.push(segment);
-                self.ledger.mark_backed(record.id.0)?;
+                self.books().mark_backed(record.id.0)?;
             }
             Err(error) => {
                 warn!(lane = %record.id, %error, "no segment for the next producer");
-                self.ledger.remove_pages(record.id.0, PageState::Promised, pages)?;
+                self.books().remove_pages(record.id.0, PageState::Promised, pages)?;
             }
         }
         Ok(())
@@ -170,7 +174,7 @@ fn pages_of(record: &LaneRecord, segment: &SegmentRecord) -> PageHolding {
 
 /// Looks for the process that the journal names.
 fn sighting(segment: &SegmentRecord) -> Sighting {
-    match segment.peer.and_then(|peer| peer.process) {
+    match segment.owner().and_then(|peer| peer.process) {
         None => Sighting::Unseen,
         Some((pid, started)) if start_time(pid) == Some(started) => Sighting::Alive,
         Some(_) => Sighting::Dead,

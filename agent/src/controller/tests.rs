@@ -8,7 +8,9 @@ use laneway_shm::wire::Claim;
 
 use super::*;
 use crate::model::capacity::{CpuSet, PageSize};
-use crate::model::lane::{BroadcastPolicy, BroadcastSpec, EndSpec, PeerRecord, Pinning};
+use crate::model::lane::{
+    BroadcastPolicy, BroadcastSpec, EndSpec, LaneSpec, PeerRecord, Pinning, SegmentRecord,
+};
 use crate::placement::CacheRelationRule;
 use crate::provision::fake::FakeWorld;
 use crate::sysfs;
@@ -221,6 +223,36 @@ fn recovery_of_an_unattached_lane_makes_it_again_and_twice_is_the_same() {
         assert!(fresh.with(|script| script.segments.contains(&("producer".to_owned(), 1))));
         controller.ledger.audit().unwrap();
         assert!(controller.registry.snapshot().find("orders").is_some());
+    }
+}
+
+#[test]
+fn whoever_was_granted_an_end_and_died_with_the_agent_keeps_no_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = FakeWorld::default();
+    let dead = PeerRecord { uid: 0, gid: 0, process: Some((i32::MAX, 1)) };
+    let lives = PeerRecord { process: None, ..dead };
+    let none = RequestId::default();
+    for (consumer, owner) in [(dead, None), (lives, Some(lives))] {
+        let mut before = controller(dir.path(), &world);
+        let id = before.create(&none, false, spec("orders", None)).unwrap().record.id;
+        let key = before.next_incarnation(id).unwrap();
+        let record = before.lanes.get_mut(&id).unwrap();
+        record.segment_mut(Role::Consumer, key.number).unwrap().granted = Some(consumer);
+        record.segment_mut(Role::Producer, 1).unwrap().granted = Some(lives);
+        before.journal.put_taken(record, None).unwrap();
+        drop(before);
+        let mut after = controller(dir.path(), &FakeWorld::default());
+        let record = &after.lanes[&id];
+        let held = record.newest(Role::Consumer).and_then(SegmentRecord::owner);
+        assert_eq!(held, owner, "its process is what counts");
+        let waiting = record.newest(Role::Producer).unwrap();
+        assert_eq!((waiting.number, waiting.owner()), (1, Some(lives)), "it may still come");
+        after.gone(SegmentKey { lane: id, role: Role::Producer, number: 1 });
+        let fresh = after.lanes[&id].newest(Role::Producer).unwrap();
+        assert_eq!((fresh.number, fresh.owner()), (2, None), "it is not waited for any more");
+        after.ledger.audit().unwrap();
+        after.delete(&none, false, "orders").unwrap();
     }
 }
 

@@ -7,7 +7,7 @@ use crate::ledger::Role;
 use crate::plan::SegmentKey;
 
 impl Controller {
-    pub(super) fn drifted(&mut self, key: SegmentKey, count: u64) {
+    pub(crate) fn drifted(&mut self, key: SegmentKey, count: u64) {
         let Some(record) = self.lanes.get_mut(&key.lane) else {
             return;
         };
@@ -19,7 +19,7 @@ impl Controller {
         self.save_or_log(key.lane);
     }
 
-    pub(super) fn repair_threads(&mut self) {
+    pub(crate) fn repair_threads(&mut self) {
         for key in self.world.repair_threads() {
             let index = usize::from(key.role == Role::Consumer);
             let count = self.lanes.get(&key.lane).map_or(0, |record| record.drifts[index]);

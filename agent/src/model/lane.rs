@@ -299,7 +299,9 @@ pub struct SegmentRecord {
     pub page_size: PageSize,
     /// Device and inode, once made.
     pub file: Option<(u64, u64)>,
-    /// The process that owns it, once attached. Kept after its death.
+    /// The process that was granted it, until that one says that it mapped it.
+    pub granted: Option<PeerRecord>,
+    /// The process that owns it, once mapped. Kept after its death.
     pub peer: Option<PeerRecord>,
     /// Whether that process is gone.
     pub gone: bool,
@@ -328,10 +330,16 @@ impl SegmentRecord {
         }
     }
 
+    /// The process that has or had it, or is about to.
+    #[must_use]
+    pub fn owner(&self) -> Option<PeerRecord> {
+        self.peer.or(self.granted)
+    }
+
     /// Whether a live process owns it, as far as is known.
     #[must_use]
     pub fn is_held(&self) -> bool {
-        self.peer.is_some() && !self.gone
+        self.owner().is_some() && !self.gone
     }
 }
 

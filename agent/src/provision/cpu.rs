@@ -5,8 +5,9 @@
 //! thread 1 is found whatever number it has here.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::io::Read;
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
@@ -86,8 +87,11 @@ pub(super) fn host_thread(pid: i32, thread: u32) -> io::Result<Pid> {
 /// When a process started, in clock ticks since boot: with the pid, its identity in this boot.
 #[must_use]
 pub fn start_time(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command name may contain spaces and parentheses; the last ')' ends it.
-    let after = stat.rsplit_once(')')?.1;
+    // One read: the kernel makes the whole line for each, and what is wanted is at its beginning.
+    let mut line = [0; 1024];
+    let read = File::open(format!("/proc/{pid}/stat")).ok()?.read(&mut line).ok()?;
+    // The command name may contain anything; the last ')' ends it.
+    let end = line[..read].iter().rposition(|byte| *byte == b')')?;
+    let after = std::str::from_utf8(&line[end + 1..read]).ok()?;
     after.split_whitespace().nth(19)?.parse().ok()
 }

@@ -340,8 +340,8 @@ fn readers_to_proto(view: &LaneView, position: u64) -> Vec<v1::ReaderStatus> {
             .into(),
             lost_slots: memory.as_ref().map_or(0, |memory| memory.lost()),
             joined: entry.is_some(),
-            uid: segment.peer.map(|peer| peer.uid),
-            pid: segment.peer.and_then(|peer| u32::try_from(peer.process?.0).ok()),
+            uid: segment.owner().map(|peer| peer.uid),
+            pid: segment.owner().and_then(|peer| u32::try_from(peer.process?.0).ok()),
             counters: Some(counters_to_proto(counters)),
         }
     };
@@ -352,8 +352,8 @@ fn state_of(segment: &SegmentRecord, connected: bool) -> v1::end_status::State {
     use v1::end_status::State;
     match segment {
         segment if segment.gone => State::Gone,
-        segment if segment.peer.is_some() && connected => State::Live,
-        segment if segment.peer.is_some() => State::Unconfirmed,
+        segment if segment.owner().is_some() && connected => State::Live,
+        segment if segment.owner().is_some() => State::Unconfirmed,
         _ => State::Absent,
     }
 }
@@ -375,7 +375,7 @@ fn end_state(view: &LaneView, role: Role) -> v1::end_status::State {
     let connected = view.connected[usize::from(role == Role::Consumer)];
     match record.newest(role) {
         // A fresh generation waits: whether there was an owner before, the count tells.
-        Some(segment) if segment.peer.is_none() && segment.number > 1 => State::Gone,
+        Some(segment) if segment.owner().is_none() && segment.number > 1 => State::Gone,
         Some(segment) => state_of(segment, connected),
         None => State::Absent,
     }
@@ -504,7 +504,7 @@ fn end_to_proto(
     let record = &view.record;
     let segment = record.newest(role).filter(|_| role == Role::Producer || !record.is_broadcast());
     let state = end_state(view, role);
-    let peer = segment.filter(|s| SegmentRecord::is_held(s)).and_then(|s| s.peer);
+    let peer = segment.filter(|s| SegmentRecord::is_held(s)).and_then(SegmentRecord::owner);
     let held = record.held[usize::from(role == Role::Consumer)];
     let incarnation = match role {
         Role::Producer => record.generation,

@@ -16,7 +16,8 @@ use tonic::{Request, Response, Status};
 
 use super::convert::{self, lane_to_proto, timestamp};
 use super::status::{BadField, refusal};
-use crate::controller::{Command, Handle, RequestId};
+use crate::actor::{Command, Handle};
+use crate::controller::RequestId;
 use crate::model::id::Name;
 use crate::registry::{Change, ChangeKind, Registry};
 

@@ -18,9 +18,9 @@ use tracing::warn;
 
 use super::lane_service::Lanes;
 use super::node_service::Node;
+use crate::actor::Handle;
 use crate::attach::listener::SocketFile;
 use crate::config::Config;
-use crate::controller::Handle;
 use crate::doctor::Finding;
 use crate::registry::Registry;
 

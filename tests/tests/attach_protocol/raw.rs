@@ -1,5 +1,7 @@
 //! A client of the attach socket that can say anything.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io::{ErrorKind, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
@@ -17,7 +19,12 @@ use nix::sys::socket::{
 /// A connection.
 pub(crate) struct Raw {
     socket: OwnedFd,
+    /// What came before LIVE and was not looked at yet.
+    early: RefCell<VecDeque<Heard>>,
 }
+
+/// A frame of the agent's, with its descriptor.
+type Heard = (Frame, Option<OwnedFd>);
 
 impl Raw {
     pub(crate) fn connect(agent: &Agent) -> Self {
@@ -25,7 +32,7 @@ impl Raw {
         let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).expect("socket");
         let address = UnixAddr::new(&agent.attach_socket()).expect("address");
         connect(socket.as_raw_fd(), &address).expect("the agent listens");
-        Self { socket }
+        Self { socket, early: RefCell::default() }
     }
 
     /// Connects and sends a first frame.
@@ -54,7 +61,22 @@ impl Raw {
     }
 
     /// The agent's next frame; `None` once it has hung up.
-    pub(crate) fn next(&self) -> Option<(Frame, Option<OwnedFd>)> {
+    pub(crate) fn next(&self) -> Option<Heard> {
+        self.early.borrow_mut().pop_front().or_else(|| self.receive())
+    }
+
+    /// Says MAPPED and waits for LIVE. What the agent shows before is the next to be heard.
+    pub(crate) fn live(&self) {
+        self.send(&Frame::Mapped, None);
+        loop {
+            match self.receive().expect("the agent takes this end") {
+                (Frame::Live, _) => return,
+                early => self.early.borrow_mut().push_back(early),
+            }
+        }
+    }
+
+    fn receive(&self) -> Option<Heard> {
         let deadline = Instant::now() + PATIENCE;
         let packet = loop {
             match fdpass::receive(&self.socket) {
@@ -74,16 +96,21 @@ impl Raw {
         Some((frame, packet.descriptors.into_iter().next()))
     }
 
-    /// How the conversation ends: the reason of a refusal, or `closed`.
+    /// How the conversation ends: the reason of a refusal, or `closed`. What was shown of peers
+    /// before does not matter.
     pub(crate) fn end(&self) -> String {
-        match self.next() {
-            None => "closed".to_owned(),
-            Some((Frame::Refused { reason, message }, None)) => {
-                assert!(!message.is_empty() && !message.contains(char::is_control), "{message:?}");
-                assert!(self.next().is_none(), "a refusal is the last word");
-                reason
+        loop {
+            match self.next() {
+                None => return "closed".to_owned(),
+                Some((Frame::Generation(_) | Frame::Ended { .. } | Frame::Join(_), _)) => {}
+                Some((Frame::Refused { reason, message }, None)) => {
+                    let plain = !message.is_empty() && !message.contains(char::is_control);
+                    assert!(plain, "{message:?}");
+                    assert!(self.next().is_none(), "a refusal is the last word");
+                    return reason;
+                }
+                Some((frame, _)) => panic!("no end: {frame:?}"),
             }
-            Some((frame, _)) => panic!("no end: {frame:?}"),
         }
     }
 
@@ -136,8 +163,7 @@ pub(crate) fn attached(agent: &Agent, lane: &str, role: Role) -> (Raw, Grant, Ow
             other => panic!("no grant: {other:?}"),
         }
     });
-    client.send(&Frame::Mapped, None);
-    assert_eq!(client.next().map(|(frame, _)| frame), Some(Frame::Live));
+    client.live();
     (client, grant, fd)
 }
 

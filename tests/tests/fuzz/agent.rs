@@ -3,12 +3,12 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
+use laneway_agent::actor::{self, Command, Handle};
 use laneway_agent::admission::Rules;
 use laneway_agent::attach::Listener;
 use laneway_agent::config::Config;
-use laneway_agent::controller::{Command, Controller, Handle, RequestId, Setup};
+use laneway_agent::controller::{RequestId, Setup};
 use laneway_agent::journal::Journal;
 use laneway_agent::model::id::Name;
 use laneway_agent::model::lane::LaneRecord;
@@ -19,13 +19,11 @@ use laneway_proto::v1;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use tokio::sync::oneshot;
 
 /// The agent's actor and its attach socket.
 pub(crate) struct InProcess {
     config: Config,
     controller: Handle,
-    stop: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
     _dir: TempDir,
 }
 
@@ -57,23 +55,9 @@ impl InProcess {
             boot_id: "boot".to_owned(),
             added: Default::default(),
         };
-        let (controller, _) = Controller::start(setup).expect("an empty journal");
-        let (stop, stopped) = oneshot::channel();
-        let (listening, handle) = (config.clone(), controller.clone());
-        let listener = std::thread::spawn(move || {
-            runtime().block_on(async {
-                let listener = Listener::bind(&listening).expect("a fresh directory");
-                tokio::select! {
-                    () = listener.run(handle) => {}
-                    _ = stopped => {}
-                }
-            });
-        });
-        let agent = Self { _dir: dir, config, controller, stop: Some((stop, listener)) };
-        while !agent.path().exists() {
-            std::thread::yield_now();
-        }
-        agent
+        let listener = Listener::bind(&config).expect("a fresh directory");
+        let (controller, _) = actor::start(setup, listener).expect("an empty journal");
+        Self { _dir: dir, config, controller }
     }
 
     /// A lane whose ends this user may attach by name; with readers it is a broadcast lane.
@@ -127,9 +111,5 @@ impl InProcess {
 impl Drop for InProcess {
     fn drop(&mut self) {
         runtime().block_on(self.controller.stop());
-        if let Some((stop, listener)) = self.stop.take() {
-            let _ = stop.send(());
-            let _ = listener.join();
-        }
     }
 }
