@@ -53,19 +53,14 @@ impl Attach {
     /// Attaches with a one-time ticket, as the control API printed it: 32 hexadecimal digits.
     ///
     /// # Errors
-    /// `Field` if the text is no ticket.
+    /// `NoTicket` if the text is none.
     pub fn with_ticket(socket: impl AsRef<Path>, ticket: &str) -> Result<Self, AttachError> {
-        let not_a_ticket = FrameError::Field {
-            field: "ticket",
-            found: ticket.len() as u64,
-            allowed: "32 hexadecimal digits",
-        };
         let digits = ticket.len() == 32 && ticket.bytes().all(|byte| byte.is_ascii_hexdigit());
         match u128::from_str_radix(ticket, 16) {
             Ok(value) if digits => {
                 Ok(Self::new(socket.as_ref(), Claim::Ticket(value.to_be_bytes())))
             }
-            _ => Err(not_a_ticket.into()),
+            _ => Err(AttachError::NoTicket { found: ticket.chars().count() }),
         }
     }
 

@@ -404,6 +404,15 @@ pub enum AttachError {
         /// How long the client waited.
         waited: Duration,
     },
+    /// The text is no ticket.
+    #[error(
+        "a ticket has 32 hexadecimal digits, this text has {found} characters; `laneway lane ticket` \
+         prints one"
+    )]
+    NoTicket {
+        /// Characters found, some of them perhaps no digits.
+        found: usize,
+    },
     /// A frame that this version cannot read.
     #[error("agent sent a frame that cannot be read: {0}")]
     Frame(#[from] FrameError),

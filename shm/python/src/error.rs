@@ -119,9 +119,7 @@ pub(crate) fn attach(py: Python<'_>, error: AttachError) -> PyErr {
             raise(py, |all| &all.unreachable, error)
         }
         AttachError::TimedOut { .. } => raise(py, |all| &all.timed_out, error),
-        AttachError::Frame(laneway_shm::FrameError::Field { field: "ticket", .. }) => {
-            PyValueError::new_err("a ticket has 32 hexadecimal digits")
-        }
+        AttachError::NoTicket { .. } => PyValueError::new_err(error.to_string()),
         AttachError::WrongHandle { lane, .. } => {
             raise(py, |all| &all.base, format!("the lane {lane}: this module cannot read it"))
         }
