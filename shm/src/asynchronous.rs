@@ -16,6 +16,11 @@
 //! at most for the attach's timeout for each answer; nothing else here blocks. Ends are not pinned
 //! to their cores: the runtime's threads are not theirs.
 //!
+//! Frozen payloads are awaited as messages are ([`AsyncConsumer::recv_any`],
+//! [`AsyncProducer::send_frozen`]); mapping one takes the thread as long as the kernel needs to
+//! find its pages. Messages that are values have ends of their own ([`AsyncTypedConsumer`],
+//! [`AsyncTypedProducer`]).
+//!
 //! Whoever needs more than is here finds the end itself by `get_mut`; its waiting calls block.
 //!
 //! ```
@@ -38,13 +43,16 @@
 mod alarm;
 mod consumer;
 mod producer;
+mod reading;
 mod subscriber;
+mod typed;
 
 use std::task::{Context, Poll};
 
 pub use consumer::AsyncConsumer;
 pub use producer::AsyncProducer;
 pub use subscriber::AsyncSubscriber;
+pub use typed::{AsyncTypedConsumer, AsyncTypedProducer, async_typed_pair};
 
 use crate::attach::Attach;
 use crate::error::{AttachError, SegmentError};

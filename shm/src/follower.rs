@@ -205,10 +205,10 @@ impl<P: Memory, C: OwnedMemory> Follower<P, C> {
         self.reader.stop_listening();
     }
 
-    /// Whether the producer reads this incarnation's parked word.
+    /// The half of which this one is made, for who waits in epoll.
     #[cfg(feature = "tokio")]
-    pub(crate) fn is_noticed(&self) -> bool {
-        self.reader.is_noticed()
+    pub(crate) fn reader_mut(&mut self) -> &mut Reader<P, C> {
+        &mut self.reader
     }
 }
 

@@ -29,9 +29,13 @@ mod flight;
 mod parcel;
 
 pub(crate) use arrivals::Arrivals;
+#[cfg(feature = "tokio")]
+pub(crate) use arrivals::Look;
 pub use arrivals::{FrozenSlot, Incoming};
 pub use error::{FrozenError, FrozenFault};
 pub use file::FrozenFile;
+#[cfg(feature = "tokio")]
+pub(crate) use flight::Attempt;
 pub(crate) use flight::Flight;
 pub use flight::{FROZEN_IN_FLIGHT_MAX, FrozenSendError};
 

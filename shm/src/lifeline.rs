@@ -31,8 +31,8 @@ const RING: [u8; 1] = [1];
 #[derive(Debug)]
 pub struct Lifeline {
     fd: OwnedFd,
-    /// Parcels that were read by who listened for rings.
-    kept: Mutex<VecDeque<(Vec<u8>, OwnedFd)>>,
+    /// Parcels, and what may have been some, that were read by who listened for rings.
+    kept: Mutex<VecDeque<Received>>,
 }
 
 /// What came of a ring.
@@ -76,19 +76,19 @@ impl Lifeline {
         Self { fd, kept: Mutex::default() }
     }
 
-    /// Keeps a parcel for [`Lifeline::take_kept`]. False for one too many, which is closed.
+    /// Keeps a packet for [`Lifeline::take_kept`]. False for one too many, which is closed.
     #[cfg(feature = "tokio")]
-    pub(crate) fn keep(&self, bytes: Vec<u8>, descriptor: OwnedFd) -> bool {
+    pub(crate) fn keep(&self, packet: Received) -> bool {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let has_room = kept.len() < FROZEN_IN_FLIGHT_MAX;
         if has_room {
-            kept.push_back((bytes, descriptor));
+            kept.push_back(packet);
         }
         has_room
     }
 
-    /// The oldest parcel that was kept: it came before whatever is still to be received.
-    pub(crate) fn take_kept(&self) -> Option<(Vec<u8>, OwnedFd)> {
+    /// The oldest packet that was kept: it came before whatever is still to be received.
+    pub(crate) fn take_kept(&self) -> Option<Received> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
     }
 

@@ -22,6 +22,7 @@ use crate::error::{AttachError, RecvError, ReserveError, SegmentError};
 use crate::message::{Message, check, from_bytes, to_bytes};
 use crate::pair::{PairOptions, pair};
 use crate::producer::{Producer, WriteSlot};
+use crate::ring::Span;
 
 /// Both ends of a new lane for messages of type `T`, inside one process.
 ///
@@ -153,8 +154,7 @@ impl<T: Message> TypedProducer<T> {
     /// Messages that [`TypedProducer::send_packed`] puts into one slot.
     #[must_use]
     pub fn per_slot(&self) -> usize {
-        const { check::<T>() };
-        (self.producer.ring.geometry().payload() as usize / size_of::<T>()).max(1)
+        per_slot::<T>(&self.producer)
     }
 
     /// Sends messages packed, waiting at most `timeout` for each slot.
@@ -223,8 +223,14 @@ impl<T: Message> TypedProducer<T> {
     }
 }
 
+/// Messages that go into one slot.
+pub(crate) fn per_slot<T: Message>(producer: &Producer) -> usize {
+    const { check::<T>() };
+    (producer.ring.geometry().payload() as usize / size_of::<T>()).max(1)
+}
+
 #[inline(always)]
-fn fill_in_place<T: Message>(mut slot: WriteSlot<'_>, fill: impl FnOnce(&mut T)) {
+pub(crate) fn fill_in_place<T: Message>(mut slot: WriteSlot<'_>, fill: impl FnOnce(&mut T)) {
     let in_place = slot.bytes_mut().and_then(|bytes| T::mut_from_bytes(bytes).ok());
     match in_place {
         Some(message) => fill(message),
@@ -302,12 +308,7 @@ impl<T: Message> TypedConsumer<T> {
             Some(span) => span,
             None => self.consumer.wait_for_span(timeout)?,
         };
-        if span.len != size_of::<T>() {
-            return Err(RecvError::Length { found: span.len, expected: size_of::<T>() });
-        }
-        self.consumer.ring.copy_out(&span, 0, target.as_mut_bytes());
-        self.consumer.ring.release(&span);
-        Ok(())
+        take_into(&mut self.consumer, &span, target)
     }
 
     /// The messages that are there, at most `limit`, waiting for the first one. They are released
@@ -390,4 +391,25 @@ impl<T: Message> TypedConsumer<T> {
     pub fn into_consumer(self) -> Consumer {
         self.consumer
     }
+}
+
+/// Takes a message out of the lane; one of another length stays there.
+#[cfg(feature = "tokio")]
+pub(crate) fn take<T: Message>(consumer: &mut Consumer, span: &Span) -> Result<T, RecvError> {
+    const { check::<T>() };
+    let mut message = T::new_zeroed();
+    take_into(consumer, span, &mut message).map(|()| message)
+}
+
+fn take_into<T: Message>(
+    consumer: &mut Consumer,
+    span: &Span,
+    target: &mut T,
+) -> Result<(), RecvError> {
+    if span.len != size_of::<T>() {
+        return Err(RecvError::Length { found: span.len, expected: size_of::<T>() });
+    }
+    consumer.ring.copy_out(span, 0, target.as_mut_bytes());
+    consumer.ring.release(span);
+    Ok(())
 }

@@ -403,6 +403,41 @@ fn async_ends_that_wait_cost_no_processor_time() {
     });
 }
 
+laneway_shm::message! {
+    #[derive(PartialEq)]
+    struct Order { number: u64, lots: u32, side: u32 }
+}
+
+#[test]
+fn typed_ends_are_awaited_and_one_of_another_type_is_refused() {
+    let _turn = turn();
+    let agent = Agent::start();
+    agent.create(sleeping("orders", 56, 8)).unwrap();
+    let mut producer = attach(&agent, "orders").async_typed_producer::<Order>().unwrap();
+    let refused = attach(&agent, "orders").async_typed_consumer::<u64>().unwrap_err();
+    let named =
+        matches!(&refused, AttachError::Refused { reason, .. } if reason == "SCHEMA_MISMATCH");
+    assert!(named, "{refused:?}");
+    let mut consumer = attach(&agent, "orders").async_typed_consumer::<Order>().unwrap();
+    let order = |number| Order { number, lots: 3, side: 1 };
+    run(async {
+        let sender = async {
+            for number in 0..1000 {
+                producer.send(&order(number)).await.unwrap();
+            }
+            producer.close().await.unwrap();
+        };
+        let receiver = async {
+            for number in 0..500 {
+                assert_eq!(consumer.recv().await.unwrap(), order(number));
+            }
+            let rest: Vec<_> = consumer.map(Result::unwrap).collect().await;
+            assert!(rest.into_iter().eq((500..1000).map(order)));
+        };
+        tokio::join!(sender, receiver);
+    });
+}
+
 #[test]
 fn a_lane_whose_ends_spin_is_refused_with_what_to_do() {
     let _turn = turn();

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use laneway_proto::v1::{self, Role, end_status::State};
 use laneway_shm::asynchronous::AsyncConsumer;
 use laneway_shm::{
-    Attach, Consumer, FrozenBuilder, FrozenFile, FrozenSegment, FrozenSendError, Incoming,
-    Producer, RecvError,
+    Attach, Consumer, FROZEN_IN_FLIGHT_MAX, FrozenBuilder, FrozenFile, FrozenSegment,
+    FrozenSendError, Incoming, Producer, RecvError, ReserveError,
 };
 use laneway_tests::agent::{Agent, plain};
 use laneway_tests::process::{Finished, Running, laneway};
@@ -218,6 +218,61 @@ fn an_awaiting_consumer_keeps_the_payloads_that_come_with_its_rings() {
         }
     });
     sender.join().unwrap();
+}
+
+#[test]
+fn awaited_ends_carry_payloads_to_whoever_follows_a_dead_consumer() {
+    let _turn = turn();
+    let agent = Agent::start();
+    agent.create(v1::LaneSpec { wait: v1::WaitMode::Park.into(), ..plain("a", 8, 64) }).unwrap();
+    let successor = || patiently(|| attach(&agent, "a", Role::Consumer).async_consumer());
+    let mut producer = attach(&agent, "a", Role::Producer).async_producer().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+    // Before there is a consumer; it goes out with the next one.
+    runtime.block_on(producer.send_frozen(&payload(1))).unwrap();
+    let mut first = successor();
+    runtime.block_on(async {
+        producer.send_frozen(&payload(2)).await.unwrap();
+        assert_eq!(awaited(&mut first).await.as_bytes(), [1; 2 * PAGE]);
+        match first.recv_any().await.unwrap() {
+            Incoming::Frozen(slot) => slot.keep(),
+            Incoming::Message(_) => panic!(),
+        }
+    });
+    drop(first);
+    agent.wait_for("a", "the consumer is gone", consumer_is_gone);
+    let end = u8::try_from(2 + FROZEN_IN_FLIGHT_MAX).unwrap();
+    runtime.block_on(async {
+        for byte in 3..end {
+            producer.send_frozen(&payload(byte)).await.unwrap();
+        }
+        // As many are in flight as may be, and nobody is there to take them: told once.
+        let gone = producer.send_frozen(&payload(end)).await;
+        let named = matches!(gone, Err(FrozenSendError::Reserve(ReserveError::PeerGone)));
+        assert!(named, "{gone:?}");
+    });
+    let mut second = successor();
+    runtime.block_on(async {
+        let sender = async {
+            for byte in end..60 {
+                producer.send_frozen(&payload(byte)).await.unwrap();
+            }
+        };
+        let receiver = async {
+            for byte in 2..60 {
+                assert_eq!(awaited(&mut second).await.as_bytes(), [byte; 2 * PAGE]);
+            }
+        };
+        tokio::join!(sender, receiver);
+    });
+}
+
+/// The next message, a frozen payload.
+async fn awaited(consumer: &mut AsyncConsumer) -> FrozenSegment {
+    match consumer.recv_any().await.unwrap() {
+        Incoming::Frozen(slot) => slot.take(),
+        Incoming::Message(slot) => panic!("a message of {} bytes", slot.len()),
+    }
 }
 
 // --- processes ----------------------------------------------------------------------------------

@@ -220,17 +220,22 @@ impl Line {
                 return true;
             };
             loop {
-                let is_kept = match self.lifeline.receive() {
+                let is_free = match self.lifeline.receive() {
                     Received::Nothing => break,
                     Received::HungUp => {
                         self.state = State::HungUp;
                         return true;
                     }
-                    Received::Parcel(bytes, fd) => self.lifeline.keep(bytes, fd),
-                    Received::Doorbell | Received::Junk => false,
+                    parcel @ Received::Parcel(..) => self.lifeline.keep(parcel),
+                    // A parcel whose descriptor found no place here looks like that.
+                    Received::Junk => {
+                        self.lifeline.keep(Received::Junk);
+                        false
+                    }
+                    Received::Doorbell => false,
                 };
                 woken = true;
-                if !is_kept {
+                if !is_free {
                     let Some(left) = self.credit.checked_sub(1) else {
                         self.state = State::Deaf;
                         return true;

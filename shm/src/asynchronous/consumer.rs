@@ -1,15 +1,15 @@
 //! The consumer's end, awaited.
 
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
 
-use super::alarm::Alarm;
-use super::{LOOKS, Turn, sleeps};
+use super::reading::Awaited;
+use super::sleeps;
 use crate::consumer::Consumer;
 use crate::error::{AttachError, PeerState, RecvError};
+use crate::frozen::{Incoming, Look};
 use crate::received::{ReadBatch, ReadSlot};
 use crate::ring::Span;
 
@@ -19,11 +19,7 @@ use crate::ring::Span;
 /// error that is final.
 #[derive(Debug)]
 pub struct AsyncConsumer {
-    inner: Consumer,
-    alarm: Alarm,
-    turn: Turn,
-    /// Generation whose producer was told to be gone.
-    told: u64,
+    inner: Awaited<Consumer>,
     /// The stream has said its last word.
     finished: bool,
 }
@@ -35,8 +31,7 @@ impl AsyncConsumer {
     /// `SpinLane` if the lane's ends never sleep.
     pub fn new(inner: Consumer) -> Result<Self, AttachError> {
         sleeps(inner.grant().park)?;
-        let (alarm, turn) = (Alarm::new(), Turn::new());
-        Ok(Self { inner, alarm, turn, told: 0, finished: false })
+        Ok(Self { inner: Awaited::new(inner), finished: false })
     }
 
     /// The next message. Cancel-safe: it stays in the lane until the slot is dropped.
@@ -49,7 +44,42 @@ impl AsyncConsumer {
     /// Where it has to wait outside of a tokio runtime with its I/O driver.
     pub async fn recv(&mut self) -> Result<ReadSlot<'_>, RecvError> {
         let span = self.found().await?;
-        Ok(ReadSlot::new(&mut self.inner, span))
+        Ok(ReadSlot::new(&mut self.inner.end, span))
+    }
+
+    /// The next message of either kind: in the ring, or [frozen](crate::FrozenBuilder).
+    /// Cancel-safe: it stays in the lane until the slot is dropped.
+    ///
+    /// A frozen payload is mapped here, and each of its pages touched, before this is ready: that
+    /// takes the time of the kernel's work, some milliseconds for a large one.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// # use laneway_shm::{FrozenBuilder, PairOptions, asynchronous::async_pair};
+    /// use laneway_shm::Incoming;
+    ///
+    /// # let (mut producer, mut consumer) = async_pair(PairOptions::default())?;
+    /// # let mut picture = FrozenBuilder::new(3 << 20)?;
+    /// # picture.bytes_mut().fill(7);
+    /// # producer.send_frozen(&picture.freeze()?).await?;
+    /// match consumer.recv_any().await? {
+    ///     Incoming::Frozen(picture) => assert!(picture.iter().all(|&byte| byte == 7)),
+    ///     Incoming::Message(caption) => println!("{:?}", caption.to_vec()),
+    /// }
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`AsyncConsumer::recv`] and [`Consumer::poll_any`].
+    ///
+    /// # Panics
+    /// As [`AsyncConsumer::recv`].
+    pub async fn recv_any(&mut self) -> Result<Incoming<'_>, RecvError> {
+        let found = self.inner.until(Consumer::look_any).await?;
+        Ok(self.inner.end.incoming(found))
     }
 
     /// The messages that are there, at most `limit`, waiting for the first. They are released
@@ -62,12 +92,11 @@ impl AsyncConsumer {
     /// As [`AsyncConsumer::recv`].
     pub async fn recv_many(&mut self, limit: usize) -> Result<ReadBatch<'_>, RecvError> {
         self.found().await?;
-        Ok(self.inner.poll_many(limit))
+        Ok(self.inner.end.poll_many(limit))
     }
 
-    async fn found(&mut self) -> Result<Span, RecvError> {
-        let listening = Listening(self);
-        poll_fn(|cx| listening.0.poll_span(cx)).await
+    pub(super) async fn found(&mut self) -> Result<Span, RecvError> {
+        self.inner.until(look).await
     }
 
     /// Waits for a message and takes none: ready if the next [`Consumer::poll`] has something to
@@ -79,108 +108,61 @@ impl AsyncConsumer {
     /// # Panics
     /// As [`AsyncConsumer::recv`].
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RecvError>> {
-        self.poll_span(cx).map_ok(|_| ())
+        self.inner.poll(cx, look).map_ok(drop)
     }
 
     /// What is known of the producer.
     #[must_use]
     pub fn peer(&self) -> PeerState {
-        self.inner.peer()
+        self.inner.end.peer()
     }
 
     /// The end itself.
     #[must_use]
     pub fn get_ref(&self) -> &Consumer {
-        &self.inner
+        &self.inner.end
     }
 
     /// The end itself. Its calls that wait block the thread.
     pub fn get_mut(&mut self) -> &mut Consumer {
-        &mut self.inner
+        &mut self.inner.end
     }
 
     /// The end itself, for blocking calls from now on.
     #[must_use]
     pub fn into_inner(mut self) -> Consumer {
-        self.inner.ring.stop_listening();
-        self.inner
+        self.inner.stop_listening();
+        self.inner.end
     }
 
-    fn poll_span(&mut self, cx: &mut Context<'_>) -> Poll<Result<Span, RecvError>> {
-        self.inner.ring.stop_listening();
-        for _ in 0..LOOKS {
-            let found = match self.inner.ring.ready() {
-                Some(span) => Some(span),
-                None => self.inner.next_span()?,
-            };
-            if let Some(span) = found {
-                ready!(self.turn.take(cx));
-                self.alarm.progress();
-                return Poll::Ready(Ok(span));
-            }
-            if let Some(gone) = self.tell_gone() {
-                return Poll::Ready(Err(gone));
-            }
-            let (inner, alarm) = (&mut self.inner, &mut self.alarm);
-            let lifelines = || inner.line.lifelines().chain(inner.lifeline());
-            alarm.watch(lifelines(), inner.link.socket());
-            // The waker is set before we ask for a ring, which therefore cannot come unheard.
-            let read = inner.ring.peer().map(|peer| (inner.ring.is_noticed(), peer.lifeline()));
-            let clock = alarm.clock(read, &inner.line, &inner.link);
-            if alarm.poll(cx, clock).is_pending() {
-                alarm.asked();
-                if inner.ring.listen() {
-                    self.turn.over();
-                    return Poll::Pending;
-                }
-            } else {
-                inner.maintain()?;
-                if alarm.is_hung_up(inner.lifeline()) {
-                    // By the kernel's word. What was committed before is found by the next look.
-                    inner.link.peer = PeerState::Gone;
-                }
-            }
+    /// The stream's next item: what `take` makes of the next message.
+    pub(super) fn poll_item<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        take: impl FnOnce(&mut Consumer, Span) -> Result<T, RecvError>,
+    ) -> Poll<Option<Result<T, RecvError>>> {
+        if self.finished {
+            return Poll::Ready(None);
         }
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        let found = ready!(self.inner.poll(cx, look));
+        let item = match found.and_then(|span| take(&mut self.inner.end, span)) {
+            Err(RecvError::Closed { .. }) => return Poll::Ready(None),
+            item => item,
+        };
+        self.finished = matches!(item, Err(RecvError::Revoked | RecvError::Corrupt(_)));
+        Poll::Ready(Some(item))
     }
+}
 
-    /// Everything was received, and nobody is there to send more: told once for each producer.
-    fn tell_gone(&mut self) -> Option<RecvError> {
-        let line = &self.inner.line;
-        let is_gone = self.inner.peer() == PeerState::Gone && line.pending.is_empty();
-        if !is_gone || line.current == self.told {
-            return None;
-        }
-        self.told = line.current;
-        Some(RecvError::PeerGone { position: self.inner.position() })
-    }
+fn look(consumer: &mut Consumer) -> Result<Look<Span>, RecvError> {
+    Ok(consumer.next_message()?.map_or(Look::Nothing, Look::Found))
 }
 
 impl Stream for AsyncConsumer {
     type Item = Result<Vec<u8>, RecvError>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = self.get_mut();
-        if this.finished {
-            return Poll::Ready(None);
-        }
-        Poll::Ready(match ready!(this.poll_span(cx)) {
-            Ok(span) => Some(Ok(ReadSlot::new(&mut this.inner, span).to_vec())),
-            Err(RecvError::Closed { .. }) => None,
-            Err(error) => {
-                this.finished = matches!(error, RecvError::Revoked | RecvError::Corrupt(_));
-                Some(Err(error))
-            }
-        })
-    }
-}
-
-/// Ends the asking for a doorbell when a future is dropped where it waits.
-struct Listening<'a>(&'a mut AsyncConsumer);
-
-impl Drop for Listening<'_> {
-    fn drop(&mut self) {
-        self.0.inner.ring.stop_listening();
+        let take = |consumer: &mut Consumer, span| Ok(ReadSlot::new(consumer, span).to_vec());
+        self.get_mut().poll_item(cx, take)
     }
 }

@@ -10,6 +10,7 @@ use futures_sink::Sink;
 use super::alarm::Alarm;
 use super::{LOOKS, Turn, sleeps};
 use crate::error::{AttachError, PeerState, ReserveError};
+use crate::frozen::{Attempt, FrozenFile, FrozenSendError};
 use crate::producer::{Producer, WriteSlot};
 use crate::ring::Span;
 use crate::wire::Frame;
@@ -34,6 +35,15 @@ pub struct AsyncProducer {
     held_back: Option<Vec<u8>>,
     /// How far the sink's closing has come.
     closing: Closing,
+}
+
+/// What an attempt to send lacks.
+enum Lack {
+    /// So many free slots.
+    Slots(u64),
+    /// Room on the lifeline, of which only the clock tells: a consumer that does not read it is
+    /// none of ours.
+    Lifeline,
 }
 
 #[derive(Debug)]
@@ -106,6 +116,52 @@ impl AsyncProducer {
         .await
     }
 
+    /// Sends a [frozen](crate::FrozenBuilder) payload, in order with the lane's messages, waiting
+    /// for a slot and for earlier payloads to be released. Cancel-safe as
+    /// [`AsyncProducer::send`] is.
+    ///
+    /// As with [`Producer::send_frozen`], a payload that is sent before there is a consumer goes
+    /// out at a later call.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// # use laneway_shm::{Incoming, PairOptions, asynchronous::async_pair};
+    /// use laneway_shm::FrozenBuilder;
+    ///
+    /// # let (mut producer, mut consumer) = async_pair(PairOptions::default())?;
+    /// let mut picture = FrozenBuilder::new(3 << 20)?;
+    /// picture.bytes_mut().fill(7);
+    /// producer.send_frozen(&picture.freeze()?).await?;
+    /// # let Incoming::Frozen(picture) = consumer.recv_any().await? else { panic!() };
+    /// # assert!(picture.iter().all(|&byte| byte == 7));
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Producer::send_frozen`], but for `InFlight` and `LifelineFull`; `Reserve` with
+    /// `PeerGone` once, when the consumer died and there is no room.
+    ///
+    /// # Panics
+    /// As [`AsyncProducer::send`].
+    pub async fn send_frozen(&mut self, file: &FrozenFile) -> Result<(), FrozenSendError> {
+        let listening = Listening(self);
+        poll_fn(|cx| {
+            ready!(listening.0.poll_held_back(cx))?;
+            listening.0.poll_attempt(cx, |producer| {
+                Ok(match producer.try_send_frozen(file)? {
+                    Attempt::Sent => Ok(()),
+                    Attempt::RingFull => Err(Lack::Slots(1)),
+                    Attempt::InFlight => Err(Lack::Slots(producer.free_without_oldest())),
+                    Attempt::LifelineFull => Err(Lack::Lifeline),
+                })
+            })
+        })
+        .await
+    }
+
     /// Ends the stream: the consumer sees the end after the last message. What the sink held back
     /// is sent first.
     ///
@@ -162,31 +218,52 @@ impl AsyncProducer {
     }
 
     fn poll_span(&mut self, len: usize, cx: &mut Context<'_>) -> Poll<Result<Span, ReserveError>> {
+        self.poll_attempt(cx, |producer| {
+            let found = match producer.ring.ready(len) {
+                Some(span) => Ok(span),
+                None => producer.find_room(len),
+            };
+            match found {
+                Err(ReserveError::Full { asked, .. }) => Ok(Err(Lack::Slots(asked))),
+                found => found.map(Ok),
+            }
+        })
+    }
+
+    /// Waits until an attempt has all that it needs.
+    fn poll_attempt<T, E: From<ReserveError>>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut attempt: impl FnMut(&mut Producer) -> Result<Result<T, Lack>, E>,
+    ) -> Poll<Result<T, E>> {
         self.inner.ring.stop_listening();
+        // Before the attempt: what it did is told at once.
+        ready!(self.turn.take(cx));
         if self.inner.peer() != PeerState::Live && self.inner.grant().broadcast.is_none() {
             // A consumer that this end does not know yet could not be rung for.
             self.inner.maintain()?;
         }
         for _ in 0..LOOKS {
-            let found = match self.inner.ring.ready(len) {
-                Some(span) => Ok(span),
-                None => self.inner.find_room(len),
-            };
-            match found {
-                Err(ReserveError::Full { .. }) => {}
-                found => {
-                    ready!(self.turn.take(cx));
+            let lack = match attempt(&mut self.inner)? {
+                Ok(done) => {
                     self.alarm.progress();
-                    return Poll::Ready(found);
+                    return Poll::Ready(Ok(done));
                 }
-            }
+                Err(lack) => lack,
+            };
             if let Some(gone) = self.tell_gone() {
-                return Poll::Ready(Err(gone));
+                return Poll::Ready(Err(gone.into()));
             }
-            let slots = self.inner.ring.geometry().slots_for(len);
-            if self.poll_alarm(cx, None).is_pending() {
+            let clock = matches!(lack, Lack::Lifeline).then(|| self.alarm.pause());
+            if self.poll_alarm(cx, clock).is_pending() {
                 self.alarm.asked();
-                if self.inner.ring.listen(slots)? {
+                let waits = match lack {
+                    Lack::Slots(slots) => {
+                        self.inner.ring.listen(slots).map_err(ReserveError::from)?
+                    }
+                    Lack::Lifeline => true,
+                };
+                if waits {
                     self.turn.over();
                     return Poll::Pending;
                 }

@@ -56,21 +56,29 @@ impl Arrivals {
             // Another producer, or another way to it: it sends what was not released.
             *self = Self { from: Some(Arc::clone(lifeline)), ..Self::default() };
         }
-        while let Some((text, fd)) = lifeline.take_kept() {
-            self.arrived(&text, fd);
+        while let Some(kept) = lifeline.take_kept() {
+            self.heard(kept);
         }
         for _ in 0..PACKETS_PER_LOOK {
-            match lifeline.receive() {
-                Received::Doorbell => {}
-                Received::Parcel(text, fd) => self.arrived(&text, fd),
-                Received::Junk => self.junk += 1,
-                Received::Nothing => return,
-                Received::HungUp => {
-                    self.hung_up = true;
-                    return;
-                }
+            if !self.heard(lifeline.receive()) {
+                return;
             }
         }
+    }
+
+    /// Whether there may be more to hear now.
+    fn heard(&mut self, received: Received) -> bool {
+        match received {
+            Received::Doorbell => {}
+            Received::Parcel(text, fd) => self.arrived(&text, fd),
+            Received::Junk => self.junk += 1,
+            Received::Nothing => return false,
+            Received::HungUp => {
+                self.hung_up = true;
+                return false;
+            }
+        }
+        true
     }
 
     fn arrived(&mut self, text: &[u8], fd: OwnedFd) {
@@ -140,6 +148,12 @@ impl FrozenSlot<'_> {
         self.span.position()
     }
 
+    /// The payload, to keep a clone of it whatever becomes of the message.
+    #[must_use]
+    pub fn segment(&self) -> &FrozenSegment {
+        &self.segment
+    }
+
     /// The payload for as long as one likes. Releases the message: should this process die now,
     /// its successor is not sent it again.
     #[must_use]
@@ -173,9 +187,17 @@ impl Drop for FrozenSlot<'_> {
 }
 
 /// What the ring and the lifeline have together.
-enum Any {
+pub(crate) enum Any {
     Message(Span),
     Frozen(Span, FrozenSegment),
+}
+
+/// What a look for the next message came to.
+pub(crate) enum Look<T> {
+    Found(T),
+    Nothing,
+    /// A frozen payload is next, and its descriptor is not here yet.
+    Late,
 }
 
 /// What only lanes with a lifeline do.
@@ -187,12 +209,10 @@ impl Consumer {
     /// `FrozenFailed` for one that cannot be mapped here; it stays in the lane. `Corrupt` with
     /// `Frozen` for a file that is not what it must be. Otherwise as [`Consumer::poll`].
     pub fn poll_any(&mut self) -> Result<Option<Incoming<'_>>, RecvError> {
-        let found = match self.next_any() {
-            Ok(span) => span.map(Any::Message),
-            Err(RecvError::Frozen { .. }) => self.arrived()?,
-            Err(error) => return Err(error),
-        };
-        Ok(found.map(|found| self.incoming(found)))
+        Ok(match self.look_any()? {
+            Look::Found(found) => Some(self.incoming(found)),
+            Look::Nothing | Look::Late => None,
+        })
     }
 
     /// The next message of either kind, waiting at most `timeout` for it.
@@ -203,18 +223,17 @@ impl Consumer {
     pub fn recv_any(&mut self, timeout: Duration) -> Result<Incoming<'_>, RecvError> {
         let start = Instant::now();
         loop {
-            let found = match self.next_any() {
-                Ok(Some(span)) => Ok(span),
-                Ok(None) => self.wait_for_span(timeout.saturating_sub(start.elapsed())),
-                Err(error) => Err(error),
-            };
-            let found = match found {
-                Ok(span) => Some(Any::Message(span)),
-                Err(RecvError::Frozen { .. }) => self.arrived()?,
-                Err(error) => return Err(error),
-            };
-            if let Some(found) = found {
-                return Ok(self.incoming(found));
+            match self.look_any()? {
+                Look::Found(found) => return Ok(self.incoming(found)),
+                Look::Nothing => {
+                    let left = timeout.saturating_sub(start.elapsed());
+                    match self.wait_for_span(left) {
+                        Ok(span) => return Ok(self.incoming(Any::Message(span))),
+                        Err(RecvError::Frozen { .. }) => continue,
+                        Err(error) => return Err(error),
+                    }
+                }
+                Look::Late => {}
             }
             let waited = start.elapsed();
             if waited >= timeout {
@@ -230,7 +249,7 @@ impl Consumer {
     /// # Errors
     /// As [`Consumer::poll`].
     pub fn skip_frozen(&mut self) -> Result<bool, RecvError> {
-        match self.next_any() {
+        match self.next_message() {
             Ok(_) => Ok(false),
             Err(RecvError::Frozen { .. }) => {
                 let span = Span { place: self.ring.place(), slots: 1, len: 0 };
@@ -241,14 +260,25 @@ impl Consumer {
         }
     }
 
-    fn next_any(&mut self) -> Result<Option<Span>, RecvError> {
+    /// The next message, unless it is a frozen payload.
+    pub(crate) fn next_message(&mut self) -> Result<Option<Span>, RecvError> {
         match self.ring.ready() {
             Some(span) => Ok(Some(span)),
             None => self.next_span(),
         }
     }
 
-    fn incoming(&mut self, found: Any) -> Incoming<'_> {
+    /// The next message of either kind.
+    pub(crate) fn look_any(&mut self) -> Result<Look<Any>, RecvError> {
+        match self.next_message() {
+            Ok(Some(span)) => Ok(Look::Found(Any::Message(span))),
+            Ok(None) => Ok(Look::Nothing),
+            Err(RecvError::Frozen { .. }) => Ok(self.arrived()?.map_or(Look::Late, Look::Found)),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) fn incoming(&mut self, found: Any) -> Incoming<'_> {
         match found {
             Any::Message(span) => Incoming::Message(ReadSlot::new(self, span)),
             Any::Frozen(span, segment) => {

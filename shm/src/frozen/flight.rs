@@ -172,12 +172,7 @@ impl Producer {
         timeout: Duration,
     ) -> Result<(), FrozenSendError> {
         let start = Instant::now();
-        if self.grant().broadcast.is_some() {
-            return Err(FrozenSendError::Broadcast);
-        }
         loop {
-            self.maintain()?;
-            self.check_lifeline()?;
             let done = self.try_send_frozen(file)?;
             let waited = start.elapsed();
             match done {
@@ -208,6 +203,9 @@ impl Producer {
     }
 
     fn check_lifeline(&self) -> Result<(), FrozenSendError> {
+        if self.grant().broadcast.is_some() {
+            return Err(FrozenSendError::Broadcast);
+        }
         let expected = self.ring.peer().is_none() && self.link.asked_for_lifeline();
         if expected || self.lifeline().is_some() {
             return Ok(());
@@ -215,7 +213,13 @@ impl Producer {
         Err(FrozenSendError::NoLifeline { state: self.peer() })
     }
 
-    fn try_send_frozen(&mut self, file: &FrozenFile) -> Result<Attempt, FrozenSendError> {
+    /// Sends a frozen payload if there is room for it now.
+    pub(crate) fn try_send_frozen(
+        &mut self,
+        file: &FrozenFile,
+    ) -> Result<Attempt, FrozenSendError> {
+        self.maintain()?;
+        self.check_lifeline()?;
         self.forget_released()?;
         if self.frozen.queue.len() >= FROZEN_IN_FLIGHT_MAX {
             return Ok(Attempt::InFlight);
@@ -255,6 +259,14 @@ impl Producer {
         Ok(())
     }
 
+    /// Free slots that there are once the consumer has released the oldest frozen payload.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn free_without_oldest(&self) -> u64 {
+        let released = self.ring.released();
+        let oldest = self.frozen.queue.front().map_or(released, |sent| sent.parcel.position);
+        self.ring.free() + (oldest + 1).saturating_sub(released)
+    }
+
     /// Sends a new consumer what its predecessor did not release.
     pub(crate) fn tend_frozen(&mut self) {
         if self.frozen.is_empty() {
@@ -277,7 +289,7 @@ impl Producer {
 }
 
 /// What came of one attempt to send.
-enum Attempt {
+pub(crate) enum Attempt {
     Sent,
     InFlight,
     LifelineFull,
