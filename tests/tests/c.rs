@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use laneway_proto::v1::Role;
+use laneway_proto::v1::{EndSpec, LaneSpec, Pinning, Role};
 use laneway_shm::{Attach, RecvError};
 use laneway_tests::agent::{Agent, plain};
 use laneway_tests::bindings::{built, has, numbered, root};
@@ -115,14 +115,51 @@ fn every_function_and_status_of_the_c_abi_does_what_the_header_says() {
         return skipped("every_function_and_status_of_the_c_abi", "no C compiler");
     }
     for link in [Link::Shared, Link::Static] {
-        let program = Program::compile("tests/tests/c/behaviour.c", link);
+        for (source, slots) in [("tests/tests/c/behaviour.c", 8), ("tests/tests/c/frozen.c", 64)] {
+            let program = Program::compile(source, link);
+            let agent = Agent::start();
+            agent.create(plain("c", 56, slots)).unwrap();
+            let ticket = |role| agent.ticket("c", role);
+            let tickets = [ticket(Role::Producer), ticket(Role::Consumer), ticket(Role::Producer)];
+            let args: Vec<&str> = tickets.iter().map(String::as_str).collect();
+            let finished = program.start(&agent.attach_socket(), &args).finish();
+            succeeded(&finished);
+            assert_eq!(finished.stdout.trim(), "all of it");
+        }
+    }
+}
+
+#[test]
+fn frames_go_between_c_and_rust_as_frozen_payloads_in_both_directions() {
+    let _turn = turn();
+    if !has("cc") {
+        return skipped("frames_go_between_c_and_rust_as_frozen_payloads", "no C compiler");
+    }
+    let program = Program::compile("shm/c/examples/frames.c", Link::Shared);
+    let in_c = |socket: &Path, args: &[&str]| program.start(socket, args);
+    let in_rust = |socket: &Path, args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_example-frozen-frames"));
+        command.arg(socket).args(args);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Running::start(command)
+    };
+    let uids = vec![nix::unistd::geteuid().as_raw()];
+    let pinning = Pinning::None.into();
+    let end = || Some(EndSpec { pinning, uids: uids.clone(), ..EndSpec::default() });
+    let shoot = ["shoot", "frames", "30", "2048"];
+    for c_shoots in [true, false] {
         let agent = Agent::start();
-        agent.create(plain("c", 56, 8)).unwrap();
-        let ticket = |role| agent.ticket("c", role);
-        let tickets = [ticket(Role::Producer), ticket(Role::Consumer), ticket(Role::Producer)];
-        let args: Vec<&str> = tickets.iter().map(String::as_str).collect();
-        let finished = program.start(&agent.attach_socket(), &args).finish();
-        succeeded(&finished);
-        assert_eq!(finished.stdout.trim(), "all of it");
+        let spec = LaneSpec { producer: end(), consumer: end(), ..plain("frames", 56, 64) };
+        agent.create(spec).unwrap();
+        let socket = agent.attach_socket();
+        let (viewer, camera) = if c_shoots {
+            (in_rust(&socket, &["view", "frames"]), in_c(&socket, &shoot))
+        } else {
+            (in_c(&socket, &["view", "frames"]), in_rust(&socket, &shoot))
+        };
+        succeeded(&camera.finish());
+        let viewed = viewer.finish();
+        succeeded(&viewed);
+        assert_eq!(viewed.stdout.trim(), "30 captions, 30 frames, 0 lost, 61 slots");
     }
 }

@@ -32,6 +32,10 @@
 // For `laneway_attach_options`: leaves the thread where it is, whatever core was granted.
 #define LANEWAY_ATTACH_NO_PIN 1
 
+// For `laneway_attach_options`: asks for a lifeline to each peer, over which frozen payloads go.
+// Costs a descriptor; one end of the two is enough to ask.
+#define LANEWAY_ATTACH_LIFELINE 2
+
 // For `laneway_grant`: ends sleep when there is nothing to do.
 #define LANEWAY_GRANT_PARKS 1
 
@@ -86,8 +90,16 @@ typedef enum laneway_status {
   LANEWAY_STATUS_SYSTEM = 16,
   // A bug in the library. The handle answers this for ever; it can still be detached.
   LANEWAY_STATUS_PANICKED = 17,
-  // A broadcast lane that does not wait for its readers: this interface cannot read it.
+  // A broadcast lane that does not wait for its readers, which this interface cannot read; or
+  // one of any kind that was to take a frozen payload.
   LANEWAY_STATUS_WRONG_SHAPE = 18,
+  // The next message is a frozen payload, which this call does not take. It stays in the lane.
+  LANEWAY_STATUS_FROZEN = 19,
+  // A frozen payload will never come: its producer ended before this consumer was sent it, or
+  // there was no room for its descriptor here. The next call goes on behind it.
+  LANEWAY_STATUS_FROZEN_LOST = 20,
+  // Neither end of the lane attached with `LANEWAY_ATTACH_LIFELINE`.
+  LANEWAY_STATUS_NO_LIFELINE = 21,
 } laneway_status;
 
 // What is known of the other end. One that is silent is attached.
@@ -103,6 +115,13 @@ typedef enum laneway_peer {
 // The consumer's end of a lane.
 typedef struct laneway_consumer laneway_consumer;
 
+// A frozen payload: a file of its own that nobody can change any more, the sender included. Costs
+// a descriptor, and a mapping once its bytes are looked at, until it is released.
+typedef struct laneway_frozen laneway_frozen;
+
+// A frozen payload that is being written: memory of this process alone.
+typedef struct laneway_frozen_builder laneway_frozen_builder;
+
 // The producer's end of a lane.
 typedef struct laneway_producer laneway_producer;
 
@@ -110,7 +129,7 @@ typedef struct laneway_producer laneway_producer;
 typedef struct laneway_attach_options {
   // Longest wait for each answer of the agent, in nanoseconds; 0 for 5 s.
   uint64_t timeout_ns;
-  // `LANEWAY_ATTACH_NO_PIN` or 0.
+  // Sum of `LANEWAY_ATTACH_` flags.
   uint32_t flags;
   // 0.
   uint32_t reserved;
@@ -211,6 +230,40 @@ enum laneway_status laneway_consumer_poll(struct laneway_consumer *consumer,
                                           size_t capacity,
                                           size_t *len);
 
+// As `laneway_consumer_recv` for a lane that carries frozen payloads, too. If the next message is
+// one, `*frozen` is its handle, to be released, `len` tells its length, and nothing is copied;
+// otherwise `*frozen` is null. The message's slot is given back: should this process end now, its
+// successor is not sent the payload again.
+//
+// # Safety
+// One thread at a time uses the handle. `buffer` has `capacity` bytes that may be written.
+// `len` and `frozen` may be written and are not part of them.
+enum laneway_status laneway_consumer_recv_any(struct laneway_consumer *consumer,
+                                              void *buffer,
+                                              size_t capacity,
+                                              uint64_t timeout_ns,
+                                              size_t *len,
+                                              struct laneway_frozen **frozen);
+
+// As `laneway_consumer_recv_any` without a wait: `LANEWAY_STATUS_EMPTY` if no message is there
+// now.
+//
+// # Safety
+// One thread at a time uses the handle. `buffer` has `capacity` bytes that may be written.
+// `len` and `frozen` may be written and are not part of them.
+enum laneway_status laneway_consumer_poll_any(struct laneway_consumer *consumer,
+                                              void *buffer,
+                                              size_t capacity,
+                                              size_t *len,
+                                              struct laneway_frozen **frozen);
+
+// Leaves out the next message if it is a frozen payload, for a consumer that does not want it or
+// has no memory to map it; `LANEWAY_STATUS_EMPTY` if it is none.
+//
+// # Safety
+// One thread at a time uses the handle.
+enum laneway_status laneway_consumer_skip_frozen(struct laneway_consumer *consumer);
+
 // Waits for a message at most `timeout_ns` and receives those that are there, at most `count`,
 // each into a buffer of its own. `received` tells how many. Stops before a message that is longer
 // than its buffer; if that is the first one, the answer is `LANEWAY_STATUS_TOO_SMALL` and the
@@ -274,6 +327,54 @@ enum laneway_status laneway_consumer_maintain(struct laneway_consumer *consumer)
 // One thread at a time uses the handle.
 enum laneway_status laneway_consumer_detach(struct laneway_consumer *consumer);
 
+// Makes memory for a payload of `len` bytes, 1 to 1 GiB, from 1 MiB on in 2 MiB pages if there are
+// any. It starts at `*bytes`, is all zeros, and is written there.
+//
+// # Safety
+// `builder` and `bytes` may be written. `*bytes` is used until the freeze or the discard, and no
+// longer, for `len` bytes and no more.
+enum laneway_status laneway_frozen_builder_new(size_t len,
+                                               struct laneway_frozen_builder **builder,
+                                               void **bytes);
+
+// Takes the memory away from this process and seals it: nobody can write it any more. The builder
+// is closed, also where something in this process still writes the memory, and the answer is
+// `LANEWAY_STATUS_SYSTEM`.
+//
+// # Safety
+// One thread at a time uses the handle. `frozen` may be written.
+enum laneway_status laneway_frozen_builder_freeze(struct laneway_frozen_builder *builder,
+                                                  struct laneway_frozen **frozen);
+
+// Gives a builder up, and its memory back.
+//
+// # Safety
+// One thread at a time uses the handle.
+enum laneway_status laneway_frozen_builder_discard(struct laneway_frozen_builder *builder);
+
+// Tells where the payload's bytes are, and how many. Nobody changes them, whoever sent them; they
+// stay there until the release, and any thread may read them.
+//
+// # Safety
+// One thread at a time uses the handle. `bytes` and `len` may be written. `*bytes` is read until
+// the release, and no longer.
+enum laneway_status laneway_frozen_bytes(struct laneway_frozen *frozen,
+                                         const void **bytes,
+                                         size_t *len);
+
+// Tells the size of the pages that the payload lies on, in bytes.
+//
+// # Safety
+// One thread at a time uses the handle. `page_bytes` may be written.
+enum laneway_status laneway_frozen_page_bytes(struct laneway_frozen *frozen, uint64_t *page_bytes);
+
+// Closes the handle, and takes the payload's bytes away. The memory is free when every process has
+// done so; what was sent and not yet received stays for its receiver.
+//
+// # Safety
+// One thread at a time uses the handle, and nobody reads the payload's bytes any more.
+enum laneway_status laneway_frozen_release(struct laneway_frozen *frozen);
+
 // Attaches the producer's end with a ticket, as the control API printed it: 32 hexadecimal digits.
 // `socket` is the path of the agent's attach socket. Pins the thread to the granted core, unless
 // `options` forbids it, until the end is closed or detached by the same thread.
@@ -317,6 +418,21 @@ enum laneway_status laneway_producer_send_many(struct laneway_producer *producer
                                                size_t count,
                                                uint64_t timeout_ns,
                                                size_t *sent);
+
+// Sends a frozen payload, in order with the lane's messages and without a copy. Waits at most
+// `timeout_ns` for a slot and for earlier payloads to be released, of which 16 may be on their
+// way; with 0 it does not wait and answers `LANEWAY_STATUS_FULL`. The handle of the payload stays
+// open: it may be sent again, over this lane or another.
+//
+// One end of the lane at least attached with `LANEWAY_ATTACH_LIFELINE`. What is sent before there
+// is a consumer goes out at a later call, or at `laneway_producer_maintain`, and is lost if the
+// producer ends before that.
+//
+// # Safety
+// One thread at a time uses each handle.
+enum laneway_status laneway_producer_send_frozen(struct laneway_producer *producer,
+                                                 struct laneway_frozen *frozen,
+                                                 uint64_t timeout_ns);
 
 // Finds room for a message of `len` bytes, which are then written in place, in the lane's own
 // memory, from `*bytes` on. They keep what an earlier message left there. Nothing is visible, and

@@ -8,6 +8,7 @@ use crate::border::{Out, Table, bytes_mut, guarded, items, items_mut, text};
 use crate::ends::{
     self, Claim, LanewayAttachOptions, LanewayBuffer, LanewayGrant, LanewayPeer, Packed, Shelf,
 };
+use crate::frozen::LanewayFrozen;
 use crate::status::{Failure, LanewayStatus};
 
 /// The consumer's end of a lane.
@@ -114,6 +115,79 @@ pub unsafe extern "C" fn laneway_consumer_poll(
         unsafe {
             let (len, buffer) = (Out::new(len, "len")?, bytes_mut(buffer, capacity, "buffer")?);
             CONSUMERS.with(consumer, |end| ends::poll(end, buffer, &len))
+        }
+    })
+}
+
+/// As `laneway_consumer_recv` for a lane that carries frozen payloads, too. If the next message is
+/// one, `*frozen` is its handle, to be released, `len` tells its length, and nothing is copied;
+/// otherwise `*frozen` is null. The message's slot is given back: should this process end now, its
+/// successor is not sent the payload again.
+///
+/// # Safety
+/// One thread at a time uses the handle. `buffer` has `capacity` bytes that may be written.
+/// `len` and `frozen` may be written and are not part of them.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn laneway_consumer_recv_any(
+    consumer: *mut LanewayConsumer,
+    buffer: *mut c_void,
+    capacity: usize,
+    timeout_ns: u64,
+    len: *mut usize,
+    frozen: *mut *mut LanewayFrozen,
+) -> LanewayStatus {
+    guarded(|| {
+        // SAFETY: `capacity` bytes of `buffer` and the places for `len` and `frozen` are promised
+        // to this function, apart from one another, and that one thread uses the handle.
+        unsafe {
+            let (len, frozen) = (Out::new(len, "len")?, Out::new(frozen, "frozen")?);
+            let buffer = bytes_mut(buffer, capacity, "buffer")?;
+            CONSUMERS.with(consumer, |end| ends::recv_any(end, buffer, timeout_ns, &len, &frozen))
+        }
+    })
+}
+
+/// As `laneway_consumer_recv_any` without a wait: `LANEWAY_STATUS_EMPTY` if no message is there
+/// now.
+///
+/// # Safety
+/// One thread at a time uses the handle. `buffer` has `capacity` bytes that may be written.
+/// `len` and `frozen` may be written and are not part of them.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn laneway_consumer_poll_any(
+    consumer: *mut LanewayConsumer,
+    buffer: *mut c_void,
+    capacity: usize,
+    len: *mut usize,
+    frozen: *mut *mut LanewayFrozen,
+) -> LanewayStatus {
+    guarded(|| {
+        // SAFETY: `capacity` bytes of `buffer` and the places for `len` and `frozen` are promised
+        // to this function, apart from one another, and that one thread uses the handle.
+        unsafe {
+            let (len, frozen) = (Out::new(len, "len")?, Out::new(frozen, "frozen")?);
+            let buffer = bytes_mut(buffer, capacity, "buffer")?;
+            CONSUMERS.with(consumer, |end| ends::poll_any(end, buffer, &len, &frozen))
+        }
+    })
+}
+
+/// Leaves out the next message if it is a frozen payload, for a consumer that does not want it or
+/// has no memory to map it; `LANEWAY_STATUS_EMPTY` if it is none.
+///
+/// # Safety
+/// One thread at a time uses the handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn laneway_consumer_skip_frozen(
+    consumer: *mut LanewayConsumer,
+) -> LanewayStatus {
+    guarded(|| {
+        // SAFETY: that one thread uses the handle is promised to this function.
+        unsafe {
+            CONSUMERS.with(consumer, |end| match end.skip_frozen()? {
+                true => Ok(LanewayStatus::Ok),
+                false => Ok(LanewayStatus::Empty),
+            })
         }
     })
 }

@@ -5,9 +5,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use laneway_shm::wire::{Grant, Pinning};
-use laneway_shm::{Attach, Consumer, PeerState, Producer, Profile};
+use laneway_shm::{Attach, Consumer, FrozenFile, Incoming, PeerState, Producer, Profile};
 
 use crate::border::{Answer, Out};
+use crate::frozen::{self, LanewayFrozen};
 use crate::status::{Failure, LanewayStatus};
 
 /// For a timeout: waits until there is something to answer.
@@ -16,6 +17,9 @@ pub const LANEWAY_FOREVER: u64 = u64::MAX;
 pub const LANEWAY_NO_CPU: u32 = u32::MAX;
 /// For `laneway_attach_options`: leaves the thread where it is, whatever core was granted.
 pub const LANEWAY_ATTACH_NO_PIN: u32 = 1;
+/// For `laneway_attach_options`: asks for a lifeline to each peer, over which frozen payloads go.
+/// Costs a descriptor; one end of the two is enough to ask.
+pub const LANEWAY_ATTACH_LIFELINE: u32 = 2;
 /// For `laneway_grant`: ends sleep when there is nothing to do.
 pub const LANEWAY_GRANT_PARKS: u32 = 1;
 /// For `laneway_grant`: the lane is tuned for throughput, not for latency.
@@ -31,7 +35,7 @@ pub const LANEWAY_GRANT_PINNED_BY_AGENT: u32 = 8;
 pub struct LanewayAttachOptions {
     /// Longest wait for each answer of the agent, in nanoseconds; 0 for 5 s.
     pub timeout_ns: u64,
-    /// `LANEWAY_ATTACH_NO_PIN` or 0.
+    /// Sum of `LANEWAY_ATTACH_` flags.
     pub flags: u32,
     /// 0.
     pub reserved: u32,
@@ -128,10 +132,13 @@ pub(crate) fn attach(
             .map_err(|_| Failure::argument("ticket", "has not 32 hexadecimal digits"))?,
     };
     let Some(options) = options else { return Ok(attach) };
-    if options.flags & !LANEWAY_ATTACH_NO_PIN != 0 || options.reserved != 0 {
+    let known = LANEWAY_ATTACH_NO_PIN | LANEWAY_ATTACH_LIFELINE;
+    if options.flags & !known != 0 || options.reserved != 0 {
         return Err(Failure::argument("options", "has flags that this version does not know"));
     }
-    let attach = attach.pin(options.flags & LANEWAY_ATTACH_NO_PIN == 0);
+    let attach = attach
+        .pin(options.flags & LANEWAY_ATTACH_NO_PIN == 0)
+        .lifeline(options.flags & LANEWAY_ATTACH_LIFELINE != 0);
     Ok(match options.timeout_ns {
         0 => attach,
         timeout_ns => attach.timeout(duration(timeout_ns)),
@@ -223,6 +230,17 @@ impl Outlet {
         }
     }
 
+    pub(crate) fn send_frozen(&mut self, file: &FrozenFile, timeout_ns: u64) -> Answer {
+        self.idle()?;
+        match self.producer.send_frozen(file, duration(timeout_ns)) {
+            Ok(()) => Ok(LanewayStatus::Ok),
+            Err(error) if timeout_ns == 0 && error.is_timeout() => {
+                Err(Failure::new(LanewayStatus::Full, error.to_string()))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Finds room, and takes its address and leaves it: nothing is visible before the commit, which
     /// finds the same room again, because nothing else can have taken it.
     pub(crate) fn reserve<T>(
@@ -301,6 +319,53 @@ pub(crate) fn recv(
     len: &Out<usize>,
 ) -> Answer {
     take(consumer.recv(duration(timeout_ns))?, buffer, len)
+}
+
+/// Copies one message out, or hands its payload over; or leaves it in the lane.
+fn take_any(
+    incoming: Incoming<'_>,
+    buffer: &mut [u8],
+    len: &Out<usize>,
+    frozen: &Out<*mut LanewayFrozen>,
+) -> Answer {
+    match incoming {
+        Incoming::Message(slot) => take(slot, buffer, len),
+        Incoming::Frozen(slot) => {
+            len.set(slot.len());
+            match frozen::received(slot.segment()) {
+                Ok(handle) => frozen.set(handle),
+                Err(failure) => {
+                    slot.keep();
+                    return Err(failure);
+                }
+            }
+            Ok(LanewayStatus::Ok)
+        }
+    }
+}
+
+pub(crate) fn poll_any(
+    consumer: &mut Consumer,
+    buffer: &mut [u8],
+    len: &Out<usize>,
+    frozen: &Out<*mut LanewayFrozen>,
+) -> Answer {
+    frozen.set(std::ptr::null_mut());
+    match consumer.poll_any()? {
+        Some(incoming) => take_any(incoming, buffer, len, frozen),
+        None => Ok(LanewayStatus::Empty),
+    }
+}
+
+pub(crate) fn recv_any(
+    consumer: &mut Consumer,
+    buffer: &mut [u8],
+    timeout_ns: u64,
+    len: &Out<usize>,
+    frozen: &Out<*mut LanewayFrozen>,
+) -> Answer {
+    frozen.set(std::ptr::null_mut());
+    take_any(consumer.recv_any(duration(timeout_ns))?, buffer, len, frozen)
 }
 
 /// Where received messages go, one after the other.

@@ -6,6 +6,7 @@ use crate::border::{Out, Table, bytes, guarded, items, text};
 use crate::ends::{
     self, Claim, LanewayAttachOptions, LanewayGrant, LanewayPeer, LanewaySlice, Outlet,
 };
+use crate::frozen::{self, LanewayFrozen};
 use crate::status::LanewayStatus;
 
 /// The producer's end of a lane.
@@ -116,6 +117,32 @@ pub unsafe extern "C" fn laneway_producer_send_many(
             PRODUCERS.with(producer, |outlet| {
                 outlet.send_many(messages.iter().map(each), timeout_ns, &sent)
             })
+        }
+    })
+}
+
+/// Sends a frozen payload, in order with the lane's messages and without a copy. Waits at most
+/// `timeout_ns` for a slot and for earlier payloads to be released, of which 16 may be on their
+/// way; with 0 it does not wait and answers `LANEWAY_STATUS_FULL`. The handle of the payload stays
+/// open: it may be sent again, over this lane or another.
+///
+/// One end of the lane at least attached with `LANEWAY_ATTACH_LIFELINE`. What is sent before there
+/// is a consumer goes out at a later call, or at `laneway_producer_maintain`, and is lost if the
+/// producer ends before that.
+///
+/// # Safety
+/// One thread at a time uses each handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn laneway_producer_send_frozen(
+    producer: *mut LanewayProducer,
+    frozen: *mut LanewayFrozen,
+    timeout_ns: u64,
+) -> LanewayStatus {
+    guarded(|| {
+        // SAFETY: that one thread uses each of the handles is promised to this function.
+        unsafe {
+            let file = frozen::file(frozen)?;
+            PRODUCERS.with(producer, |outlet| outlet.send_frozen(&file, timeout_ns))
         }
     })
 }

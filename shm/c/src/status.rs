@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::ffi::{CString, c_char};
 
-use laneway_shm::{AttachError, RecvError, ReserveError};
+use laneway_shm::{AttachError, FrozenError, FrozenSendError, RecvError, ReserveError};
 
 /// What a call answers. Later versions may add numbers; none changes its meaning.
 ///
@@ -49,8 +49,16 @@ pub enum LanewayStatus {
     System = 16,
     /// A bug in the library. The handle answers this for ever; it can still be detached.
     Panicked = 17,
-    /// A broadcast lane that does not wait for its readers: this interface cannot read it.
+    /// A broadcast lane that does not wait for its readers, which this interface cannot read; or
+    /// one of any kind that was to take a frozen payload.
     WrongShape = 18,
+    /// The next message is a frozen payload, which this call does not take. It stays in the lane.
+    Frozen = 19,
+    /// A frozen payload will never come: its producer ended before this consumer was sent it, or
+    /// there was no room for its descriptor here. The next call goes on behind it.
+    FrozenLost = 20,
+    /// Neither end of the lane attached with `LANEWAY_ATTACH_LIFELINE`.
+    NoLifeline = 21,
 }
 
 /// A status that is not well, with its text.
@@ -145,7 +153,39 @@ impl From<RecvError> for Failure {
             RecvError::TimedOut { .. } => LanewayStatus::TimedOut,
             RecvError::TooLong { .. } => LanewayStatus::TooSmall,
             RecvError::Revoked => LanewayStatus::Revoked,
+            RecvError::Frozen { .. } => LanewayStatus::Frozen,
+            RecvError::FrozenLost { .. } => LanewayStatus::FrozenLost,
+            RecvError::FrozenFailed { .. } => LanewayStatus::System,
             _ => LanewayStatus::Corrupt,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+impl From<FrozenError> for Failure {
+    fn from(error: FrozenError) -> Self {
+        let status = match &error {
+            FrozenError::Length { .. } => LanewayStatus::InvalidArgument,
+            FrozenError::Fault(_) => LanewayStatus::Corrupt,
+            // Somebody still writes, or there is no memory.
+            _ => LanewayStatus::System,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+impl From<FrozenSendError> for Failure {
+    fn from(error: FrozenSendError) -> Self {
+        let status = match error {
+            FrozenSendError::Reserve(error) => return error.into(),
+            FrozenSendError::Broadcast => LanewayStatus::WrongShape,
+            FrozenSendError::NoLifeline { state } => {
+                let remedy = "attach an end with LANEWAY_ATTACH_LIFELINE";
+                let text = format!("no lifeline to the consumer, which {state}: {remedy}");
+                return Self::new(LanewayStatus::NoLifeline, text);
+            }
+            ref full if full.is_timeout() => LanewayStatus::TimedOut,
+            _ => LanewayStatus::System,
         };
         Self::new(status, error.to_string())
     }
@@ -166,6 +206,21 @@ mod tests {
         for error in [held, ReserveError::TimedOut { waited, state: PeerState::Live }] {
             assert_eq!(Failure::from(error).status, LanewayStatus::TimedOut);
         }
+    }
+
+    #[test]
+    fn what_becomes_of_a_frozen_payload_is_not_told_as_a_broken_protocol() {
+        let (position, bytes_max, waited) = (3, 8192, Duration::ZERO);
+        let status = |error: RecvError| Failure::from(error).status;
+        assert_eq!(status(RecvError::Frozen { position, bytes_max }), LanewayStatus::Frozen);
+        assert_eq!(
+            status(RecvError::FrozenLost { position, bytes_max }),
+            LanewayStatus::FrozenLost
+        );
+        let status = |error: FrozenSendError| Failure::from(error).status;
+        assert_eq!(status(FrozenSendError::Broadcast), LanewayStatus::WrongShape);
+        assert_eq!(status(FrozenSendError::LifelineFull { waited }), LanewayStatus::TimedOut);
+        assert_eq!(status(ReserveError::Revoked.into()), LanewayStatus::Revoked);
     }
 
     #[test]

@@ -46,6 +46,8 @@ fn generated() -> String {
         ("LanewayPeer", "laneway_peer"),
         ("LanewayProducer", "laneway_producer"),
         ("LanewayConsumer", "laneway_consumer"),
+        ("LanewayFrozenBuilder", "laneway_frozen_builder"),
+        ("LanewayFrozen", "laneway_frozen"),
         ("LanewayAttachOptions", "laneway_attach_options"),
         ("LanewayGrant", "laneway_grant"),
         ("LanewaySlice", "laneway_slice"),

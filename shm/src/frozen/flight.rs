@@ -65,6 +65,18 @@ pub enum FrozenSendError {
     Reserve(#[from] ReserveError),
 }
 
+impl FrozenSendError {
+    /// Whether it was only time that ran out: nothing is broken, and another try may find room.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Self::InFlight { .. } | Self::LifelineFull { .. } => true,
+            Self::Reserve(error) => error.is_timeout(),
+            _ => false,
+        }
+    }
+}
+
 /// A payload that was committed.
 #[derive(Debug)]
 struct Sent {

@@ -4,33 +4,11 @@
  *
  * The lane has 8 slots of 56 bytes and cores for nobody.
  */
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
+#include "checks.h"
 #include "laneway.h"
 
 static const uint64_t SOON_NS = 10000000000u;
 static const uint64_t MOMENT_NS = 1000000u;
-
-static void expect_at(int line, const char *what, laneway_status found, laneway_status expected) {
-    if (found != expected) {
-        fprintf(stderr, "line %d: %s is %d and not %d: %s\n", line, what, (int)found,
-                (int)expected, laneway_error_message());
-        exit(EXIT_FAILURE);
-    }
-}
-
-static void check_at(int line, const char *what, int holds) {
-    if (!holds) {
-        fprintf(stderr, "line %d: not so: %s (%s)\n", line, what, laneway_error_message());
-        exit(EXIT_FAILURE);
-    }
-}
-
-#define EXPECT(call, status) expect_at(__LINE__, #call, call, LANEWAY_STATUS_##status)
-#define CHECK(what) check_at(__LINE__, #what, what)
-#define SAYS(text) check_at(__LINE__, text, strstr(laneway_error_message(), text) != NULL)
 
 /* A consumer that finds nothing gives back what it has received: all of the ring is free. */
 static void give_back(laneway_consumer *consumer) {
@@ -59,7 +37,7 @@ static void attaches(char **argv, laneway_producer **producer, laneway_consumer 
     EXPECT(laneway_consumer_attach(socket, argv[2], NULL, consumer), REFUSED);
     EXPECT(laneway_consumer_attach_by_name(socket, "nowhere", NULL, consumer), REFUSED);
     EXPECT(laneway_producer_attach_by_name(socket, "\xff", NULL, producer), INVALID_ARGUMENT);
-    options.flags = 2;
+    options.flags = 4;
     EXPECT(laneway_producer_attach(socket, argv[2], &options, producer), INVALID_ARGUMENT);
     options.flags = LANEWAY_ATTACH_NO_PIN;
     options.timeout_ns = SOON_NS;
