@@ -48,6 +48,22 @@ class BufferTooSmallError(LanewayError, ValueError):
     required: int
     """Its length, in bytes."""
 
+class IsFrozenError(LanewayError):
+    """The next message is a frozen payload; it stays in the lane for ``recv_any``."""
+
+    position: int
+    """Position of its slot."""
+    bytes_max: int
+    """Its length in whole pages of 4 KiB, in bytes."""
+
+class FrozenLostError(LanewayError):
+    """A frozen payload will never come; the next call goes on behind it."""
+
+    position: int
+    """Position of its slot."""
+    bytes_max: int
+    """Its length in whole pages of 4 KiB, in bytes."""
+
 @final
 class Grant:
     """What the agent granted to an end."""
@@ -76,6 +92,29 @@ class Grant:
     def pinning(self) -> Literal["none", "self", "enforced"]: ...
 
 @final
+class Frozen:
+    """A payload that nobody can change any more, the sender included. Leaving ``with`` releases it."""
+
+    def __new__(cls, payload: _Buffer) -> Frozen:
+        """Copies a bytes-like object of 1 byte to 1 GiB, from 1 MiB on into hugepages if there are
+        any, and seals the copy."""
+    def view(self) -> memoryview:
+        """The payload's bytes, read-only and not copied; they stay as long as a view does."""
+    @property
+    def page_bytes(self) -> int:
+        """Size of the pages that the payload lies on."""
+    def release(self) -> None:
+        """Lets go of the payload. Views that are still there stay what they are."""
+    def __len__(self) -> int: ...
+    def __enter__(self) -> Frozen: ...
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        value: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> bool: ...
+
+@final
 class Producer:
     """The producer's end of a lane. One thread at a time uses it."""
 
@@ -85,6 +124,14 @@ class Producer:
         """Sends in order, waiting for room at most ``timeout`` seconds for each.
 
         Returns how many; an error has the number as its attribute ``sent``.
+        """
+    def send_frozen(
+        self, payload: Union[Frozen, _Buffer], timeout: Optional[float] = None
+    ) -> None:
+        """Sends a ``Frozen``, or a copy of a bytes-like object, as a file of its own.
+
+        Waits at most ``timeout`` seconds for room, and for earlier payloads to be released. One end
+        of the lane must have been attached with ``lifeline=True``.
         """
     @property
     def grant(self) -> Grant: ...
@@ -118,6 +165,12 @@ class Consumer:
         """The next message, waiting for it at most ``timeout`` seconds."""
     def poll(self) -> Optional[bytes]:
         """The next message, if there is one now."""
+    def recv_any(self, timeout: Optional[float] = None) -> Union[bytes, Frozen]:
+        """The next message, or the next frozen payload, which is not copied."""
+    def poll_any(self) -> Union[bytes, Frozen, None]:
+        """As ``recv_any``, if there is one now."""
+    def skip_frozen(self) -> bool:
+        """Leaves out the next message if it is a frozen payload; whether it was one."""
     def recv_many(self, limit: int = 1024, timeout: Optional[float] = None) -> list[bytes]:
         """The messages that are there, waiting for the first one."""
     def recv_into(self, buffer: _Buffer, timeout: Optional[float] = None) -> int:
@@ -155,10 +208,12 @@ def attach_producer(
     lane: Optional[str] = None,
     timeout: Optional[float] = 5.0,
     pin: bool = True,
+    lifeline: bool = False,
 ) -> Producer:
     """Attaches the producer's end, by a ticket or by the lane's name.
 
     ``timeout`` is for each answer of the agent. ``pin`` pins the calling thread to the granted core.
+    ``lifeline`` asks for the socket over which frozen payloads go; one of the two ends has to.
     """
 
 def attach_consumer(
@@ -168,5 +223,6 @@ def attach_consumer(
     lane: Optional[str] = None,
     timeout: Optional[float] = 5.0,
     pin: bool = True,
+    lifeline: bool = False,
 ) -> Consumer:
     """Attaches the consumer's end, as ``attach_producer`` does the producer's."""

@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::process::binary;
+use laneway_proto::v1::{EndSpec, LaneSpec, Pinning};
+
+use crate::agent::{Agent, plain};
+use crate::process::{Running, binary};
 
 /// The root of the tree.
 #[must_use]
@@ -72,4 +75,32 @@ pub fn numbered(number: u64) -> [u8; 56] {
     }
     bytes[..8].copy_from_slice(&number.to_le_bytes());
     bytes
+}
+
+/// Lets the example of frozen frames in another language shoot for the one in Rust, the program
+/// `rust`, and then view what that one shoots.
+///
+/// # Panics
+/// When a frame is missing or another one.
+pub fn frames_go_between(other: impl Fn() -> Command, rust: &str) {
+    let uids = vec![nix::unistd::geteuid().as_raw()];
+    let pinning = Pinning::None.into();
+    let end = || Some(EndSpec { pinning, uids: uids.clone(), ..EndSpec::default() });
+    for shoots_in_rust in [false, true] {
+        let agent = Agent::start();
+        let spec = LaneSpec { producer: end(), consumer: end(), ..plain("frames", 56, 64) };
+        agent.create(spec).expect("a lane");
+        let start = |in_rust: bool, args: &[&str]| {
+            let mut command = if in_rust { Command::new(rust) } else { other() };
+            command.arg(agent.attach_socket()).args(args);
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            Running::start(command)
+        };
+        let viewer = start(!shoots_in_rust, &["view", "frames"]);
+        let camera = start(shoots_in_rust, &["shoot", "frames", "30", "2048"]).finish();
+        assert!(camera.status.success(), "{}", camera.stderr);
+        let viewed = viewer.finish();
+        let counted = viewed.stdout.trim();
+        assert_eq!(counted, "30 captions, 30 frames, 0 lost, 61 slots", "{}", viewed.stderr);
+    }
 }

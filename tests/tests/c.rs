@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use laneway_proto::v1::{EndSpec, LaneSpec, Pinning, Role};
+use laneway_proto::v1::Role;
 use laneway_shm::{Attach, RecvError};
 use laneway_tests::agent::{Agent, plain};
-use laneway_tests::bindings::{built, has, numbered, root};
+use laneway_tests::bindings::{built, frames_go_between, has, numbered, root};
 use laneway_tests::process::{Finished, Running};
 use laneway_tests::{skipped, turn};
 use tempfile::TempDir;
@@ -136,30 +136,6 @@ fn frames_go_between_c_and_rust_as_frozen_payloads_in_both_directions() {
         return skipped("frames_go_between_c_and_rust_as_frozen_payloads", "no C compiler");
     }
     let program = Program::compile("shm/c/examples/frames.c", Link::Shared);
-    let in_c = |socket: &Path, args: &[&str]| program.start(socket, args);
-    let in_rust = |socket: &Path, args: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_example-frozen-frames"));
-        command.arg(socket).args(args);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Running::start(command)
-    };
-    let uids = vec![nix::unistd::geteuid().as_raw()];
-    let pinning = Pinning::None.into();
-    let end = || Some(EndSpec { pinning, uids: uids.clone(), ..EndSpec::default() });
-    let shoot = ["shoot", "frames", "30", "2048"];
-    for c_shoots in [true, false] {
-        let agent = Agent::start();
-        let spec = LaneSpec { producer: end(), consumer: end(), ..plain("frames", 56, 64) };
-        agent.create(spec).unwrap();
-        let socket = agent.attach_socket();
-        let (viewer, camera) = if c_shoots {
-            (in_rust(&socket, &["view", "frames"]), in_c(&socket, &shoot))
-        } else {
-            (in_c(&socket, &["view", "frames"]), in_rust(&socket, &shoot))
-        };
-        succeeded(&camera.finish());
-        let viewed = viewer.finish();
-        succeeded(&viewed);
-        assert_eq!(viewed.stdout.trim(), "30 captions, 30 frames, 0 lost, 61 slots");
-    }
+    let rust = env!("CARGO_BIN_EXE_example-frozen-frames");
+    frames_go_between(|| Command::new(program.path()), rust);
 }

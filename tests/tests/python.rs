@@ -7,7 +7,8 @@ use std::time::Duration;
 use laneway_proto::v1::{LaneSpec, Role, Shape};
 use laneway_shm::{Attach, RecvError};
 use laneway_tests::agent::{Agent, plain};
-use laneway_tests::bindings::{built, has, numbered, python_with, root};
+use laneway_tests::bindings::{built, frames_go_between, has, numbered, python_with, root};
+use laneway_tests::hugepages::Reserved;
 use laneway_tests::process::{Finished, Running};
 use laneway_tests::{skipped, turn};
 use tempfile::TempDir;
@@ -48,11 +49,12 @@ impl Python {
             "held" => Shape::Broadcast,
             _ => Shape::Spsc,
         };
-        let spec = LaneSpec { shape: shape.into(), ..plain(scenario, 56, 8) };
+        let lane = scenario.replace('_', "-");
+        let spec = LaneSpec { shape: shape.into(), ..plain(&lane, 56, 8) };
         agent.create(spec).unwrap();
         let mut command = self.command("tests/tests/python/behaviour.py");
         command.arg(scenario).arg(agent.attach_socket());
-        command.args([Role::Producer, Role::Consumer].map(|role| agent.ticket(scenario, role)));
+        command.args([Role::Producer, Role::Consumer].map(|role| agent.ticket(&lane, role)));
         command
     }
 
@@ -128,6 +130,37 @@ fn every_way_to_send_and_receive_in_python_does_what_it_says() {
 }
 
 #[test]
+fn frozen_payloads_are_sent_from_any_buffer_and_seen_without_a_copy_in_python() {
+    let _turn = turn();
+    let Some(python) = Python::find() else {
+        return skipped("frozen_payloads_are_sent_from_any_buffer", "no python3");
+    };
+    python.passes(&["frozen", "in_flight", "lost", "no_lifeline"]);
+}
+
+#[test]
+fn a_payload_on_hugepages_is_seen_in_python_and_nothing_is_left_of_it() {
+    let _turn = turn();
+    let Some(python) = Python::find() else {
+        return skipped("a_payload_on_hugepages_is_seen_in_python", "no python3");
+    };
+    let Some(_reserved) = Reserved::add(2 << 20, 4) else {
+        return skipped("a_payload_on_hugepages_is_seen_in_python", "no hugepages to be had");
+    };
+    python.passes(&["huge"]);
+}
+
+#[test]
+fn frames_go_between_python_and_rust_as_frozen_payloads_in_both_directions() {
+    let _turn = turn();
+    let Some(python) = Python::find() else {
+        return skipped("frames_go_between_python_and_rust_as_frozen_payloads", "no python3");
+    };
+    let rust = env!("CARGO_BIN_EXE_example-frozen-frames");
+    frames_go_between(|| python.command("shm/python/examples/frames.py"), rust);
+}
+
+#[test]
 fn every_error_of_a_lane_is_a_typed_exception_with_its_numbers() {
     let _turn = turn();
     let Some(python) = Python::find() else {
@@ -164,7 +197,7 @@ fn messages_arrive_as_typed_numpy_arrays() {
             "no Python, or no numpy to be had",
         );
     };
-    Python::with(python).passes(&["arrays"]);
+    Python::with(python).passes(&["arrays", "frozen_arrays"]);
 }
 
 /// The stub and the module name the same things.

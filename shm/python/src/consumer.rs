@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use laneway_shm::{ReadSlot, RecvError};
+use laneway_shm::{Incoming, ReadSlot, RecvError};
 use pyo3::exceptions::{PyImportError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PySlice};
 
 use crate::error;
+use crate::frozen::Frozen;
 use crate::grant::{self, Grant};
 use crate::wait::{Held, in_slices, open, timeout};
 
@@ -80,6 +81,41 @@ impl Inlet {
         Ok(waited.unwrap_or(Err(RecvError::TimedOut { waited: timeout, state })))
     }
 
+    /// The next message of either kind, waiting at most `timeout` for it; nothing if none came.
+    fn any<'py>(
+        &mut self,
+        py: Python<'py>,
+        timeout: Duration,
+    ) -> PyResult<Result<Option<Bound<'py, PyAny>>, RecvError>> {
+        loop {
+            match self.now(|slot| to_bytes(py, slot))? {
+                Ok(Some(bytes)) => return Ok(Ok(Some(bytes.into_any()))),
+                Ok(None) | Err(RecvError::Frozen { .. }) => {}
+                Err(error) => return Ok(Err(error)),
+            }
+            let consumer = &mut self.consumer;
+            // A payload is mapped here once and all its pages are touched: not while others wait.
+            let waited = in_slices(py, timeout, |slice| match consumer.recv_any(slice) {
+                Ok(Incoming::Frozen(slot)) => Ok(Some(Some(slot.take().file().clone()))),
+                Ok(Incoming::Message(slot)) => {
+                    slot.keep();
+                    Ok(Some(None))
+                }
+                Err(RecvError::TimedOut { .. }) => Ok(None),
+                Err(error) => Err(error),
+            })?;
+            match waited {
+                Some(Ok(Some(file))) => {
+                    let frozen = Bound::new(py, Frozen::received(file))?;
+                    return Ok(Ok(Some(frozen.into_any())));
+                }
+                Some(Ok(None)) => {}
+                Some(Err(error)) => return Ok(Err(error)),
+                None => return Ok(Ok(None)),
+            }
+        }
+    }
+
     /// Hands over the messages that are there, at most `limit`, waiting for the first one.
     fn many<T>(
         &mut self,
@@ -146,6 +182,37 @@ impl Consumer {
         let mut end = self.end.lock(py)?;
         let message = open(py, &mut end)?.now(|slot| to_bytes(py, slot))?;
         message.map_err(|error| error::recv(py, error))
+    }
+
+    /// The next message as `bytes`, or the next frozen payload.
+    #[pyo3(signature = (timeout=None))]
+    fn recv_any<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        let timeout = self::timeout(timeout)?;
+        let mut end = self.end.lock(py)?;
+        let inlet = open(py, &mut end)?;
+        let found = inlet.any(py, timeout)?;
+        let state = inlet.consumer.peer();
+        let found =
+            found.and_then(|found| found.ok_or(RecvError::TimedOut { waited: timeout, state }));
+        found.map_err(|error| error::recv(py, error))
+    }
+
+    /// As `recv_any`, if there is one now.
+    fn poll_any<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let mut end = self.end.lock(py)?;
+        let found = open(py, &mut end)?.any(py, Duration::ZERO)?;
+        found.map_err(|error| error::recv(py, error))
+    }
+
+    /// Leaves out the next message if it is a frozen payload; whether it was one.
+    fn skip_frozen(&self, py: Python<'_>) -> PyResult<bool> {
+        let mut end = self.end.lock(py)?;
+        let inlet = open(py, &mut end)?;
+        let skipped = match inlet.deferred.take() {
+            None | Some(RecvError::Frozen { .. }) => inlet.consumer.skip_frozen(),
+            Some(error) => Err(error),
+        };
+        skipped.map_err(|error| error::recv(py, error))
     }
 
     /// The messages that are there, waiting for the first one.

@@ -1,6 +1,8 @@
 //! The exceptions, and which error becomes which of them.
 
-use laneway_shm::{AttachError, RecvError, ReserveError};
+use std::time::Duration;
+
+use laneway_shm::{AttachError, FrozenError, FrozenSendError, RecvError, ReserveError};
 use pyo3::exceptions::{PyConnectionError, PyException, PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -17,6 +19,8 @@ struct Exceptions {
     too_large: Py<PyType>,
     full: Py<PyType>,
     too_small: Py<PyType>,
+    is_frozen: Py<PyType>,
+    frozen_lost: Py<PyType>,
 }
 
 static EXCEPTIONS: PyOnceLock<Exceptions> = PyOnceLock::new();
@@ -37,11 +41,13 @@ impl Exceptions {
             too_large: also("TooLargeError", py.get_type::<PyValueError>())?,
             full: plain("FullError")?,
             too_small: also("BufferTooSmallError", py.get_type::<PyValueError>())?,
+            is_frozen: plain("IsFrozenError")?,
+            frozen_lost: plain("FrozenLostError")?,
             base,
         })
     }
 
-    fn all(&self) -> [&Py<PyType>; 10] {
+    fn all(&self) -> [&Py<PyType>; 12] {
         [
             &self.base,
             &self.timed_out,
@@ -53,6 +59,8 @@ impl Exceptions {
             &self.too_large,
             &self.full,
             &self.too_small,
+            &self.is_frozen,
+            &self.frozen_lost,
         ]
     }
 }
@@ -146,7 +154,50 @@ pub(crate) fn recv(py: Python<'_>, error: RecvError) -> PyErr {
         RecvError::Closed { .. } => raise(py, |all| &all.closed, error),
         RecvError::TimedOut { .. } => raise(py, |all| &all.timed_out, error),
         RecvError::Revoked => raise(py, |all| &all.revoked, error),
+        RecvError::Frozen { position, bytes_max } => {
+            let raised = raise(py, |all| &all.is_frozen, &error);
+            with(py, with(py, raised, "position", *position), "bytes_max", *bytes_max)
+        }
+        RecvError::FrozenLost { position, bytes_max } => {
+            let raised = raise(py, |all| &all.frozen_lost, &error);
+            with(py, with(py, raised, "position", *position), "bytes_max", *bytes_max)
+        }
         RecvError::Corrupt(_) | RecvError::Segment(_) => raise(py, |all| &all.corrupt, error),
         _ => raise(py, |all| &all.base, error),
+    }
+}
+
+pub(crate) fn frozen(py: Python<'_>, error: FrozenError) -> PyErr {
+    match error {
+        FrozenError::Length { .. } => PyValueError::new_err(error.to_string()),
+        _ => raise(py, |all| &all.base, error),
+    }
+}
+
+/// `timeout` is what the caller waited, of which the error knows the last slice only.
+pub(crate) fn send_frozen(py: Python<'_>, error: FrozenSendError, timeout: Duration) -> PyErr {
+    let error = match error {
+        FrozenSendError::Reserve(ReserveError::TimedOut { state, .. }) => {
+            ReserveError::TimedOut { waited: timeout, state }.into()
+        }
+        FrozenSendError::InFlight { in_flight, state, .. } => {
+            FrozenSendError::InFlight { in_flight, waited: timeout, state }
+        }
+        FrozenSendError::LifelineFull { .. } => FrozenSendError::LifelineFull { waited: timeout },
+        other => other,
+    };
+    match error {
+        full if full.is_timeout() && timeout.is_zero() => raise(py, |all| &all.full, full),
+        FrozenSendError::Reserve(error) => reserve(py, error),
+        late if late.is_timeout() => raise(py, |all| &all.timed_out, late),
+        FrozenSendError::NoLifeline { state } => {
+            let remedy = "attach an end with lifeline=True";
+            raise(
+                py,
+                |all| &all.base,
+                format!("no lifeline to the consumer, which {state}: {remedy}"),
+            )
+        }
+        other => raise(py, |all| &all.base, other),
     }
 }

@@ -6,6 +6,7 @@
 
 mod consumer;
 mod error;
+mod frozen;
 mod grant;
 mod producer;
 mod wait;
@@ -18,6 +19,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use consumer::Consumer;
+use frozen::Frozen;
 use grant::Grant;
 use producer::Producer;
 
@@ -27,7 +29,6 @@ fn attach(
     ticket: Option<&str>,
     lane: Option<&str>,
     timeout: Option<f64>,
-    pin: bool,
 ) -> PyResult<Attach> {
     let attach = match (ticket, lane) {
         (Some(ticket), None) => {
@@ -37,12 +38,12 @@ fn attach(
         _ => return Err(PyValueError::new_err("give one of ticket and lane")),
     };
     let timeout = wait::timeout(timeout)?;
-    Ok(attach.pin(pin).timeout(timeout))
+    Ok(attach.timeout(timeout))
 }
 
 /// Attaches the producer's end of a lane.
 #[pyfunction]
-#[pyo3(signature = (socket, *, ticket=None, lane=None, timeout=5.0, pin=true))]
+#[pyo3(signature = (socket, *, ticket=None, lane=None, timeout=5.0, pin=true, lifeline=false))]
 fn attach_producer(
     py: Python<'_>,
     socket: PathBuf,
@@ -50,15 +51,16 @@ fn attach_producer(
     lane: Option<&str>,
     timeout: Option<f64>,
     pin: bool,
+    lifeline: bool,
 ) -> PyResult<Producer> {
-    let attach = attach(py, socket, ticket, lane, timeout, pin)?;
+    let attach = attach(py, socket, ticket, lane, timeout)?.pin(pin).lifeline(lifeline);
     let producer = py.detach(|| attach.producer()).map_err(|error| error::attach(py, error))?;
     Ok(Producer::new(producer))
 }
 
 /// Attaches the consumer's end of a lane.
 #[pyfunction]
-#[pyo3(signature = (socket, *, ticket=None, lane=None, timeout=5.0, pin=true))]
+#[pyo3(signature = (socket, *, ticket=None, lane=None, timeout=5.0, pin=true, lifeline=false))]
 fn attach_consumer(
     py: Python<'_>,
     socket: PathBuf,
@@ -66,8 +68,9 @@ fn attach_consumer(
     lane: Option<&str>,
     timeout: Option<f64>,
     pin: bool,
+    lifeline: bool,
 ) -> PyResult<Consumer> {
-    let attach = attach(py, socket, ticket, lane, timeout, pin)?;
+    let attach = attach(py, socket, ticket, lane, timeout)?.pin(pin).lifeline(lifeline);
     let consumer = py.detach(|| attach.consumer()).map_err(|error| error::attach(py, error))?;
     Ok(Consumer::new(consumer))
 }
@@ -82,6 +85,7 @@ fn laneway(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Producer>()?;
     module.add_class::<Consumer>()?;
     module.add_class::<Grant>()?;
+    module.add_class::<Frozen>()?;
     module.add_function(wrap_pyfunction!(attach_producer, module)?)?;
     module.add_function(wrap_pyfunction!(attach_consumer, module)?)
 }

@@ -6,9 +6,9 @@ use laneway_shm::ReserveError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyMemoryView};
 
-use crate::error;
 use crate::grant::{self, Grant};
 use crate::wait::{Held, in_slices, open, timeout};
+use crate::{error, frozen};
 
 /// Messages that are taken from an iterable before they are sent.
 const CHUNK: usize = 1024;
@@ -159,6 +159,27 @@ impl Producer {
                 None => py.check_signals()?,
             }
         }
+    }
+
+    /// Sends a `Frozen`, or a copy of anything bytes-like, as a file of its own.
+    #[pyo3(signature = (payload, timeout=None))]
+    fn send_frozen(&self, payload: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<()> {
+        let (py, timeout) = (payload.py(), self::timeout(timeout)?);
+        let file = frozen::file_of(payload)?;
+        let mut end = self.end.lock(py)?;
+        let producer = open(py, &mut end)?;
+        let mut late = None;
+        let sent = in_slices(py, timeout, |slice| match producer.send_frozen(&file, slice) {
+            Ok(()) => Ok(Some(())),
+            Err(error) if error.is_timeout() => {
+                late = Some(error);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        })?;
+        let silent = || ReserveError::TimedOut { waited: timeout, state: producer.peer() }.into();
+        let sent = sent.unwrap_or_else(|| Err(late.unwrap_or_else(silent)));
+        sent.map_err(|error| error::send_frozen(py, error, timeout))
     }
 
     /// What the agent granted.

@@ -170,6 +170,139 @@ def interrupt(socket, tickets):
     watcher.join()
 
 
+def with_lifeline(socket, tickets):
+    producer = laneway.attach_producer(socket, ticket=tickets[0], lifeline=True)
+    return producer, laneway.attach_consumer(socket, ticket=tickets[1])
+
+
+def frozen(socket, tickets):
+    """Payloads in order with messages, by the calls that take both and by those that do not."""
+    producer, consumer = with_lifeline(socket, tickets)
+    assert consumer.poll_any() is None and not consumer.skip_frozen()
+    raises(laneway.TimedOutError, consumer.recv_any, timeout=0.01)
+    large = bytes(range(256)) * 4096
+    numbers = array.array("I", range(300000))
+    grid = memoryview(large).cast("B", (1024, 1024))
+    every_other = memoryview(large)[::2]
+    for payload in (b"x", bytearray(large), numbers, grid, every_other):
+        producer.send(b"caption", timeout=SOON)
+        producer.send_frozen(payload, timeout=SOON)
+        assert consumer.recv_any(timeout=SOON) == b"caption"
+        with consumer.recv_any(timeout=SOON) as found:
+            flat = memoryview(payload).tobytes()
+            assert found.view() == flat and len(found) == len(flat), payload
+            assert found.page_bytes in (4096, 2 << 20)
+    for bad in (b"", "text", 7):
+        raises((TypeError, ValueError), producer.send_frozen, bad)
+    assert consumer.poll_any() is None
+
+    # Whatever does not take one says so, and leaves it in the lane.
+    producer.send(b"before")
+    producer.send_frozen(b"y" * 5000)
+    assert consumer.recv_many() == [b"before"]
+    for call in (consumer.recv, consumer.poll, consumer.recv_many, lambda: next(consumer)):
+        told = raises(laneway.IsFrozenError, call)
+        assert (told.position, told.bytes_max) == (11, 8192) and "recv_any" in str(told)
+    producer.send_frozen(b"z")
+    assert consumer.skip_frozen()
+    found = consumer.poll_any()
+    assert bytes(found.view()) == b"z" and consumer.poll_any() is None
+
+    # Sent on without a copy; a view outlives payload, ends and file, and nobody can write it.
+    producer.send_frozen(found, timeout=SOON)
+    again = consumer.recv_any(timeout=SOON)
+    view = again.view()
+    for payload in (found, again):
+        payload.release()
+        payload.release()
+        for call in (payload.view, lambda: len(payload), lambda: producer.send_frozen(payload)):
+            assert "released" in str(raises(laneway.LanewayError, call))
+    assert view.readonly and view.obj is not None
+    raises(TypeError, view.__setitem__, 0, 1)
+    raises(TypeError, memoryview(view.obj).__setitem__, 0, 1)
+    producer.detach()
+    consumer.detach()
+    assert view == b"z"
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if view == b"z" else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def free_hugepages():
+    with open("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages") as free:
+        return int(free.read())
+
+
+def huge(socket, tickets):
+    """A payload on hugepages is whole, and nothing is left of it when nobody looks any more."""
+    producer, consumer = with_lifeline(socket, tickets)
+    before = free_hugepages()
+    producer.send_frozen(bytes(range(256)) * (3 << 12) + b"!", timeout=SOON)
+    with consumer.recv_any(timeout=SOON) as payload:
+        assert payload.page_bytes == 2 << 20 and free_hugepages() == before - 2
+        view = payload.view()
+    assert len(view) == (3 << 20) + 1 and view[-1:] == b"!" and view[:256] == bytes(range(256))
+    view.release()
+    producer.maintain()
+    assert free_hugepages() == before, (free_hugepages(), before)
+
+
+def in_flight(socket, tickets):
+    """No more payloads are on their way than may be, and a wait for one ends with its release."""
+    producer, consumer = with_lifeline(socket, tickets)
+    payload = laneway.Frozen(b"w" * 10000)
+    for _ in range(8):
+        producer.send_frozen(payload)
+    raises(laneway.FullError, producer.send_frozen, payload, timeout=0)
+    late = raises(laneway.TimedOutError, producer.send_frozen, payload, timeout=0.25)
+    assert "within 250ms" in str(late), late
+    reader = threading.Timer(0.2, consumer.recv_any)
+    reader.start()
+    producer.send_frozen(payload, timeout=SOON)
+    reader.join()
+    assert consumer.skip_frozen()
+    producer.close(timeout=SOON)
+    for _ in range(7):
+        assert consumer.recv_any().view() == b"w" * 10000
+    raises(laneway.ClosedError, consumer.recv_any)
+    raises(laneway.ClosedError, consumer.poll_any)
+
+
+def lost(socket, tickets):
+    """What a producer sent to nobody is told once, by its position."""
+    producer = laneway.attach_producer(socket, ticket=tickets[0], lifeline=True)
+    producer.send_frozen(b"v" * 5000)
+    producer.send(b"after")
+    producer.detach()
+    consumer = laneway.attach_consumer(socket, ticket=tickets[1])
+    told = raises(laneway.FrozenLostError, consumer.recv_any, timeout=SOON)
+    assert (told.position, told.bytes_max) == (0, 8192)
+    assert consumer.recv_any(timeout=SOON) == b"after"
+
+
+def no_lifeline(socket, tickets):
+    producer, consumer = both(socket, tickets)
+    refused = raises(laneway.LanewayError, producer.send_frozen, b"u", timeout=SOON)
+    assert "lifeline=True" in str(refused)
+    producer.send(b"message")
+    assert consumer.recv() == b"message"
+
+
+def frozen_arrays(socket, tickets):
+    """A payload as an array, without a copy."""
+    import numpy
+
+    producer, consumer = with_lifeline(socket, tickets)
+    sent = numpy.arange(1 << 18, dtype="<f8").reshape(512, 512)
+    producer.send_frozen(sent, timeout=SOON)
+    found = numpy.frombuffer(consumer.recv_any(timeout=SOON).view(), "<f8").reshape(512, 512)
+    assert (found == sent).all() and not found.flags.writeable
+    producer.send_frozen(sent.T, timeout=SOON)
+    found = numpy.frombuffer(consumer.recv_any(timeout=SOON).view(), "<f8").reshape(512, 512)
+    assert (found == sent.T).all()
+
+
 def fork(socket, tickets):
     """A forked child is told that the ends are not its own, and does no harm to them."""
     producer, consumer = both(socket, tickets)
