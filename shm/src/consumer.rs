@@ -11,7 +11,6 @@ use crate::error::{Corruption, PeerState, RecvError, SegmentError};
 use crate::frozen::Arrivals;
 use crate::generations::{Generations, WayIn};
 use crate::lifeline::Lifeline;
-use crate::memory::Memory as _;
 use crate::producer::SLEEP_MAX;
 use crate::received::{ReadBatch, ReadSlot};
 use crate::region::{Foreign, Owned, Region};
@@ -38,7 +37,6 @@ pub struct Consumer {
     wait: WaitMode,
     grant: Grant,
     pub(crate) line: Generations,
-    closed: bool,
     /// Frozen payloads that came and were not asked for yet.
     pub(crate) arrivals: Arrivals,
     /// Position from which on the agent is looked at.
@@ -64,7 +62,6 @@ impl Consumer {
             wait,
             grant,
             line: Generations::new(),
-            closed: false,
             arrivals: Arrivals::default(),
             attend_at: 0,
             waited_at: 0,
@@ -277,8 +274,7 @@ impl Consumer {
             }
             Ok(Some(Found::End)) if self.ring.position() < self.line.end => {
                 self.ring.release_end();
-                self.closed = true;
-                Err(self.closed_error())
+                Err(self.line.close(self.ring.position()))
             }
             Ok(Some(Found::Frozen { span, pages })) if span.position() < self.line.end => {
                 self.attend()?;
@@ -329,10 +325,6 @@ impl Consumer {
         self.ring.attend_at(self.attend_at.min(self.line.end));
     }
 
-    fn closed_error(&self) -> RecvError {
-        RecvError::Closed { position: self.ring.position() }
-    }
-
     /// Empty: maybe the generation ended, maybe the agent has news.
     #[inline]
     fn found_nothing(&mut self) -> Result<Option<Span>, RecvError> {
@@ -340,7 +332,7 @@ impl Consumer {
         if self.link.pulse.idle_due(self.ring.position(), alone) {
             self.maintain()?;
         }
-        if self.ring.peer().is_none() || self.line.end != u64::MAX || self.closed {
+        if self.ring.peer().is_none() || self.line.is_over() {
             return self.at_the_end();
         }
         Ok(None)
@@ -358,13 +350,7 @@ impl Consumer {
                 Err(corruption) => Err(corruption.into()),
             };
         }
-        if let Some(error) = self.line.refused.take() {
-            return Err(error.into());
-        }
-        if self.closed && self.line.pending.is_empty() {
-            return Err(self.closed_error());
-        }
-        Ok(None)
+        self.line.last_word(self.ring.position()).map(|()| None)
     }
 
     /// Moves on to the next generation if this one is drained. True if it moved.
@@ -404,7 +390,6 @@ impl Consumer {
         let Some(region) = self.line.advance(&mut self.link) else {
             return Ok(false);
         };
-        self.closed = false;
         self.arrivals = Arrivals::default();
         match way_in {
             None => self.ring.join(region),
@@ -421,18 +406,11 @@ impl Consumer {
     /// # Errors
     /// `Revoked`.
     pub fn maintain(&mut self) -> Result<(), RecvError> {
-        while let Some(event) = self.link.next_event() {
-            if self.line.heard(event, &self.grant, self.ring.geometry(), &mut self.link) {
-                self.measure_run();
-            }
-        }
-        if let Some(peer) = self.ring.peer_mut()
-            && let Some(lifeline) = self.line.late_lifeline(&mut self.link)
-        {
-            peer.take_lifeline(Some(lifeline));
-            peer.doorbell();
-        }
-        if self.link.revoked { Err(RecvError::Revoked) } else { Ok(()) }
+        let geometry = *self.ring.geometry();
+        let peer = self.ring.peer_mut();
+        let heard = self.line.hear(&mut self.link, &self.grant, &geometry, peer);
+        self.measure_run();
+        heard
     }
 
     pub(crate) fn join(&mut self, region: Region<Foreign>, generation: u64) {

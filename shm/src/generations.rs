@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::control::Link;
-use crate::error::{PeerState, SegmentError};
+use crate::error::{PeerState, RecvError, SegmentError};
 use crate::geometry::Geometry;
 use crate::layout::{Header, KIND_PRODUCER};
 use crate::lifeline::Lifeline;
@@ -45,26 +45,51 @@ pub(crate) struct Generations {
     pub(crate) end: u64,
     pub(crate) pending: VecDeque<Pending>,
     /// The last segment that did not stand up to the check.
-    pub(crate) refused: Option<SegmentError>,
+    refused: Option<SegmentError>,
+    /// The producer that is read ended the stream.
+    closed: bool,
 }
 
 impl Generations {
     pub(crate) fn new() -> Self {
-        Self { current: 0, end: u64::MAX, pending: VecDeque::new(), refused: None }
+        Self { current: 0, end: u64::MAX, pending: VecDeque::new(), refused: None, closed: false }
     }
 
-    /// Takes an event of the agent's. True if the end of the current generation is known now.
-    pub(crate) fn heard(
+    /// Takes the agent's events, for a reader of `peer`. The end of the current generation may be
+    /// known afterwards.
+    ///
+    /// # Errors
+    /// `Revoked`.
+    pub(crate) fn hear(
+        &mut self,
+        link: &mut Link,
+        grant: &Grant,
+        geometry: &Geometry,
+        peer: Option<&mut Region<Foreign>>,
+    ) -> Result<(), RecvError> {
+        while let Some(event) = link.next_event() {
+            self.heard(event, grant, geometry, link);
+        }
+        if let Some(peer) = peer
+            && let Some(lifeline) = link.lifeline(self.current).filter(|_| self.current != 0)
+        {
+            // It came after the segment.
+            peer.take_lifeline(Some(lifeline));
+            peer.doorbell();
+        }
+        if link.revoked { Err(RecvError::Revoked) } else { Ok(()) }
+    }
+
+    fn heard(
         &mut self,
         event: (Frame, Option<OwnedFd>),
         grant: &Grant,
         geometry: &Geometry,
         link: &mut Link,
-    ) -> bool {
+    ) {
         match event {
             (Frame::Generation(segment), Some(fd)) => {
                 self.offered(segment, fd, grant, geometry, link);
-                false
             }
             (Frame::Lifeline { number, .. }, Some(fd)) => {
                 let lifeline = Arc::new(Lifeline::new(fd));
@@ -73,10 +98,9 @@ impl Generations {
                     Some(pending) => pending.region.take_lifeline(Some(lifeline)),
                     None => link.keep_lifeline(number, lifeline),
                 }
-                false
             }
             (Frame::Ended { generation, end }, _) => self.ended(generation, end, link),
-            _ => false,
+            _ => {}
         }
     }
 
@@ -103,9 +127,8 @@ impl Generations {
         }
     }
 
-    pub(crate) fn ended(&mut self, generation: u64, end: u64, link: &mut Link) -> bool {
-        let current = generation == self.current;
-        if current {
+    pub(crate) fn ended(&mut self, generation: u64, end: u64, link: &mut Link) {
+        if generation == self.current {
             self.end = end;
             link.peer = PeerState::Gone;
         }
@@ -115,7 +138,6 @@ impl Generations {
             }
         }
         self.leave_out_empty(link);
-        current
     }
 
     /// Lifelines to the producers of generations that wait to be read.
@@ -131,9 +153,24 @@ impl Generations {
         open.map(|pending| pending.region.lifeline())
     }
 
-    /// The lifeline to the producer that is read, if it came after its segment.
-    pub(crate) fn late_lifeline(&self, link: &mut Link) -> Option<Arc<Lifeline>> {
-        link.lifeline(self.current).filter(|_| self.current != 0)
+    /// The producer ended the stream; a successor may follow.
+    pub(crate) fn close(&mut self, position: u64) -> RecvError {
+        self.closed = true;
+        RecvError::Closed { position }
+    }
+
+    /// Whether the one that is read will have no more than it has.
+    pub(crate) fn is_over(&self) -> bool {
+        self.end != u64::MAX || self.closed
+    }
+
+    /// What there is to say where nothing follows what was read.
+    pub(crate) fn last_word(&mut self, position: u64) -> Result<(), RecvError> {
+        match self.refused.take() {
+            Some(error) => Err(error.into()),
+            None if self.closed && self.pending.is_empty() => Err(RecvError::Closed { position }),
+            None => Ok(()),
+        }
     }
 
     /// Does not keep what came and went without a message: there may be any number of them while
@@ -175,6 +212,7 @@ impl Generations {
         if self.current != 0 {
             link.tell(&Frame::Drained { generation: self.current });
         }
+        self.closed = false;
         link.forget_below(next.generation);
         (self.current, self.end) = (next.generation, next.end.unwrap_or(u64::MAX));
         link.peer = if next.end.is_none() { PeerState::Live } else { PeerState::Gone };

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use crate::control::Link;
 use crate::error::{Corruption, PeerState, RecvError, SegmentError};
 use crate::generations::{Generations, WayIn};
-use crate::memory::Memory as _;
 use crate::producer::SLEEP_MAX;
 use crate::region::{Foreign, Owned, Region};
 use crate::ring::{Follower, Heard, Policy, WaitMode};
@@ -31,7 +30,6 @@ pub struct Subscriber {
     wait: WaitMode,
     grant: Grant,
     pub(crate) line: Generations,
-    closed: bool,
     attend_at: u64,
     /// The message that was received last.
     buffer: Vec<u8>,
@@ -71,7 +69,6 @@ impl Subscriber {
             wait,
             grant,
             line: Generations::new(),
-            closed: false,
             attend_at: 0,
             buffer: Vec::new(),
             told: false,
@@ -175,10 +172,7 @@ impl Subscriber {
         match self.ring.poll(&mut self.buffer, self.line.end)? {
             Some(Heard::Message { position, len }) => Ok(Some((position, len))),
             Some(Heard::Lost { slots }) => Err(self.tell_lost(slots)),
-            Some(Heard::End) => {
-                self.closed = true;
-                Err(self.closed_error())
-            }
+            Some(Heard::End) => Err(self.line.close(self.ring.position())),
             None => self.found_nothing(),
         }
     }
@@ -213,10 +207,6 @@ impl Subscriber {
         self.verdict().map_or(Ok(()), Err)
     }
 
-    fn closed_error(&self) -> RecvError {
-        RecvError::Closed { position: self.ring.position() }
-    }
-
     fn found_nothing(&mut self) -> Result<Option<(u64, usize)>, RecvError> {
         let alone = self.ring.peer().is_none();
         if self.link.pulse.idle_due(self.ring.position(), alone) {
@@ -225,7 +215,7 @@ impl Subscriber {
                 return Err(error);
             }
         }
-        if self.ring.peer().is_none() || self.line.end != u64::MAX || self.closed {
+        if self.ring.peer().is_none() || self.line.is_over() {
             return self.at_the_end();
         }
         Ok(None)
@@ -239,10 +229,7 @@ impl Subscriber {
             return match self.ring.poll(&mut self.buffer, end)? {
                 Some(Heard::Message { position, len }) => Ok(Some((position, len))),
                 Some(Heard::Lost { slots }) => Err(self.tell_lost(slots)),
-                Some(Heard::End) => {
-                    self.closed = true;
-                    Err(self.closed_error())
-                }
+                Some(Heard::End) => Err(self.line.close(self.ring.position())),
                 None => Err(Corruption::Truncated { position, end }.into()),
             };
         }
@@ -250,13 +237,7 @@ impl Subscriber {
         if drained && self.next_generation()? {
             return Ok(None);
         }
-        if let Some(error) = self.line.refused.take() {
-            return Err(error.into());
-        }
-        if self.closed && self.line.pending.is_empty() {
-            return Err(self.closed_error());
-        }
-        Ok(None)
+        self.line.last_word(self.ring.position()).map(|()| None)
     }
 
     /// Moves on to the next generation, if its producer has let this reader in or is gone.
@@ -267,7 +248,6 @@ impl Subscriber {
         let Some(region) = self.line.advance(&mut self.link) else {
             return Ok(false);
         };
-        self.closed = false;
         self.told = false;
         self.attend_at = 0;
         self.untold += match way_in {
@@ -283,16 +263,9 @@ impl Subscriber {
     /// # Errors
     /// `Revoked`.
     pub fn maintain(&mut self) -> Result<(), RecvError> {
-        while let Some(event) = self.link.next_event() {
-            self.line.heard(event, &self.grant, self.ring.geometry(), &mut self.link);
-        }
-        if let Some(peer) = self.ring.peer_mut()
-            && let Some(lifeline) = self.line.late_lifeline(&mut self.link)
-        {
-            peer.take_lifeline(Some(lifeline));
-            peer.doorbell();
-        }
-        if self.link.revoked { Err(RecvError::Revoked) } else { Ok(()) }
+        let geometry = *self.ring.geometry();
+        let peer = self.ring.peer_mut();
+        self.line.hear(&mut self.link, &self.grant, &geometry, peer)
     }
 }
 
