@@ -270,6 +270,27 @@ fn a_descriptor_that_is_late_is_waited_for_and_one_that_will_not_come_is_told() 
 }
 
 #[test]
+fn payloads_that_were_skipped_do_not_stand_in_the_way_of_later_ones() {
+    let (mut producer, mut consumer) = small(64);
+    run(async {
+        for at in 0..2 * FROZEN_IN_FLIGHT_MAX as u64 {
+            let file = payload(at);
+            let sends = async {
+                // The consumer waits by now, and hears the descriptor before the slot.
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                producer.send_frozen(&file).await.unwrap();
+            };
+            let told = async { consumer.recv().await.map(drop) };
+            let (told, ()) = tokio::join!(told, sends);
+            assert!(matches!(told, Err(RecvError::Frozen { .. })), "{told:?}");
+            assert!(consumer.get_mut().skip_frozen().unwrap());
+        }
+        producer.send_frozen(&payload(7)).await.unwrap();
+        assert_eq!(number(&consumer.recv_any().await.unwrap()), (true, 7));
+    });
+}
+
+#[test]
 fn a_full_lifeline_is_waited_for_by_the_clock() {
     let (mut producer, mut consumer) = small(8);
     let (mine, theirs) = [producer.get_ref().lifeline(), consumer.get_ref().lifeline()]

@@ -178,6 +178,18 @@ fn no_more_payloads_are_in_flight_than_allowed_and_a_release_makes_room() {
 }
 
 #[test]
+fn payloads_that_were_skipped_cost_no_later_one() {
+    let _turn = turn();
+    let (mut producer, mut consumer) = lane(16, 64);
+    for _ in 0..2 * FROZEN_IN_FLIGHT_MAX {
+        producer.send_frozen(&payload(PAGE, 1), NOW).unwrap();
+        assert!(consumer.skip_frozen().unwrap());
+    }
+    producer.send_frozen(&payload(PAGE, 2), NOW).unwrap();
+    assert_eq!(frozen(&mut consumer).as_bytes(), [2; PAGE]);
+}
+
+#[test]
 fn a_sender_waits_until_the_consumer_has_released_in_every_mode() {
     let _turn = turn();
     for wait in [WaitMode::Spin, WaitMode::Park] {

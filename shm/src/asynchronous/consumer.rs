@@ -16,7 +16,8 @@ use crate::ring::Span;
 /// The consumer's end of a lane in an async runtime. `Send`, not `Sync`, not `Clone`.
 ///
 /// A [`Stream`] of vectors as well: it ends with the stream that the producer closed, or after an
-/// error that is final.
+/// error that is final. A frozen payload is an error of the stream, again and again until
+/// [`AsyncConsumer::recv_any`] has taken it.
 #[derive(Debug)]
 pub struct AsyncConsumer {
     inner: Awaited<Consumer>,

@@ -54,6 +54,17 @@ pub fn async_typed_pair<T: Message>(
 impl Attach {
     /// Attaches the producer's end for messages of type `T` and an async runtime.
     ///
+    /// ```no_run
+    /// # async fn quotes(socket: &str) -> Result<(), Box<dyn std::error::Error>> {
+    /// use laneway_shm::Attach;
+    ///
+    /// laneway_shm::message! { pub struct Quote { price: u64, size: u64 } }
+    /// let mut quotes = Attach::by_name(socket, "quotes").async_typed_producer::<Quote>()?;
+    /// quotes.send(&Quote { price: 101, size: 7 }).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As [`Attach::async_producer`]; refused with `SCHEMA_MISMATCH` if the lane carries another
     /// type.
@@ -62,6 +73,17 @@ impl Attach {
     }
 
     /// Attaches the consumer's end for messages of type `T` and an async runtime.
+    ///
+    /// ```no_run
+    /// # async fn quotes(socket: &str) -> Result<(), Box<dyn std::error::Error>> {
+    /// use laneway_shm::Attach;
+    ///
+    /// laneway_shm::message! { pub struct Quote { price: u64, size: u64 } }
+    /// let mut quotes = Attach::by_name(socket, "quotes").async_typed_consumer::<Quote>()?;
+    /// println!("{:?}", quotes.recv().await?);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As [`Attach::async_consumer`]; refused with `SCHEMA_MISMATCH` if the lane carries another
@@ -72,6 +94,24 @@ impl Attach {
 }
 
 /// A producer of messages of type `T` in an async runtime. A [`Sink`] of them as well.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// # use laneway_shm::asynchronous::async_typed_pair;
+/// use futures_util::{SinkExt, StreamExt};
+///
+/// let (mut producer, consumer) = async_typed_pair::<u64>(Default::default())?;
+/// for price in 0..10 {
+///     producer.feed(price).await?;
+/// }
+/// SinkExt::close(&mut producer).await?;
+/// let prices: Vec<_> = consumer.map(Result::unwrap).collect().await;
+/// assert_eq!(prices.into_iter().sum::<u64>(), 45);
+/// # Ok(())
+/// # })
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct AsyncTypedProducer<T> {
     inner: AsyncProducer,

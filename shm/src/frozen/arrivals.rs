@@ -149,6 +149,22 @@ impl FrozenSlot<'_> {
     }
 
     /// The payload, to keep a clone of it whatever becomes of the message.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use laneway_shm::{FrozenBuilder, PairOptions, pair};
+    /// use laneway_shm::Incoming;
+    ///
+    /// # let (mut producer, mut consumer) =
+    /// #     pair(PairOptions { lifeline: true, ..PairOptions::default() })?;
+    /// # producer.send_frozen(&FrozenBuilder::new(9)?.freeze()?, Duration::ZERO)?;
+    /// let Incoming::Frozen(slot) = consumer.recv_any(Duration::ZERO)? else { panic!() };
+    /// let kept = slot.segment().clone();
+    /// // Another attempt, or a successor of this process, is handed the message again.
+    /// slot.keep();
+    /// assert_eq!(kept.as_bytes(), [0; 9]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn segment(&self) -> &FrozenSegment {
         &self.segment
@@ -253,6 +269,8 @@ impl Consumer {
             Ok(_) => Ok(false),
             Err(RecvError::Frozen { .. }) => {
                 let span = Span { place: self.ring.place(), slots: 1, len: 0 };
+                // Its descriptor is let go of with it, wherever it is kept.
+                self.hear_lifeline();
                 self.release_frozen(&span);
                 Ok(true)
             }

@@ -67,6 +67,18 @@ pub enum FrozenSendError {
 
 impl FrozenSendError {
     /// Whether it was only time that ran out: nothing is broken, and another try may find room.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use laneway_shm::{FrozenBuilder, PairOptions, pair};
+    /// # let options = PairOptions { slot_count: 2, lifeline: true, ..PairOptions::default() };
+    /// # let (mut producer, _consumer) = pair(options)?;
+    /// let file = FrozenBuilder::new(9)?.freeze()?;
+    /// // Nobody receives: the ring of two slots is full.
+    /// let full = (0..3).find_map(|_| producer.send_frozen(&file, Duration::ZERO).err());
+    /// assert!(full.is_some_and(|error| error.is_timeout()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         match self {
