@@ -406,8 +406,8 @@ pub enum AttachError {
     },
     /// The text is no ticket.
     #[error(
-        "a ticket has 32 hexadecimal digits, this text has {found} characters; `laneway lane ticket` \
-         prints one"
+        "a ticket has 32 hexadecimal digits, this text has {found} characters; \
+         `laneway lane ticket` prints one"
     )]
     NoTicket {
         /// Characters found, some of them perhaps no digits.

@@ -62,6 +62,22 @@ impl Draft {
         page_bytes: u64,
         node: Option<u32>,
     ) -> Result<Self, SegmentError> {
+        Self::create_with(header, page_bytes, node, &[])
+    }
+
+    /// As [`Draft::create`], with words at these offsets, such as a consumer's first position.
+    ///
+    /// # Errors
+    /// As [`Draft::create`].
+    ///
+    /// # Panics
+    /// If an offset is outside of the segment.
+    pub fn create_with(
+        header: Header,
+        page_bytes: u64,
+        node: Option<u32>,
+        words: &[(usize, u64)],
+    ) -> Result<Self, SegmentError> {
         let fd = sized_file(header.size_bytes, page_bytes)?;
         let mut draft = Self { fd, header, page_bytes, bound_node: None };
         let len = mapping_len(header.size_bytes)?;
@@ -72,10 +88,13 @@ impl Draft {
         for (index, word) in header.words().into_iter().enumerate() {
             region.store_relaxed(index * 8, word);
         }
+        for (offset, word) in words {
+            region.store_relaxed(*offset, *word);
+        }
         Ok(draft)
     }
 
-    /// Writes one word before the writer gets the segment, such as a consumer's first position.
+    /// Writes one word before the writer gets the segment.
     ///
     /// # Errors
     /// The kernel's refusal to map.

@@ -15,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::peer::{self, Peer};
 use super::registered;
@@ -28,6 +28,8 @@ use crate::plan::SegmentKey;
 const HELLO_WITHIN: Duration = Duration::from_secs(2);
 /// A client that was granted a segment has this long to map it: a big one takes its time.
 const MAPPED_WITHIN: Duration = Duration::from_secs(10);
+/// Turns of the runtime within which whoever has left is heard.
+const TURNS: u32 = 4;
 /// How long the agent stays awake for MAPPED.
 const AWAKE: Duration = Duration::from_micros(100);
 /// Events that a client may leave unread. One that reads never is cut off, and comes back.
@@ -93,6 +95,13 @@ async fn begin(
     let peer = peer.record;
     let request =
         Box::new(AttachRequest { role, claim, peer, thread, schema, start, lifeline, events });
+    for _ in 0..TURNS {
+        if !controller.borrow().has_owner(&request) {
+            break;
+        }
+        // Its owner may have left before this client came, and not have been heard yet.
+        yield_now().await;
+    }
     let (key, frame, segment) = match (&request.claim, fd) {
         (Claim::Resume { .. }, Some(fd)) => {
             (controller.borrow_mut().resume(request, fd)?, Frame::Live, None)
@@ -144,7 +153,7 @@ impl Session {
         tokio::pin!(death, deadline);
         if !self.mapped
             && let Some(packet) = self.receive_awake().await
-            && self.take(packet)?
+            && self.hear(packet).await?
         {
             return Ok(());
         }
@@ -162,13 +171,15 @@ impl Session {
                     }
                 }
                 sent = self.connection.send_first(&self.pending), if !self.pending.is_empty() => {
-                    self.pending.pop_front();
+                    if let Some((Frame::Live, _)) = self.pending.pop_front() {
+                        info!(%lane, %role, number = self.key.number, "attached");
+                    }
                     if sent.is_err() {
                         return self.hear_the_rest();
                     }
                 }
                 packet = self.connection.receive() => {
-                    if self.take(packet)? {
+                    if self.hear(packet).await? {
                         return Ok(());
                     }
                 }
@@ -177,6 +188,16 @@ impl Session {
     }
 
     /// Hears what the peer has to say. True if that was the last of it.
+    async fn hear(&mut self, packet: io::Result<Packet>) -> Result<bool, SessionError> {
+        let was_mapped = self.mapped;
+        let is_last = self.take(packet)?;
+        if !was_mapped {
+            // Whoever was told of this end hears it before this end hears that it is live.
+            yield_now().await;
+        }
+        Ok(is_last)
+    }
+
     fn take(&mut self, packet: io::Result<Packet>) -> Result<bool, SessionError> {
         match packet.map_err(SessionError::from).and_then(checked) {
             Ok((Frame::Bye, _)) if self.mapped => return Ok(true),
@@ -235,7 +256,8 @@ impl Session {
             // Before the events that its being live brings.
             self.pending.push_back((Frame::Live, None));
             self.mapped = true;
-            return Ok(controller.mapped(key)?);
+            controller.mapped(key)?;
+            return Ok(());
         }
         match (frame, fd) {
             (Frame::Drained { generation }, _) => controller.drained(key, generation),

@@ -63,9 +63,7 @@ impl Controller {
         };
         record.check_schema(schema)?;
         let is_reader = role == Role::Consumer && record.is_broadcast();
-        let taken = record.newest(role).is_some_and(SegmentRecord::is_held)
-            || self.sessions.keys().any(|key| key.lane == id && key.role == role);
-        if taken && !is_reader {
+        if self.is_taken(record, role) {
             return Err(ControlError::RoleTaken { lane: record.spec.name.clone(), role });
         }
         let key = match role {
@@ -78,6 +76,22 @@ impl Controller {
             self.take_back(key);
         }
         granted
+    }
+
+    /// Whether the end is somebody else's, as far as is known.
+    pub(crate) fn has_owner(&self, request: &AttachRequest) -> bool {
+        let lane = self.claimed(request).ok().and_then(|(id, _)| self.lanes.get(&id));
+        lane.is_some_and(|record| self.is_taken(record, request.role))
+    }
+
+    fn is_taken(&self, record: &LaneRecord, role: Role) -> bool {
+        let (lane, mut segments) = (record.id, record.segments(role).iter());
+        let is_ours = |segment: &SegmentRecord| {
+            self.sessions.contains_key(&SegmentKey { lane, role, number: segment.number })
+        };
+        let is_reader = role == Role::Consumer && record.is_broadcast();
+        let held = record.newest(role).is_some_and(SegmentRecord::is_held);
+        !is_reader && (held || segments.any(is_ours))
     }
 
     fn grant_to(
@@ -304,7 +318,7 @@ impl Controller {
         self.run_plan(&[Step::SealSegment { key }])?;
         let session = self.sessions.get_mut(&key).ok_or(ControlError::Fenced)?;
         let waited = !std::mem::replace(&mut session.live, true);
-        let (uid, peer) = (session.request.peer.uid, session.request.peer);
+        let peer = session.request.peer;
         let record = self.lanes.get_mut(&key.lane).ok_or(ControlError::Fenced)?;
         if let Some(segment) = record.segment_mut(key.role, key.number) {
             (segment.granted, segment.peer) = (None, Some(peer));
@@ -316,7 +330,6 @@ impl Controller {
             self.journal.put_lane(record, None)?;
             self.publish_memory(&self.lanes[&key.lane]);
         }
-        info!(lane = %key.lane, role = %key.role, number = key.number, uid, "attached");
         self.introduce_mapped(key);
         Ok(())
     }

@@ -85,10 +85,8 @@ impl Provisioner for World {
     fn run(&mut self, step: &Step) -> Result<Outcome, StepError> {
         match step {
             Step::CreateSegment { key, header, page_size, node, words } => {
-                let draft = Draft::create(*header, page_size.bytes(), *node).map_err(shortage)?;
-                for (offset, value) in words {
-                    draft.set_word(*offset, *value)?;
-                }
+                let draft = Draft::create_with(*header, page_size.bytes(), *node, words);
+                let draft = draft.map_err(shortage)?;
                 let (file, _) = identify(&draft)?;
                 let bound = node.is_some() && draft.bound_node() == *node;
                 self.drafts.insert(*key, draft);
