@@ -7,9 +7,11 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::LocalSet;
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::sleep;
 
 use crate::attach::Listener;
 use crate::controller::{ControlError, Controller, RequestId, Setup, Ticket, Watched};
@@ -17,6 +19,9 @@ use crate::ledger::Role;
 use crate::model::lane::LaneSpec;
 use crate::plan::SegmentKey;
 use crate::registry::LaneView;
+
+/// A thread whose affinity the agent enforces is looked at this often.
+const REPAIR_EVERY: Duration = Duration::from_secs(1);
 
 /// The controller, for whoever runs on its thread. Never borrowed while something is awaited.
 pub(crate) type Shared = Rc<RefCell<Controller>>;
@@ -34,8 +39,6 @@ pub enum Command {
     Delete { request: RequestId, validate_only: bool, lane: String, reply: Reply<LaneView> },
     /// Give out a one-time right.
     IssueTicket { request: RequestId, lane: String, role: Role, ttl_ms: u64, reply: Reply<Ticket> },
-    /// Look after the threads whose affinity the agent enforces.
-    RepairThreads,
     /// A process of the time before this agent ended.
     Gone { key: SegmentKey },
     /// End the actor; unused hugepages go back.
@@ -101,6 +104,15 @@ pub fn start(setup: Setup, door: Listener) -> Result<(Handle, Vec<Watched>), Con
     Ok((Handle { commands }, watched))
 }
 
+/// Looks after the threads that the agent pins, while there are any: an agent without them sleeps.
+async fn look_after_threads(controller: Shared) {
+    let mut pins = controller.borrow().pins();
+    while pins.wait_for(|count| *count > 0).await.is_ok() {
+        sleep(REPAIR_EVERY).await;
+        controller.borrow_mut().repair_threads();
+    }
+}
+
 /// Serves until somebody says stop, or nobody is left who could.
 async fn serve(
     controller: Controller,
@@ -108,7 +120,8 @@ async fn serve(
     door: Listener,
 ) -> Option<oneshot::Sender<()>> {
     let controller = Rc::new(RefCell::new(controller));
-    tokio::task::spawn_local(door.run(Rc::clone(&controller)));
+    spawn_local(door.run(Rc::clone(&controller)));
+    spawn_local(look_after_threads(Rc::clone(&controller)));
     loop {
         let command = inbox.recv().await?;
         let mut controller = controller.borrow_mut();
@@ -122,7 +135,6 @@ async fn serve(
             Command::IssueTicket { request, lane, role, ttl_ms, reply } => {
                 let _ = reply.send(controller.issue_ticket(&request, &lane, role, ttl_ms));
             }
-            Command::RepairThreads => controller.repair_threads(),
             Command::Gone { key } => controller.gone(key),
             Command::Stop { reply } => {
                 controller.stop();

@@ -21,7 +21,6 @@ use crate::config::{Config, CpusetConfig};
 use crate::controller::{ControlError, Setup, Watched};
 use crate::doctor;
 use crate::journal::{Journal, JournalError};
-use crate::model::lane::Pinning;
 use crate::plan::Hold;
 use crate::privilege;
 use crate::provision::cpuset::{Cores, CpusetError};
@@ -30,9 +29,6 @@ use crate::provision::pools;
 use crate::registry::Registry;
 use crate::service::server::{Control, Services};
 use crate::sysfs::{self, SysfsError};
-
-/// A thread whose affinity the agent enforces is looked at this often.
-const REPAIR_EVERY: Duration = Duration::from_secs(1);
 
 /// Why the agent did not start or did not end well.
 #[derive(Debug, Error)]
@@ -116,7 +112,6 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
     // Before the controller's thread starts: capabilities belong to threads.
     privilege::drop_what_is_not_needed();
     let (controller, watched) = actor::start(setup, attach)?;
-    tokio::spawn(watch_threads(Arc::clone(&registry), controller.clone()));
     for process in watched {
         tokio::spawn(watch_process(process, controller.clone()));
     }
@@ -234,26 +229,6 @@ fn raise_open_files() {
 
 fn stop_signal(kind: SignalKind) -> Result<tokio::signal::unix::Signal, AgentError> {
     signal(kind).map_err(|source| AgentError::Os { call: "sigaction", source })
-}
-
-/// Looks after enforced threads every second, while there are any: an agent without them sleeps.
-async fn watch_threads(registry: Arc<Registry>, controller: Handle) {
-    let mut state = registry.follow();
-    loop {
-        let enforced = state.borrow_and_update().lanes.values().any(|lane| {
-            let spec = &lane.record.spec;
-            let live = [(&spec.producer, lane.connected[0]), (&spec.consumer, lane.connected[1])];
-            live.iter().any(|(end, live)| {
-                *live && matches!(end.pinning, Pinning::Enforce | Pinning::Cpuset)
-            })
-        });
-        if enforced {
-            tokio::time::sleep(REPAIR_EVERY).await;
-            controller.tell(Command::RepairThreads).await;
-        } else if state.changed().await.is_err() {
-            return;
-        }
-    }
 }
 
 /// Tells the controller when a process of the time before this agent ends.

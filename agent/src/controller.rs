@@ -19,7 +19,7 @@ mod tests;
 mod threads;
 mod tickets;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use laneway_shm::wire::{Claim, Frame};
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::error;
 
 pub use attach::{AttachRequest, Granted};
@@ -209,6 +209,10 @@ pub struct Controller {
     sessions: HashMap<SegmentKey, Session>,
     /// The reader that holds a gated lane's producer, and since when in milliseconds since 1970.
     held: HashMap<LaneId, (u64, u64)>,
+    /// Ends whose threads the agent pins.
+    pinned: HashSet<SegmentKey>,
+    /// How many they are, for whoever looks after them.
+    pins: watch::Sender<usize>,
     /// Cores that are held in cpusets, as journalled.
     holds: BTreeMap<SegmentKey, Hold>,
     /// Tickets that were issued, as journalled.

@@ -4,11 +4,11 @@
 //! the next one, never something between.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use laneway_shm::observer::{ConsumerView, ProducerView};
 use rpds::RedBlackTreeMapSync;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::broadcast;
 
 use crate::ledger::Ledger;
 use crate::model::id::{LaneId, Name, parse_hex};
@@ -100,7 +100,7 @@ pub struct Change {
 /// The readers' side and the writer's.
 #[derive(Debug)]
 pub struct Registry {
-    snapshot: watch::Sender<Arc<Snapshot>>,
+    snapshot: Mutex<Arc<Snapshot>>,
     changes: broadcast::Sender<Arc<Change>>,
     history: Mutex<VecDeque<Arc<Change>>>,
 }
@@ -115,7 +115,7 @@ pub struct Compacted {
 impl Default for Registry {
     fn default() -> Self {
         Self {
-            snapshot: watch::Sender::new(Arc::default()),
+            snapshot: Mutex::default(),
             changes: broadcast::Sender::new(HISTORY),
             history: Mutex::default(),
         }
@@ -126,14 +126,14 @@ impl Registry {
     /// The state now.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.snapshot.borrow())
+        Arc::clone(&self.now())
     }
 
     /// Replaces the state. The controller's alone.
     pub fn publish(&self, snapshot: Snapshot, change: Option<Change>) {
         // Under the lock of `since`: a snapshot must not show a change that history lacks.
         let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        self.snapshot.send_replace(Arc::new(snapshot));
+        *self.now() = Arc::new(snapshot);
         if let Some(change) = change.map(Arc::new) {
             if history.len() == HISTORY {
                 history.pop_front();
@@ -144,10 +144,8 @@ impl Registry {
         }
     }
 
-    /// Wakes its holder whenever the state was replaced.
-    #[must_use]
-    pub fn follow(&self) -> watch::Receiver<Arc<Snapshot>> {
-        self.snapshot.subscribe()
+    fn now(&self) -> MutexGuard<'_, Arc<Snapshot>> {
+        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes from now on. Subscribe first, read the snapshot second: nothing falls between.
@@ -162,7 +160,7 @@ impl Registry {
     /// Some of them are forgotten already.
     pub fn since(&self, revision: u64) -> Result<(Vec<Arc<Change>>, u64), Compacted> {
         let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        let newest = self.snapshot.borrow().revision;
+        let newest = self.now().revision;
         let lowest = history.front().map_or(newest, |change| change.revision - 1);
         if revision < lowest || revision > newest {
             return Err(Compacted { lowest });

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use tokio::sync::watch;
 use tracing::{error, warn};
 
 use super::{ControlError, Controller};
@@ -35,6 +36,8 @@ impl Controller {
             cpu,
             source: std::io::Error::other("the agent cannot see the process: share its pids"),
         })?;
+        self.pinned.insert(key);
+        self.count_pins();
         if pinning == Pinning::Enforce {
             return Ok(Some(Step::PinThread { key, pid, thread, cpu }));
         }
@@ -62,6 +65,9 @@ impl Controller {
     /// Puts an end's thread back where it was. The caller saves the lane.
     pub(super) fn let_go(&mut self, key: SegmentKey) {
         self.attempt(&Step::UnpinThread { key });
+        if self.pinned.remove(&key) {
+            self.count_pins();
+        }
         if !self.holds.contains_key(&key) {
             return;
         }
@@ -69,6 +75,15 @@ impl Controller {
         self.holds.remove(&key);
         self.set_held(key, None);
         self.note_holds_or_log();
+    }
+
+    /// How many threads the agent pins, now and from now on.
+    pub(crate) fn pins(&self) -> watch::Receiver<usize> {
+        self.pins.subscribe()
+    }
+
+    fn count_pins(&self) {
+        self.pins.send_replace(self.pinned.len());
     }
 
     /// Puts every held thread back: nobody would look after them.
@@ -109,6 +124,8 @@ impl Controller {
         let keep: HashSet<SegmentKey> = before.iter().filter_map(|hold| lives(&hold.key)).collect();
         let kept = before.iter().filter(|hold| keep.contains(&hold.key));
         self.holds = kept.map(|hold| (hold.key, hold.clone())).collect();
+        self.pinned = keep.clone();
+        self.count_pins();
         self.world.recover_cores(before, &keep);
         Ok(self.note_holds()?)
     }

@@ -1,8 +1,9 @@
 //! The first minute of a new agent: what of the old one's lanes is kept, made again, or let go.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::{ControlError, Controller, Setup, now_ms};
@@ -49,6 +50,8 @@ impl Controller {
             names: HashMap::new(),
             sessions: HashMap::new(),
             held: HashMap::new(),
+            pinned: HashSet::new(),
+            pins: watch::Sender::new(0),
             holds: BTreeMap::new(),
             tickets,
             revision: run * REVISIONS_PER_RUN,
