@@ -30,7 +30,7 @@ const HELLO_WITHIN: Duration = Duration::from_secs(2);
 const MAPPED_WITHIN: Duration = Duration::from_secs(10);
 /// Turns of the runtime within which whoever has left is heard.
 const TURNS: u32 = 4;
-/// How long the agent stays awake for MAPPED.
+/// How long the agent stays awake for MAPPED. Bounds what a client that never says it costs.
 const AWAKE: Duration = Duration::from_micros(100);
 /// Events that a client may leave unread. One that reads never is cut off, and comes back.
 const EVENTS_MAX: usize = 256;
@@ -68,11 +68,12 @@ pub(super) async fn serve(socket: OwnedFd, peer: Peer, controller: Shared) {
         }
     };
     let mut session = Session { connection, controller, key, mapped, pending: VecDeque::new() };
-    if let Err(error) = session.run(peer.pidfd, inbox).await {
+    let ended = session.run(peer.pidfd, inbox).await;
+    session.controller.borrow_mut().gone(key);
+    if let Err(error) = ended {
         debug!(uid, %error, "attach refused");
         session.connection.refuse(&error).await;
     }
-    session.controller.borrow_mut().gone(key);
 }
 
 /// From HELLO to a grant, or for an end that came back to its end: then it is mapped already. On
@@ -117,7 +118,7 @@ async fn begin(
         return Err(error.into());
     }
     if segment.is_some() {
-        controller.borrow_mut().greet(key);
+        controller.borrow().greet(key);
     }
     Ok((key, segment.is_none()))
 }
