@@ -1,23 +1,26 @@
 //! `laneway-bench broadcast`: what one message costs its producer, whatever the number of readers.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use laneway_shm::{Attach, Consumer, Producer};
 use nix::unistd::geteuid;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::agent::{Agent, Lane};
 use crate::class::Class;
 use crate::cli::{BroadcastArgs, PolicyArg};
 use crate::crowd::{BYTES, CrowdOrder, CrowdSetup};
+use crate::document::Marked;
 use crate::error::BenchError;
 use crate::grid::Grid;
 use crate::interrupt::Interrupt;
 use crate::machine::Machine;
 use crate::message::{PATIENCE, STOP, Small};
 use crate::output;
+use crate::plot::{Axis, Chart, Series};
 use crate::probe::{hand_over, pin};
 use crate::recorder::median;
 use crate::task::Side;
@@ -33,10 +36,10 @@ const PROBE: Duration = Duration::from_millis(10);
 const FLAT_WITHIN: f64 = 1.15;
 
 /// Everything that was found out.
-#[derive(Debug, Serialize)]
-struct Report {
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Report {
     machine: Machine,
-    policy: PolicyArg,
+    pub(crate) policy: PolicyArg,
     rounds: u32,
     seconds: f64,
     burst_messages: u64,
@@ -46,7 +49,7 @@ struct Report {
 }
 
 /// One number of readers in one class.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Row {
     class: Class,
     readers: u32,
@@ -78,7 +81,8 @@ pub(crate) fn run(args: &BroadcastArgs) -> Result<(), BenchError> {
     let interrupt = Interrupt::new()?;
     let report = measure(args, &interrupt)?;
     if args.json {
-        let text = serde_json::to_string_pretty(&report).map_err(BenchError::json("the report"))?;
+        let text = serde_json::to_string_pretty(&Marked::new("broadcast", &report))
+            .map_err(BenchError::json("the report"))?;
         output::print(&text)
     } else {
         output::print(&text(&report))
@@ -265,9 +269,13 @@ fn row(samples: &[Sample], class: Class, readers: u32) -> Row {
 }
 
 fn text(report: &Report) -> String {
-    let Report { machine, policy, .. } = report;
+    format!("{}\n{}\n{}", heading(report), grid(report).text(), verdicts(report))
+}
+
+/// What each number of readers costs.
+pub(crate) fn grid(report: &Report) -> Grid {
     let mut grid = Grid::new(
-        "",
+        "Cost of a message by the number of readers",
         &[
             "class",
             "readers",
@@ -294,11 +302,17 @@ fn text(report: &Report) -> String {
             number(row.delivered_per_s.map(|rate| rate / 1e6), 1),
         ]);
     }
+    grid
+}
+
+/// What ran where, and how.
+pub(crate) fn heading(report: &Report) -> String {
+    let Report { machine, policy, .. } = report;
     format!(
         "machine  {}, Linux {}; load {} at start\n\
          lane     {BYTES}-byte messages, {SLOTS} slots, pages of {} bytes, {}\n\
          method   {} rounds of {} s; bursts of {BURST} messages are timed; \
-         all readers are one process on cpu {}\n\n{}\n{}",
+         all readers are one process on cpu {}\n",
         machine.cpu,
         machine.kernel,
         machine.load,
@@ -307,13 +321,35 @@ fn text(report: &Report) -> String {
         report.rounds,
         report.seconds,
         machine.cpus.1,
-        grid.text(),
-        verdicts(report),
     )
 }
 
+/// The cost of a message by the number of readers, for each class.
+pub(crate) fn charts(report: &Report) -> Vec<Chart> {
+    let classes: BTreeSet<Class> = report.rows.iter().map(|row| row.class).collect();
+    let chart = |class| {
+        let curve = |name: &str, value: fn(&Row) -> Option<f64>| {
+            let rows = report.rows.iter().filter(|row| row.class == class);
+            let points = rows.filter_map(|row| Some((f64::from(row.readers), value(row)?)));
+            Series { name: name.to_owned(), points: points.collect(), first: false }
+        };
+        let series = vec![
+            curve("while they read", |row| row.reading_ns),
+            curve("while they do not", |row| row.quiet_ns),
+        ];
+        Chart {
+            title: format!("Cost of a message for its producer, by readers, class {class}"),
+            x: Axis::Count,
+            y: Axis::Nanos,
+            series,
+            limit: None,
+        }
+    };
+    classes.into_iter().map(chart).collect()
+}
+
 /// Whether the cost is flat, for each class in which the most readers were seen.
-fn verdicts(report: &Report) -> String {
+pub(crate) fn verdicts(report: &Report) -> String {
     let most = report.rows.iter().map(|row| row.readers).max().unwrap_or(0);
     let mut text = String::new();
     for row in report.rows.iter().filter(|row| row.readers == most) {
@@ -333,8 +369,32 @@ fn verdicts(report: &Report) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A small result with figures of two numbers of readers.
+    pub(crate) fn example() -> Report {
+        let row = |readers, reading_ns| Row {
+            class: Class::Near,
+            readers,
+            rounds: 3,
+            reading_ns: Some(reading_ns),
+            reading_times: Some(reading_ns / 4.0),
+            quiet_ns: None,
+            quiet_times: None,
+            delivered_per_s: Some(1e6),
+        };
+        Report {
+            machine: crate::example::example().machine,
+            policy: PolicyArg::Gated,
+            rounds: 3,
+            seconds: 0.1,
+            burst_messages: BURST,
+            slots: SLOTS,
+            page_bytes: 4096,
+            rows: vec![row(1, 4.0), row(64, 5.0)],
+        }
+    }
 
     #[test]
     fn costs_are_compared_within_a_round_and_a_class() {

@@ -22,6 +22,8 @@ pub(crate) enum Class {
     Near,
     /// Two cores without a common cache, or a machine too busy to tell.
     Far,
+    /// One core only, whose distance to others is nothing to it.
+    Core,
 }
 
 impl Class {
@@ -49,6 +51,7 @@ impl fmt::Display for Class {
             Self::Smt => "smt",
             Self::Near => "near",
             Self::Far => "far",
+            Self::Core => "core",
         })
     }
 }

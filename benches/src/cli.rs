@@ -10,13 +10,16 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::control::{self, ControlArgs};
+use crate::copies::{self, CopiesArgs};
 use crate::error::BenchError;
 use crate::noise::NoiseArgs;
 use crate::noise::maker::Noise;
+use crate::pause::{self, PauseArgs};
 #[cfg(feature = "rivals")]
 use crate::plan::Who;
 #[cfg(feature = "rivals")]
 use crate::task::Wait;
+use crate::wake::{self, WakeArgs};
 use crate::{broadcast, crowd, experiment, laneway, noise, publish, worker};
 
 /// Measures lanes between two pinned processes, beside what this machine can do at all.
@@ -44,6 +47,21 @@ enum Command {
     Broadcast(BroadcastArgs),
     /// Measure what a granted core is worth beside antagonists, for each way to pin
     Noise(NoiseArgs),
+    /// Measure what sleeping costs: a wake-up beside a bare futex, and who publishes to a peer
+    /// that may sleep
+    ///
+    /// A wake-up is timed from before a message is sent to after it is received; only messages
+    /// whose reader slept count. In the same rounds a bare futex does the same, and streams go
+    /// through lanes whose ends spin and through lanes whose ends may sleep.
+    Wake(WakeArgs),
+    /// Measure copies: out of a lane beside memcpy, and large payloads by each method
+    ///
+    /// A copy out is one core's, of a message that stays where it is. A large payload is made in
+    /// private memory and copied over by memcpy, rep movsb or non-temporal stores, or made in
+    /// place, with or without a write-back of its lines; its reader reads every byte in place.
+    Copies(CopiesArgs),
+    /// Measure what a `pause` in the spin does to a line, to messages and to streams
+    Pause(PauseArgs),
     /// Measure the agent: calls, attaching, and what lanes cost it
     Control(ControlArgs),
     /// Make a page with pictures and tables: of results in files, or of what is measured now
@@ -313,7 +331,7 @@ impl PolicyArg {
 #[derive(Debug, Args)]
 #[command(after_help = REPORT_EXAMPLES)]
 pub(crate) struct ReportArgs {
-    /// Results of `run --json`, `compare --json` or `report --json` [default: measure now]
+    /// Results that a command wrote with --json, or that this one did [default: measure now]
     #[arg(long, value_name = "FILE.json", num_args = 1..)]
     pub(crate) input: Vec<PathBuf>,
     /// The page: one HTML file that needs nothing else
@@ -344,7 +362,8 @@ const REPORT_EXAMPLES: &str = "\
 Examples:
   laneway-bench report                                      measures, then writes report.html
   laneway-bench run --json > run.json
-  laneway-bench report --input run.json --markdown run.md   shows what was measured before";
+  laneway-bench report --input run.json --markdown run.md   shows what was measured before
+  laneway-bench report --input compare.json wake.json noise.json broadcast.json   one page of all";
 
 /// Pages of the lanes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -436,6 +455,9 @@ fn dispatch(command: Command) -> Result<ExitCode, BenchError> {
         Command::Crowd { parent } => crowd::run(parent),
         Command::Noise(args) => noise::run(&args).map(|()| ExitCode::SUCCESS),
         Command::NoiseMaker { parent, kind, millis } => noise::maker::run(parent, kind, millis),
+        Command::Copies(args) => copies::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Pause(args) => pause::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Wake(args) => wake::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Control(args) => control::run(&args).map(|()| ExitCode::SUCCESS),
         Command::ControlEcho { parent, socket } => control::echo::serve(parent, &socket),
         Command::ControlFirst { parent, socket } => control::first::run(parent, socket.as_deref()),

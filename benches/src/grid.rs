@@ -8,9 +8,9 @@ use comfy_table::{Cell, CellAlignment, Table};
 use crate::markup::Markup;
 
 /// Columns of words. All others are numbers, and lean to the right.
-const WORDS: [&str; 13] = [
+const WORDS: [&str; 14] = [
     "mode", "who", "work", "class", "ends", "waits", "publish", "why", "promise", "wanted", "met",
-    "beside", "pinning",
+    "beside", "pinning", "way",
 ];
 
 /// A table with a title.

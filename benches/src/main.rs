@@ -16,8 +16,10 @@ mod cli;
 #[cfg(feature = "rivals")]
 mod compare;
 mod control;
+mod copies;
 mod copying;
 mod crowd;
+mod document;
 mod ends;
 mod error;
 #[cfg(test)]
@@ -34,6 +36,7 @@ mod message;
 mod noise;
 mod output;
 mod page;
+mod pause;
 mod plan;
 mod plot;
 mod ports;
@@ -46,12 +49,15 @@ mod report;
 mod rivals;
 mod rounds;
 mod stage;
+mod stores;
 mod stream;
 mod summary;
 mod table;
 mod targets;
 mod task;
+mod trial;
 mod trusted;
+mod wake;
 mod worker;
 mod workers;
 

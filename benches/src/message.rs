@@ -35,6 +35,12 @@ impl Idle {
     #[inline(always)]
     pub(crate) fn spin(&mut self) -> Result<(), BenchError> {
         std::hint::spin_loop();
+        self.turn()
+    }
+
+    /// The same without a pause.
+    #[inline(always)]
+    pub(crate) fn turn(&mut self) -> Result<(), BenchError> {
         self.polls = self.polls.wrapping_add(1);
         if self.polls.is_multiple_of(POLLS) { self.look() } else { Ok(()) }
     }

@@ -7,6 +7,10 @@ mod corner;
 pub(crate) mod maker;
 mod show;
 
+#[cfg(test)]
+pub(crate) use show::tests::example;
+pub(crate) use show::{chart, grid, heading, json, notes};
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -102,7 +106,7 @@ impl Way {
 }
 
 /// One measurement.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Sample {
     round: u32,
     noise: Noise,
@@ -114,14 +118,14 @@ struct Sample {
 }
 
 /// A way that could not be measured, and why.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Missing {
     pinning: Way,
     why: String,
 }
 
 /// How it was measured.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Method {
     rounds: u32,
     seconds: f64,
@@ -133,8 +137,8 @@ struct Method {
 }
 
 /// What was found.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Findings {
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Findings {
     machine: Machine,
     method: Method,
     samples: Vec<Sample>,
@@ -149,8 +153,7 @@ pub(crate) fn run(args: &NoiseArgs) -> Result<(), BenchError> {
         output::write(path, &show::chart(&findings).picture())?;
     }
     let text = if args.json {
-        serde_json::to_string_pretty(&show::Report::of(&findings))
-            .map_err(BenchError::json("the report"))?
+        serde_json::to_string_pretty(&json(&findings)).map_err(BenchError::json("the report"))?
     } else {
         show::text(&findings)
     };

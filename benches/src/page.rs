@@ -4,12 +4,14 @@
 
 use crate::charts::{self, classes, size};
 use crate::class::Class;
+use crate::document::Document;
 use crate::grid::Grid;
 use crate::markup::Markup;
 use crate::plan::Who;
 use crate::plot::{Chart, STYLE};
 use crate::report::{Kind, Report};
 use crate::table;
+use crate::targets::Target;
 use crate::task::{Mode, Work};
 
 /// The page's title.
@@ -46,7 +48,7 @@ const METHOD: [&str; 6] = [
 
 /// A part of a page.
 #[derive(Debug)]
-enum Block {
+pub(crate) enum Block {
     /// A heading of the first or second rank.
     Heading(u8, String),
     Words(String),
@@ -57,8 +59,27 @@ enum Block {
     Chart(Chart),
 }
 
+impl Block {
+    /// The promises, as they stand.
+    pub(crate) fn promises(targets: &[Target]) -> Self {
+        let columns = ["promise", "class", "rounds", "found", "wanted", "met"];
+        let mut grid = Grid::new("Promises", &columns);
+        for target in targets {
+            grid.rows.push(vec![
+                target.name.clone(),
+                target.class.to_string(),
+                target.rounds.to_string(),
+                format!("{:.2}", target.found),
+                target.wanted.clone(),
+                if target.met { "yes" } else { "NO" }.to_owned(),
+            ]);
+        }
+        Self::Grid(grid)
+    }
+}
+
 /// The page as HTML that is XML, too.
-pub(crate) fn html(reports: &[Report]) -> String {
+pub(crate) fn html(documents: &[Document]) -> String {
     let mut markup = Markup::new("<!DOCTYPE html>\n");
     let language = [("lang", "en"), ("xmlns", "http://www.w3.org/1999/xhtml")];
     markup.element("html", &language, |markup| {
@@ -71,7 +92,7 @@ pub(crate) fn html(reports: &[Report]) -> String {
         });
         markup.element("body", &[], |markup| {
             markup.words("h1", &[], TITLE);
-            for block in blocks(reports) {
+            for block in blocks(documents) {
                 match block {
                     Block::Heading(1, text) => markup.words("h2", &[], &text),
                     Block::Heading(_, text) => markup.words("h3", &[], &text),
@@ -90,9 +111,9 @@ pub(crate) fn html(reports: &[Report]) -> String {
 }
 
 /// The page as Markdown, without its pictures.
-pub(crate) fn markdown(reports: &[Report]) -> String {
+pub(crate) fn markdown(documents: &[Document]) -> String {
     let mut text = format!("# {TITLE}\n");
-    for block in blocks(reports) {
+    for block in blocks(documents) {
         let part = match block {
             Block::Heading(1, text) => format!("## {text}\n"),
             Block::Heading(_, text) => format!("### {text}\n"),
@@ -108,8 +129,8 @@ pub(crate) fn markdown(reports: &[Report]) -> String {
 }
 
 /// The page's pictures, each with a name for a file of its own.
-pub(crate) fn pictures(reports: &[Report]) -> Vec<(String, String)> {
-    let charts = blocks(reports).into_iter().filter_map(|block| match block {
+pub(crate) fn pictures(documents: &[Document]) -> Vec<(String, String)> {
+    let charts = blocks(documents).into_iter().filter_map(|block| match block {
         Block::Chart(chart) => Some(chart),
         _ => None,
     });
@@ -122,9 +143,15 @@ pub(crate) fn pictures(reports: &[Report]) -> Vec<(String, String)> {
     named.collect()
 }
 
-fn blocks(reports: &[Report]) -> Vec<Block> {
+fn blocks(documents: &[Document]) -> Vec<Block> {
     let mut blocks = Vec::new();
-    for report in reports {
+    let lanes = || {
+        documents.iter().filter_map(|document| match document {
+            Document::Lanes(report) => Some(&**report),
+            _ => None,
+        })
+    };
+    for report in lanes() {
         let name = match report.kind {
             Kind::Run => "Lanes beside the machine's own limits",
             Kind::Compare => "Lanes beside their rivals",
@@ -132,37 +159,22 @@ fn blocks(reports: &[Report]) -> Vec<Block> {
         blocks.push(Block::Heading(1, name.to_owned()));
         blocks.push(Block::Lines(table::heading(report)));
         if !report.targets.is_empty() {
-            blocks.push(Block::Grid(promises(report)));
+            blocks.push(Block::promises(&report.targets));
         }
         for class in classes(report) {
             of_class(report, class, &mut blocks);
         }
     }
+    blocks.extend(documents.iter().flat_map(Document::blocks));
     blocks.push(Block::Heading(1, "Method".to_owned()));
     blocks.extend(METHOD.map(|text| Block::Words(text.to_owned())));
-    for (index, report) in reports.iter().enumerate() {
+    for (index, report) in lanes().enumerate() {
         blocks.push(Block::Heading(1, format!("All figures, part {}", index + 1)));
         // The ratios stand beside the pictures already.
         let grids = table::grids(report).into_iter().filter(|grid| !grid.is_ratios());
         blocks.extend(grids.map(Block::Grid));
     }
     blocks
-}
-
-fn promises(report: &Report) -> Grid {
-    let columns = ["promise", "class", "rounds", "found", "wanted", "met"];
-    let mut grid = Grid::new("Promises", &columns);
-    for target in &report.targets {
-        grid.rows.push(vec![
-            target.name.clone(),
-            target.class.to_string(),
-            target.rounds.to_string(),
-            format!("{:.2}", target.found),
-            target.wanted.clone(),
-            if target.met { "yes" } else { "NO" }.to_owned(),
-        ]);
-    }
-    grid
 }
 
 /// The pictures of one class, and the ratios that they show.
@@ -232,8 +244,13 @@ mod tests {
     use super::*;
     use crate::example::example;
 
+    fn lanes(report: Report) -> Document {
+        Document::Lanes(Box::new(report))
+    }
+
     fn page() -> String {
-        html(&[example(), Report { kind: Kind::Run, ..example() }])
+        let run = Report { kind: Kind::Run, ..example() };
+        html(&[example(), run].map(lanes))
     }
 
     #[test]
@@ -267,7 +284,7 @@ mod tests {
 
     #[test]
     fn every_picture_has_a_file_name_of_its_own() {
-        let pictures = pictures(&[example(), example()]);
+        let pictures = pictures(&[example(), example()].map(lanes));
         let names: std::collections::BTreeSet<&str> =
             pictures.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names.len(), pictures.len());
@@ -276,7 +293,7 @@ mod tests {
 
     #[test]
     fn markdown_says_the_same_in_tables() {
-        let text = markdown(&[example()]);
+        let text = markdown(&[lanes(example())]);
         for expected in ["## Method", "no such \\<socket\\>", "| 10.00 |", "Test & <Machine>"] {
             assert!(text.contains(expected), "{expected} in {text}");
         }

@@ -52,6 +52,8 @@ pub(crate) enum Axis {
     Nines,
     /// Message sizes in bytes, each doubling as wide as the next.
     Bytes,
+    /// Counts, each doubling as wide as the next.
+    Count,
     /// Nanoseconds, each power of ten as high as the next.
     Nanos,
     /// Bytes per second, each power of ten as high as the next.
@@ -196,7 +198,8 @@ impl Range {
         if self.axis == Axis::Nines {
             return MARKS.map(|(value, label)| (value, label.to_owned())).to_vec();
         }
-        let step = if self.axis == Axis::Bytes && self.high - self.low > 8.0 { 2.0 } else { 1.0 };
+        let doubling = matches!(self.axis, Axis::Bytes | Axis::Count);
+        let step = if doubling && self.high - self.low > 8.0 { 2.0 } else { 1.0 };
         let mut marks = Vec::new();
         let mut at = self.low;
         while at <= self.high {
@@ -213,7 +216,7 @@ impl Axis {
     fn measure(self, value: f64) -> f64 {
         match self {
             Self::Nines => -(1.0 - value.min(LAST)).log10(),
-            Self::Bytes => value.max(1.0).log2(),
+            Self::Bytes | Self::Count => value.max(1.0).log2(),
             Self::Nanos | Self::Rate => value.max(1.0).log10(),
         }
     }
@@ -221,7 +224,7 @@ impl Axis {
     fn value(self, measure: f64) -> f64 {
         match self {
             Self::Nines => 1.0 - 10f64.powf(-measure),
-            Self::Bytes => measure.exp2(),
+            Self::Bytes | Self::Count => measure.exp2(),
             Self::Nanos | Self::Rate => 10f64.powf(measure),
         }
     }
@@ -229,12 +232,14 @@ impl Axis {
     fn label(self, value: f64) -> String {
         let steps: &[(f64, &str)] = match self {
             Self::Nines => &[],
+            Self::Count => &[(1.0, "")],
             Self::Bytes => &[(1_048_576.0, "MiB"), (1024.0, "KiB"), (1.0, "B")],
             Self::Nanos => &[(1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1.0, "ns")],
             Self::Rate => &[(1e9, "GB/s"), (1e6, "MB/s"), (1e3, "kB/s"), (1.0, "B/s")],
         };
         let step = steps.iter().find(|(unit, _)| value >= unit * 0.999);
-        step.map_or_else(|| value.to_string(), |(unit, name)| format!("{:.0} {name}", value / unit))
+        let text = |&(unit, name): &(f64, &str)| format!("{:.0} {name}", value / unit);
+        step.map_or_else(|| value.to_string(), text).trim_end().to_owned()
     }
 }
 

@@ -21,21 +21,36 @@ struct Line(AtomicU64);
 
 /// One-way hand-over between the two cpus, measured for `time`.
 pub(crate) fn hand_over(cpus: (u32, u32), time: Duration) -> Result<Latency, BenchError> {
+    // A machine too busy for one round trip is "far" from itself.
+    Ok(hand_over_by::<true>(cpus, time)?.unwrap_or_else(nothing))
+}
+
+/// The same by ends that pause between two looks, or do not; none if the time was too short.
+pub(crate) fn hand_over_by<const PAUSE: bool>(
+    cpus: (u32, u32),
+    time: Duration,
+) -> Result<Option<Latency>, BenchError> {
     let (ping, pong) = (Line::default(), Line::default());
-    let measured = std::thread::scope(|scope| {
-        let echo = scope.spawn(|| echo(cpus.1, &ping, &pong));
-        let measured = scope.spawn(|| measure(cpus.0, time, &ping, &pong));
+    std::thread::scope(|scope| {
+        let echo = scope.spawn(|| echo::<PAUSE>(cpus.1, &ping, &pong));
+        let measured = scope.spawn(|| measure::<PAUSE>(cpus.0, time, &ping, &pong));
         let measured = joined(measured.join());
         // Whatever happened to the other one, this one must not spin for ever.
         ping.0.store(STOP, Ordering::Release);
         joined(echo.join())?;
         measured
-    })?;
-    // A machine too busy for one round trip is "far" from itself.
-    Ok(measured.unwrap_or_else(nothing))
+    })
 }
 
-fn measure(
+/// What happens between two looks.
+#[inline(always)]
+fn rest<const PAUSE: bool>() {
+    if PAUSE {
+        std::hint::spin_loop();
+    }
+}
+
+fn measure<const PAUSE: bool>(
     cpu: u32,
     time: Duration,
     ping: &Line,
@@ -54,12 +69,12 @@ fn measure(
             if pong.0.load(Ordering::Relaxed) == STOP {
                 return Ok(None);
             }
-            std::hint::spin_loop();
+            rest::<PAUSE>();
         }
     }
 }
 
-fn echo(cpu: u32, ping: &Line, pong: &Line) -> Result<(), BenchError> {
+fn echo<const PAUSE: bool>(cpu: u32, ping: &Line, pong: &Line) -> Result<(), BenchError> {
     let pinned = pin(cpu);
     if pinned.is_err() {
         pong.0.store(STOP, Ordering::Release);
@@ -72,7 +87,7 @@ fn echo(cpu: u32, ping: &Line, pong: &Line) -> Result<(), BenchError> {
             return Ok(());
         }
         if turn == seen {
-            std::hint::spin_loop();
+            rest::<PAUSE>();
         } else {
             seen = turn;
             pong.0.store(turn, Ordering::Release);

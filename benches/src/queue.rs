@@ -47,20 +47,24 @@ pub(crate) fn measure<Q: Queue<N>, const N: usize>(
 ) -> Result<Figures, BenchError> {
     let depth = cell.depth as usize;
     match cell.work {
-        Work::Latency => round_trips::<Q, N>(cpus, depth, time),
-        Work::Stream => one_way::<Q, N>(cpus, depth, time, false),
-        Work::Batch => one_way::<Q, N>(cpus, depth, time, true),
+        Work::Latency => round_trips::<_, _, N>(Q::new(depth), Q::new(depth), cpus, time),
+        Work::Stream => one_way::<_, _, N>(Q::new(depth), cpus, time, false),
+        Work::Batch => one_way::<_, _, N>(Q::new(depth), cpus, time, true),
         Work::Copy => Ok(Figures::default()),
     }
 }
 
-fn one_way<Q: Queue<N>, const N: usize>(
+/// A stream between two threads.
+pub(crate) fn one_way<O, I, const N: usize>(
+    (mut outlet, mut inlet): (O, I),
     cpus: Option<(u32, u32)>,
-    depth: usize,
     time: Duration,
     batch: bool,
-) -> Result<Figures, BenchError> {
-    let (mut outlet, mut inlet) = Q::new(depth);
+) -> Result<Figures, BenchError>
+where
+    O: Outlet<N> + Send,
+    I: Inlet<N> + Send,
+{
     let throughput = std::thread::scope(|scope| {
         let consuming = scope.spawn(move || {
             let _pinned = cpus.map(|cpus| pin(cpus.1)).transpose()?;
@@ -85,13 +89,16 @@ fn one_way<Q: Queue<N>, const N: usize>(
 }
 
 /// Half a round trip over two queues, one message in flight.
-fn round_trips<Q: Queue<N>, const N: usize>(
+pub(crate) fn round_trips<O, I, const N: usize>(
+    (mut ping, mut pinged): (O, I),
+    (mut pong, mut ponged): (O, I),
     cpus: Option<(u32, u32)>,
-    depth: usize,
     time: Duration,
-) -> Result<Figures, BenchError> {
-    let (mut ping, mut pinged) = Q::new(depth);
-    let (mut pong, mut ponged) = Q::new(depth);
+) -> Result<Figures, BenchError>
+where
+    O: Outlet<N> + Send,
+    I: Inlet<N> + Send,
+{
     let latency = std::thread::scope(|scope| {
         let responding = scope.spawn(move || {
             let _pinned = cpus.map(|cpus| pin(cpus.1)).transpose()?;

@@ -3,14 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::cli::PageSize;
+use crate::document::VERSION;
 use crate::machine::Machine;
 use crate::rounds::{Absent, Found, Sample};
 use crate::summary::{self, Duel, Row};
 use crate::targets::{self, Target};
 use crate::task::Wait;
-
-/// Version of the JSON form.
-pub(crate) const VERSION: u32 = 1;
 
 /// Which command made a report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,17 +56,6 @@ impl Report {
             duels,
             absent,
             samples,
-        }
-    }
-
-    /// A report of this version, from its JSON form.
-    pub(crate) fn from_value(value: serde_json::Value) -> Result<Self, String> {
-        match value.get("version").and_then(serde_json::Value::as_u64) {
-            Some(version) if version == u64::from(VERSION) => {
-                serde_json::from_value(value).map_err(|error| error.to_string())
-            }
-            Some(other) => Err(format!("it has version {other}, this program reads {VERSION}")),
-            None => Err("it is no report of `laneway-bench`".to_owned()),
         }
     }
 }
@@ -122,10 +109,7 @@ mod tests {
             let found = value.pointer(pointer).map(ToString::to_string);
             assert_eq!(found.as_deref(), Some(expected), "{pointer}");
         }
-        let mut newer = value.clone();
-        assert_eq!(Report::from_value(value).unwrap(), report);
-        newer["version"] = 9.into();
-        assert!(Report::from_value(newer).unwrap_err().contains('9'));
+        assert_eq!(serde_json::from_value::<Report>(value).unwrap(), report);
     }
 
     #[test]
@@ -138,7 +122,7 @@ mod tests {
         for new in ["wait", "pinned"] {
             fields["method"].as_object_mut().unwrap().remove(new);
         }
-        let report = Report::from_value(value).unwrap();
+        let report = serde_json::from_value::<Report>(value).unwrap();
         assert_eq!((report.kind, report.method.pinned), (Kind::Run, true));
     }
 }

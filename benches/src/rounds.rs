@@ -129,7 +129,8 @@ pub(crate) fn rounds(
     Ok(found)
 }
 
-fn probe(cpus: (u32, u32)) -> Result<Probe, BenchError> {
+/// The hand-over between the two cpus, now.
+pub(crate) fn probe(cpus: (u32, u32)) -> Result<Probe, BenchError> {
     hand_over(cpus, PROBE).map(Probe::from)
 }
 

@@ -9,6 +9,7 @@ use crate::grid::Grid;
 use crate::plan::Who;
 use crate::report::{Kind, Report};
 use crate::summary::Row;
+use crate::targets::Target;
 use crate::task::{Mode, Wait, Work};
 
 /// The whole report as text.
@@ -18,7 +19,7 @@ pub(crate) fn text(report: &Report) -> String {
         // Writing to a string cannot fail.
         let _ = write!(text, "\n{}\n{}\n", grid.title, grid.text());
     }
-    text.push_str(&promises(report));
+    text.push_str(&promises(&report.targets));
     text
 }
 
@@ -235,9 +236,9 @@ fn identity(report: &Report, row: &Row) -> Vec<String> {
 }
 
 /// The promises, one line each.
-pub(crate) fn promises(report: &Report) -> String {
+pub(crate) fn promises(targets: &[Target]) -> String {
     let mut text = String::new();
-    for target in &report.targets {
+    for target in targets {
         let verdict = if target.met { "met" } else { "MISSED" };
         let _ = write!(
             text,

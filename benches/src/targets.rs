@@ -6,6 +6,7 @@ use crate::class::Class;
 use crate::plan::Who;
 use crate::summary::{Duel, Row};
 use crate::task::{Mode, Work};
+use crate::trial::{self, Way, What};
 
 /// A promise of the project, as it stands on this machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,6 +25,17 @@ const HAND_OVERS_MAX: f64 = 1.15;
 /// Largest allowed latency of a large message, in hand-overs of as many bytes, and which.
 const PAYLOADS_MAX: f64 = 1.2;
 const PAYLOADS: [usize; 2] = [1024, 4096];
+
+/// Largest allowed wake-up of a reader that sleeps, in wake-ups by a bare futex.
+const WAKE_UPS_MAX: f64 = 1.15;
+
+/// Most that a message may cost more because its reader may sleep, in ns.
+const MAY_SLEEP_MAX_NS: f64 = 2.0;
+
+/// Most that a copy out may take: from so many bytes on in copies by `memcpy`, below in ns more.
+const COPY_LARGE: u32 = 4096;
+const COPIES_MAX: f64 = 1.15;
+const COPY_MORE_MAX_NS: f64 = 8.0;
 
 /// Rings that are judged together: the best of them is the one to beat.
 const RINGS: &[Who] = &[
@@ -208,6 +220,42 @@ pub(crate) fn of_duels(duels: &[Duel]) -> Vec<Target> {
     targets
 }
 
+/// The promises about waking, publishing and copying, for each class that was seen.
+pub(crate) fn of_trials(rows: &[trial::Row]) -> Vec<Target> {
+    let targets = rows.iter().filter_map(|row| {
+        let (bytes, gap) = (row.trial.bytes, row.trial.gap_us);
+        let times = |most| Some((row.times?, most, ""));
+        let more = |most| Some((row.more_ns?, most, " ns"));
+        let (name, judged) = match (row.trial.what, row.trial.way) {
+            (What::WakeUp, Way::Lane) => (
+                format!("a reader woken after {gap} us, in wake-ups by a bare futex"),
+                times(WAKE_UPS_MAX),
+            ),
+            (What::Publish, Way::Park) => (
+                format!("{bytes}-byte message to a running reader that may sleep, ns more"),
+                more(MAY_SLEEP_MAX_NS),
+            ),
+            (What::CopyOut, Way::Lane) if bytes >= COPY_LARGE => {
+                (format!("{bytes} bytes copied out, in copies by memcpy"), times(COPIES_MAX))
+            }
+            (What::CopyOut, Way::Lane) => {
+                (format!("{bytes} bytes copied out, ns more than memcpy"), more(COPY_MORE_MAX_NS))
+            }
+            _ => return None,
+        };
+        let (found, most, unit) = judged?;
+        Some(Target {
+            name,
+            class: row.class,
+            rounds: row.rounds,
+            found,
+            wanted: format!("at most {most}{unit}"),
+            met: found <= most,
+        })
+    });
+    targets.collect()
+}
+
 /// What large messages take, in ideal hand-overs of as many bytes.
 fn of_payloads(duels: &[Duel]) -> Vec<Target> {
     let ideal = duels.iter().filter(|duel| duel.who == Who::Ideal);
@@ -270,5 +318,30 @@ mod tests {
         let found: Vec<(f64, bool)> =
             found.into_iter().map(|target| (target.found, target.met)).collect();
         assert_eq!(found, [(2.0, false), (0.5, true)]);
+    }
+
+    #[test]
+    fn trials_are_judged_by_ratio_or_by_difference_as_promised() {
+        let row = |what, way, bytes, times, more_ns| trial::Row {
+            trial: trial::Trial::new(what, bytes, way),
+            class: Class::Near,
+            rounds: 3,
+            nanos: 10.0,
+            p99_ns: None,
+            times,
+            more_ns,
+        };
+        let rows = [
+            row(What::WakeUp, Way::Futex, 8, None, None),
+            row(What::WakeUp, Way::Lane, 8, Some(1.1), Some(900.0)),
+            row(What::Publish, Way::Park, 64, Some(1.9), Some(1.5)),
+            row(What::CopyOut, Way::Lane, 2048, Some(3.0), Some(9.0)),
+            row(What::CopyOut, Way::Lane, 4096, Some(1.2), Some(1.0)),
+            row(What::HandOver, Way::RepMovsb, 65536, Some(9.0), Some(9.0)),
+        ];
+        let found = of_trials(&rows);
+        let found: Vec<(f64, bool)> =
+            found.into_iter().map(|target| (target.found, target.met)).collect();
+        assert_eq!(found, [(1.1, true), (1.5, true), (9.0, false), (1.2, false)]);
     }
 }

@@ -31,10 +31,16 @@ fn two_cpus() -> bool {
 
 /// What `report` wrote, with every part that a reader looks for.
 fn check_page(path: PathBuf, expected: &[&str]) {
+    let page = std::fs::read_to_string(&path).expect("the page");
+    assert!(page.contains("<polyline"), "{page}");
+    check_page_without_curves(path, expected);
+}
+
+/// The same of what may have too few points for a curve.
+fn check_page_without_curves(path: PathBuf, expected: &[&str]) {
     let page = std::fs::read_to_string(path).expect("the page");
     let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
     let parsed = roxmltree::Document::parse_with_options(&page, options).expect("well-formed");
-    assert!(parsed.descendants().any(|node| node.tag_name().name() == "polyline"));
     for expected in expected {
         let found =
             |node: roxmltree::Node<'_, '_>| node.text().is_some_and(|text| text.contains(expected));
@@ -69,6 +75,20 @@ fn a_run_becomes_a_page_a_text_and_json_that_reads_back() {
     check_page(directory.path().join("again.html"), &["laneway"]);
 }
 
+/// The page of a result that a command wrote with `--json`.
+fn shown(result: &serde_json::Value, kind: &str, expected: &str) {
+    assert_eq!((&result["version"], &result["kind"]), (&1.into(), &kind.into()));
+    let directory = directory();
+    std::fs::write(directory.path().join("result.json"), result.to_string()).expect("a file");
+    let report =
+        ["report", "--input", "result.json", "--markdown", "page.md", "--json", "all.json"];
+    succeeded(&bench(directory.path(), &report));
+    check_page_without_curves(directory.path().join("report.html"), &[expected, "Method"]);
+    let text = std::fs::read_to_string(directory.path().join("page.md")).expect("Markdown");
+    assert!(text.contains(expected), "{text}");
+    succeeded(&bench(directory.path(), &["report", "--input", "all.json"]));
+}
+
 #[test]
 fn what_a_broadcast_costs_is_measured_for_each_number_of_readers() {
     if !two_cpus() {
@@ -88,7 +108,69 @@ fn what_a_broadcast_costs_is_measured_for_each_number_of_readers() {
                 row.and_then(|row| row["reading_ns"].as_f64().or_else(|| row["quiet_ns"].as_f64()));
             assert!(cost.is_some_and(|cost| cost > 0.0), "{policy}, {readers}: {report}");
         }
+        shown(&report, "broadcast", "Cost of a message");
     }
+}
+
+/// A sheet of trials: whatever has no figure says why.
+fn trials(arguments: &[&str], expected: &[(&str, &str)]) -> serde_json::Value {
+    let output = bench(directory().path(), &[arguments, &["--json"]].concat());
+    let sheet: serde_json::Value =
+        serde_json::from_str(&succeeded(&output)).expect("one JSON object");
+    assert_eq!((&sheet["version"], &sheet["kind"]), (&1.into(), &arguments[0].into()));
+    for (what, way) in expected {
+        let is = |trial: &serde_json::Value| trial["what"] == *what && trial["way"] == *way;
+        let samples = sheet["samples"].as_array().expect("samples");
+        let found = samples.iter().filter(|sample| is(sample));
+        assert!(found.clone().all(|sample| sample["nanos"].as_f64() > Some(0.0)), "{sheet}");
+        let absent = sheet["absent"].as_array().expect("absent").iter().find(|trial| is(trial));
+        let why = absent.map(|absent| absent["why"].to_string());
+        assert!(found.count() > 0 || why.is_some(), "{what} {way}: {sheet}");
+    }
+    shown(&sheet, arguments[0], "in turns");
+    sheet
+}
+
+#[test]
+fn a_sleeper_is_woken_by_a_lane_and_by_a_bare_futex_in_the_same_rounds() {
+    if !two_cpus() {
+        return;
+    }
+    let small = ["wake", "--gaps", "1000", "--rounds", "2", "--seconds", "0.1"];
+    let expected =
+        [("wake-up", "futex"), ("wake-up", "lane"), ("publish", "spin"), ("publish", "park")];
+    let sheet = trials(&small, &expected);
+    let woken = sheet["samples"].as_array().expect("samples").iter();
+    let mut woken = woken.filter(|sample| sample["what"] == "wake-up");
+    assert!(woken.all(|sample| sample["gap_us"] == 1000), "{sheet}");
+}
+
+#[test]
+fn every_way_to_copy_is_tried_or_says_why_not() {
+    if !two_cpus() {
+        return;
+    }
+    let ways = ["memcpy", "rep-movsb", "non-temporal", "in-place", "written-back"];
+    let mut expected = ways.map(|way| ("hand-over", way)).to_vec();
+    expected.extend([("copy-out", "memcpy"), ("copy-out", "lane")]);
+    let sheet = trials(&["copies", "--quick", "--seconds", "0.02"], &expected);
+    // One core copies however busy the machine is.
+    let rows = sheet["rows"].as_array().expect("rows");
+    let copied = |row: &&serde_json::Value| row["what"] == "copy-out" && row["way"] == "lane";
+    assert_eq!(rows.iter().filter(copied).count(), 9, "{sheet}");
+    assert!(rows.iter().filter(copied).all(|row| row["times"].as_f64() > Some(0.0)), "{sheet}");
+    let judged = sheet["targets"].as_array().expect("targets").iter();
+    assert_eq!(judged.filter(|target| target["class"] == "core").count(), 9, "{sheet}");
+}
+
+#[test]
+fn what_a_pause_does_is_measured_for_a_line_messages_and_streams() {
+    if !two_cpus() {
+        return;
+    }
+    let expected = ["line", "message", "stream"];
+    let expected = expected.map(|what| [(what, "no-pause"), (what, "pause")]).concat();
+    trials(&["pause", "--quick", "--rounds", "2"], &expected);
 }
 
 #[test]
@@ -375,6 +457,7 @@ fn noise_measures_every_way_to_pin_and_leaves_the_node_as_it_was() {
         let measured = rows.iter().any(|row| idle(&row));
         assert!(measured || missing.iter().any(|row| row["pinning"] == way), "{way}: {report}");
     }
+    shown(&report, "noise", "One-way latency");
     let picture = std::fs::read_to_string(directory.path().join("noise.svg")).expect("a picture");
     assert!(roxmltree::Document::parse(&picture).is_ok());
     for root in ["/sys/fs/cgroup/cpuset", "/sys/fs/cgroup/cpu"] {

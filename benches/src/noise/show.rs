@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::maker::Noise;
 use super::{Findings, Sample, Way};
+use crate::document::Marked;
 use crate::grid::Grid;
 use crate::plot::{Axis, Chart, Series};
 use crate::recorder::{Latency, median};
@@ -41,7 +42,7 @@ struct Row {
 
 /// Everything for programs.
 #[derive(Debug, Serialize)]
-pub(super) struct Report<'a> {
+pub(crate) struct Report<'a> {
     #[serde(flatten)]
     findings: &'a Findings,
     rows: Vec<Row>,
@@ -49,11 +50,11 @@ pub(super) struct Report<'a> {
     p99_times_found: Option<f64>,
 }
 
-impl<'a> Report<'a> {
-    pub(super) fn of(findings: &'a Findings) -> Self {
-        let (rows, p99_times_found) = (rows(findings), found(findings));
-        Self { findings, rows, p99_times_max: P99_TIMES_MAX, p99_times_found }
-    }
+/// The form for programs.
+pub(crate) fn json(findings: &Findings) -> Marked<Report<'_>> {
+    let (rows, p99_times_found) = (rows(findings), found(findings));
+    let report = Report { findings, rows, p99_times_max: P99_TIMES_MAX, p99_times_found };
+    Marked::new("noise", report)
 }
 
 /// What the promise is about, as found.
@@ -115,6 +116,12 @@ fn p9999(latency: &Latency) -> f64 {
 
 /// The table with what stands above and below it.
 pub(super) fn text(findings: &Findings) -> String {
+    let grid = grid(findings);
+    format!("{}\n{}\n{}\n{}", heading(findings), grid.title, grid.text(), notes(findings))
+}
+
+/// What ran where, and how.
+pub(crate) fn heading(findings: &Findings) -> String {
     let (machine, method) = (&findings.machine, &findings.method);
     let kind = if machine.virtual_machine { ", virtual: cpus may move" } else { "" };
     let mut text = format!(
@@ -136,8 +143,12 @@ pub(super) fn text(findings: &Findings) -> String {
         let weight = if method.shared { ", which the lane shares: next to no weight" } else { "" };
         let _ = writeln!(text, "cpuset   everything else on cpu {}{weight}", method.others);
     }
-    let grid = grid(findings);
-    let _ = write!(text, "\n{}\n{}\n", grid.title, grid.text());
+    text
+}
+
+/// What was not measured, and how the promise stands.
+pub(crate) fn notes(findings: &Findings) -> String {
+    let mut text = String::new();
     for missing in &findings.missing {
         let _ = writeln!(text, "{} was not measured: {}", missing.pinning.as_str(), missing.why);
     }
@@ -156,7 +167,8 @@ pub(super) fn text(findings: &Findings) -> String {
     text
 }
 
-fn grid(findings: &Findings) -> Grid {
+/// All figures.
+pub(crate) fn grid(findings: &Findings) -> Grid {
     let columns = [
         "beside",
         "pinning",
@@ -192,7 +204,7 @@ fn grid(findings: &Findings) -> Grid {
 }
 
 /// The percentile curves of every way beside the loudest noise, and of held cores beside nothing.
-pub(super) fn chart(findings: &Findings) -> Chart {
+pub(crate) fn chart(findings: &Findings) -> Chart {
     let loudest = findings.samples.iter().map(|sample| sample.noise).max();
     let loudest = loudest.unwrap_or(Noise::Idle);
     let mut shown: Vec<(Noise, Way)> = Way::ALL.map(|way| (loudest, way)).to_vec();
@@ -221,7 +233,7 @@ pub(super) fn chart(findings: &Findings) -> Chart {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::machine::Machine;
     use crate::noise::{Method, Missing};
@@ -264,6 +276,11 @@ mod tests {
         }
         let missing = vec![Missing { pinning: Way::Enforce, why: "no right".to_owned() }];
         Findings { machine, method, samples, missing }
+    }
+
+    /// A small result, with a way that is missing.
+    pub(crate) fn example() -> Findings {
+        findings(150.0)
     }
 
     #[test]
