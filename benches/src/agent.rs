@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use laneway_shm::Profile;
 use laneway_shm::geometry::Geometry;
+use nix::unistd::geteuid;
 use serde::Deserialize;
 use tempfile::TempDir;
 
@@ -44,12 +45,23 @@ pub(crate) struct Agent {
 #[derive(Clone, Debug)]
 pub(crate) struct Lanes {
     pub(crate) bytes: usize,
-    pub(crate) ping: Lane,
-    pub(crate) pong: Lane,
+    /// For round trips: there and back, for each depth.
+    pub(crate) echoes: Vec<(Lane, Lane)>,
     /// For streams: one lane for each depth.
     pub(crate) streams: Vec<Lane>,
     /// For packed messages, where they are small enough.
     pub(crate) packed: Option<Lane>,
+    /// For streams with several readers, by their number, at each depth.
+    pub(crate) crowds: Vec<(u32, Lane)>,
+}
+
+impl Lanes {
+    /// Each of them.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Lane> {
+        let echoes = self.echoes.iter().flat_map(|(there, back)| [there, back]);
+        let crowds = self.crowds.iter().map(|(_, lane)| lane);
+        echoes.chain(&self.streams).chain(&self.packed).chain(crowds)
+    }
 }
 
 /// One lane: a ticket for each end, and the pages that it got.
@@ -63,18 +75,33 @@ pub(crate) struct Lane {
 }
 
 /// What lanes are asked for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Wishes {
     pub(crate) pages: PageSize,
     pub(crate) wait: Wait,
     /// Slots of the streams' lanes; empty means the plan's own depth for the size.
     pub(crate) depths: Vec<u32>,
+    /// The same of the lanes for round trips.
+    pub(crate) latency_depths: Vec<u32>,
+    /// Numbers of readers; one is what every lane has.
+    pub(crate) readers: Vec<u32>,
 }
 
 impl Wishes {
     /// Slots of each stream's lane for messages of one size.
     fn streams(&self, depths: Depths) -> Vec<u32> {
         if self.depths.is_empty() { vec![depths.stream] } else { self.depths.clone() }
+    }
+
+    /// The same of the lanes for round trips.
+    fn echoes(&self, depths: Depths) -> Vec<u32> {
+        let asked = &self.latency_depths;
+        if asked.is_empty() { vec![depths.latency] } else { asked.clone() }
+    }
+
+    /// Numbers of readers beyond one.
+    fn crowds(&self) -> impl Iterator<Item = u32> {
+        self.readers.iter().copied().filter(|readers| *readers > 1)
     }
 }
 
@@ -199,17 +226,25 @@ impl Agent {
     /// Makes the lanes for messages of `bytes` bytes.
     pub(crate) fn lanes(&mut self, bytes: usize, wishes: &Wishes) -> Result<Lanes, BenchError> {
         let depths = Depths::of(bytes)?;
-        let ping = self.create(bytes, depths.latency, "latency", wishes)?;
-        let pong = self.create(bytes, depths.latency, "latency", wishes)?;
-        let mut streams = Vec::new();
+        let (mut echoes, mut streams, mut crowds) = (Vec::new(), Vec::new(), Vec::new());
+        for slots in wishes.echoes(depths) {
+            let there = self.create(bytes, slots, "latency", wishes, &[])?;
+            echoes.push((there, self.create(bytes, slots, "latency", wishes, &[])?));
+        }
         for slots in wishes.streams(depths) {
-            streams.push(self.create(bytes, slots, "throughput", wishes)?);
+            streams.push(self.create(bytes, slots, "throughput", wishes, &[])?);
+            for readers in wishes.crowds() {
+                let (count, uid) = (readers.to_string(), geteuid().as_raw().to_string());
+                let shape = ["--shape", "broadcast", "--policy", "gated", "--readers", &count];
+                let shape = [&shape[..], &["--consumer-uid", &uid]].concat();
+                crowds.push((readers, self.create(bytes, slots, "throughput", wishes, &shape)?));
+            }
         }
         let mut packed = None;
         if let Some(slots) = depths.packed {
-            packed = Some(self.create(bytes * BATCH, slots, "throughput", wishes)?);
+            packed = Some(self.create(bytes * BATCH, slots, "throughput", wishes, &[])?);
         }
-        Ok(Lanes { bytes, ping, pong, streams, packed })
+        Ok(Lanes { bytes, echoes, streams, packed, crowds })
     }
 
     fn create(
@@ -218,6 +253,7 @@ impl Agent {
         slots: u32,
         profile: &str,
         wishes: &Wishes,
+        shape: &[&str],
     ) -> Result<Lane, BenchError> {
         let (bytes, depth) = (bytes.to_string(), slots.to_string());
         let mut words = vec!["--slot-size", &bytes, "--slots", &depth, "--profile", profile];
@@ -225,6 +261,7 @@ impl Agent {
         if let Some(size) = wishes.pages.as_flag() {
             words.extend(["--page-size", size]);
         }
+        words.extend(shape);
         self.make(slots, &words)
     }
 
@@ -253,9 +290,9 @@ impl Agent {
         }
         let deep = [&small[..], &["--slots", &deep, "--profile", "throughput"]].concat();
         let ping = self.ask(depths.latency, &pinned)?;
-        let pong = self.make(depths.latency, &hot)?;
+        let echoes = vec![(ping, self.make(depths.latency, &hot)?)];
         let streams = vec![self.make(depths.stream, &deep)?];
-        Ok(Lanes { bytes, ping, pong, streams, packed: None })
+        Ok(Lanes { bytes, echoes, streams, packed: None, crowds: Vec::new() })
     }
 
     fn ask(&mut self, slots: u32, flags: &[&str]) -> Result<Lane, BenchError> {
@@ -324,9 +361,13 @@ fn reserve(sizes: &[usize], wishes: &Wishes) -> Result<Option<String>, BenchErro
     };
     for &bytes in sizes {
         let depths = Depths::of(bytes)?;
-        let round_trips = [(depths.latency, Profile::Latency); 2];
-        let streams = wishes.streams(depths).into_iter().map(|slots| (slots, Profile::Throughput));
-        for (slots, profile) in round_trips.into_iter().chain(streams) {
+        let echoes = wishes.echoes(depths).into_iter();
+        let round_trips = echoes.flat_map(|slots| [(slots, Profile::Latency); 2]);
+        // Each number of readers has a lane of its own.
+        let crowds = wishes.crowds().count() + 1;
+        let streams = wishes.streams(depths).into_iter();
+        let streams = streams.flat_map(|slots| vec![(slots, Profile::Throughput); crowds]);
+        for (slots, profile) in round_trips.chain(streams) {
             let geometry = Geometry::for_profile(plan::payload(bytes), slots, profile)?;
             count += geometry.segment_bytes().div_ceil(page);
         }

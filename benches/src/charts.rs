@@ -14,11 +14,46 @@ use crate::task::{Mode, Work};
 const HAND_OVER_MAX_NS: f64 = 1e6;
 
 /// Rows with whole messages of one work and class.
-fn rows(report: &Report, work: Work, class: Class) -> impl Iterator<Item = &Row> {
+fn all_rows(report: &Report, work: Work, class: Class) -> impl Iterator<Item = &Row> {
     report
         .rows
         .iter()
         .filter(move |row| (row.cell.work, row.cell.mode, row.class) == (work, Mode::All, class))
+}
+
+/// The same, with one reader.
+fn rows(report: &Report, work: Work, class: Class) -> impl Iterator<Item = &Row> {
+    all_rows(report, work, class).filter(|row| row.cell.readers == 1)
+}
+
+/// The throughput by the number of readers, for each size that was read by several.
+pub(crate) fn throughput_by_readers(report: &Report, class: Class) -> Vec<Chart> {
+    let streams = || all_rows(report, Work::Stream, class);
+    let crowds = streams().filter(|row| row.cell.readers > 1).map(|row| row.cell.bytes);
+    let sizes: BTreeSet<usize> = crowds.collect();
+    let chart = |bytes| {
+        let mut points: BTreeMap<Who, BTreeMap<u32, f64>> = BTreeMap::new();
+        for row in streams().filter(|row| row.cell.bytes == bytes) {
+            let Some(throughput) = row.throughput else { continue };
+            let of_who = points.entry(row.cell.who).or_default();
+            let best = of_who.entry(row.cell.readers).or_default();
+            *best = best.max(throughput.bytes_per_s);
+        }
+        let several = points.into_iter().filter(|(_, points)| points.keys().any(|n| *n > 1));
+        let series = several.map(|(who, points)| Series {
+            name: who.as_str().to_owned(),
+            points: points.into_iter().map(|(n, rate)| (f64::from(n), rate)).collect(),
+            first: who.is_lane(),
+        });
+        Chart {
+            title: format!("Throughput of {} by readers, class {class}", size(bytes)),
+            x: Axis::Count,
+            y: Axis::Rate,
+            series: series.collect(),
+            limit: None,
+        }
+    };
+    sizes.into_iter().map(chart).collect()
 }
 
 /// The classes of a report.
@@ -165,6 +200,20 @@ mod tests {
         let names: Vec<&str> = chart.series.iter().map(|series| &*series.name).collect();
         assert_eq!(names, ["laneway", "pipe"]);
         assert_eq!(chart.limit.map(|limit| limit.0), Some(31.0));
+    }
+
+    #[test]
+    fn readers_are_drawn_by_their_number_and_nowhere_else() {
+        let mut report = example();
+        let mut crowd = report.rows.clone();
+        crowd.iter_mut().for_each(|row| row.cell.readers = 8);
+        let before = throughput_by_size(&report, Work::Stream, Class::Near);
+        assert_eq!(throughput_by_readers(&report, Class::Near), []);
+        report.rows.extend(crowd);
+        assert_eq!(throughput_by_size(&report, Work::Stream, Class::Near), before);
+        let charts = throughput_by_readers(&report, Class::Near);
+        assert_eq!(charts.len(), 1);
+        assert_eq!(charts[0].series[0].points, [(1.0, 64.0 * 40.0), (8.0, 64.0 * 40.0)]);
     }
 
     #[test]

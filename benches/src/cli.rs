@@ -18,7 +18,7 @@ use crate::pause::{self, PauseArgs};
 #[cfg(feature = "rivals")]
 use crate::plan::Who;
 #[cfg(feature = "rivals")]
-use crate::task::Wait;
+use crate::task::{Wait, Work};
 use crate::wake::{self, WakeArgs};
 use crate::{broadcast, crowd, experiment, laneway, noise, publish, worker};
 
@@ -219,6 +219,22 @@ pub(crate) struct CompareArgs {
     /// best, of a shallow and a deep one]
     #[arg(long, value_name = "SLOTS,...", value_delimiter = ',', value_parser = slots)]
     pub(crate) depths: Vec<u32>,
+    /// Slots of every ring between whose ends one message travels [default: 256 of a lane, of
+    /// others the better of 64 and 256; fewer large ones]
+    #[arg(long, value_name = "SLOTS,...", value_delimiter = ',', value_parser = slots)]
+    pub(crate) latency_depths: Vec<u32>,
+    /// What is measured: one message in flight, one publish each, or one for 32 [default: all]
+    #[arg(long, value_enum, value_name = "WORK,...", value_delimiter = ',')]
+    pub(crate) work: Vec<Work>,
+    /// How a lane is read: copied out, or in place by a reader that trusts its writer [default:
+    /// strict, and trusted above 256 bytes]
+    #[arg(long, value_enum, value_name = "COPY,...", value_delimiter = ',')]
+    pub(crate) copy: Vec<CopyArg>,
+    /// Numbers of readers, each of which reads every message; several of them stream only, beside
+    /// iceoryx2, and take turns on the second cpu
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_values_t = [1],
+        value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) readers: Vec<u32>,
     /// What ends do while they wait
     #[arg(long, value_enum, default_value = "spin")]
     pub(crate) wait: Wait,
@@ -247,6 +263,10 @@ impl Default for CompareArgs {
             seconds: None,
             sizes: Vec::new(),
             depths: Vec::new(),
+            latency_depths: Vec::new(),
+            work: Vec::new(),
+            copy: Vec::new(),
+            readers: vec![1],
             wait: Wait::Spin,
             page_size: PageSize::Auto,
             cpus: None,
@@ -263,7 +283,21 @@ Examples:
   laneway-bench compare --quick                             a first look
   laneway-bench compare --rivals iceoryx2,rtrb --sizes 64   two rivals, one size
   laneway-bench compare --wait park                         ends that sleep
-  laneway-bench compare --depths 128,65536 --no-pin         two depths, ends that wander";
+  laneway-bench compare --depths 128,65536 --no-pin         two depths, ends that wander
+  laneway-bench compare --work latency --latency-depths 2,64,256   how deep a dialogue wants it
+  laneway-bench compare --work stream,batch --copy strict   without the trusting reader
+  laneway-bench compare --copy strict,trusted --sizes 64    both readers, also of small messages
+  laneway-bench compare --readers 1,8,64 --work stream --rivals iceoryx2";
+
+/// How a lane is read.
+#[cfg(feature = "rivals")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CopyArg {
+    /// Copied out, whatever the writer does
+    Strict,
+    /// In place
+    Trusted,
+}
 
 /// Measure what a broadcast costs its producer, from one reader to 64.
 ///

@@ -31,13 +31,19 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), BenchError> {
 pub(crate) fn measure(args: &CompareArgs, interrupt: &Interrupt) -> Result<Report, BenchError> {
     let machine = Machine::read(args.cpus)?;
     let sizes = sizes(&args.sizes, if args.quick { &QUICK_SIZES } else { &SIZES });
-    let cells = contest::cells(&sizes, &args.rivals, &args.depths)?;
+    let cells = contest::cells(&sizes, args)?;
     let count = args.rounds.unwrap_or(if args.quick { 1 } else { 5 });
     let seconds = args.seconds.unwrap_or(if args.quick { 0.02 } else { 0.1 });
     let time = Duration::from_secs_f64(seconds);
     let pinned = !args.no_pin;
     let cpus = pinned.then_some(machine.cpus);
-    let wishes = Wishes { pages: args.page_size, wait: args.wait, depths: args.depths.clone() };
+    let wishes = Wishes {
+        pages: args.page_size,
+        wait: args.wait,
+        depths: args.depths.clone(),
+        latency_depths: args.latency_depths.clone(),
+        readers: args.readers.clone(),
+    };
     let mut stage = Stage::set(&sizes, &wishes, cpus, interrupt)?;
     let found = rounds(&cells, count, machine.cpus, interrupt, |cell: &Cell| {
         if cell.who.is_lane() || matches!(cell.who, Who::Memcpy | Who::Ideal) {

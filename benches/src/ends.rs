@@ -7,6 +7,7 @@ use laneway_shm::{Attach, Consumer, Producer};
 use crate::error::BenchError;
 use crate::latency;
 use crate::message::{Copied, Header, Large, Packed, Small};
+use crate::ports::Crowd;
 use crate::queue::by_value;
 use crate::stream;
 use crate::task::{Answer, Mode, Setup, Side, Task, Tickets, Work};
@@ -61,23 +62,31 @@ macro_rules! reading {
     };
 }
 
-/// The ends of one message size.
+/// The ends of one message size. Lanes of each kind stand beside their slots, of crowds also
+/// beside their readers.
 #[derive(Debug)]
 pub(crate) enum Ends {
     /// Starts round trips, produces streams.
     Initiator {
-        ping: Producer,
-        pong: Option<Consumer>,
+        echoes: Vec<(u32, Echo<Producer, Option<Consumer>>)>,
         streams: Vec<(u32, Producer)>,
         packed: Option<Producer>,
+        crowds: Vec<((u32, u32), Producer)>,
     },
     /// Answers round trips, consumes streams.
     Responder {
-        ping: Option<Consumer>,
-        pong: Producer,
+        echoes: Vec<(u32, Echo<Option<Consumer>, Producer>)>,
         streams: Vec<(u32, Option<Consumer>)>,
         packed: Option<Consumer>,
+        crowds: Vec<((u32, u32), Crowd<Consumer>)>,
     },
+}
+
+/// The lane there and the lane back.
+#[derive(Debug)]
+pub(crate) struct Echo<T, B> {
+    ping: T,
+    pong: B,
 }
 
 impl Ends {
@@ -87,28 +96,50 @@ impl Ends {
         let attach = |ticket: &str| -> Result<Attach, BenchError> {
             Ok(Attach::with_ticket(&setup.socket, ticket)?.pin(setup.pin))
         };
+        let producer = |ticket: &str| Ok::<_, BenchError>(attach(ticket)?.producer()?);
+        let consumer = |ticket: &str| Ok::<_, BenchError>(attach(ticket)?.consumer()?);
+        let packed = tickets.packed.as_deref();
         Ok(match setup.side {
             Side::Initiator => {
-                let ping = attach(&tickets.ping)?.producer()?;
-                let pong = Some(attach(&tickets.pong)?.consumer()?);
-                let mut streams = Vec::new();
-                for (slots, ticket) in &tickets.streams {
-                    streams.push((*slots, attach(ticket)?.producer()?));
+                let (mut echoes, mut streams, mut crowds) = (Vec::new(), Vec::new(), Vec::new());
+                for (slots, ping, pong) in &tickets.echoes {
+                    let (ping, pong) = (producer(ping)?, Some(consumer(pong)?));
+                    echoes.push((*slots, Echo { ping, pong }));
                 }
-                let packed = tickets.packed.as_deref();
-                let packed = packed.map(|ticket| Ok::<_, BenchError>(attach(ticket)?.producer()?));
-                Self::Initiator { ping, pong, streams, packed: packed.transpose()? }
+                for (slots, ticket) in &tickets.streams {
+                    streams.push((*slots, producer(ticket)?));
+                }
+                for crowd in &tickets.crowds {
+                    crowds.push(((crowd.readers, crowd.slots), producer(&crowd.producer)?));
+                }
+                Self::Initiator {
+                    echoes,
+                    streams,
+                    packed: packed.map(producer).transpose()?,
+                    crowds,
+                }
             }
             Side::Responder => {
-                let ping = Some(attach(&tickets.ping)?.consumer()?);
-                let pong = attach(&tickets.pong)?.producer()?;
-                let mut streams = Vec::new();
-                for (slots, ticket) in &tickets.streams {
-                    streams.push((*slots, Some(attach(ticket)?.consumer()?)));
+                let (mut echoes, mut streams, mut crowds) = (Vec::new(), Vec::new(), Vec::new());
+                for (slots, ping, pong) in &tickets.echoes {
+                    let (ping, pong) = (Some(consumer(ping)?), producer(pong)?);
+                    echoes.push((*slots, Echo { ping, pong }));
                 }
-                let packed = tickets.packed.as_deref();
-                let packed = packed.map(|ticket| Ok::<_, BenchError>(attach(ticket)?.consumer()?));
-                Self::Responder { ping, pong, streams, packed: packed.transpose()? }
+                for (slots, ticket) in &tickets.streams {
+                    streams.push((*slots, Some(consumer(ticket)?)));
+                }
+                for crowd in &tickets.crowds {
+                    let attach = Attach::by_name(&setup.socket, &crowd.name).pin(setup.pin);
+                    let readers = (0..crowd.readers).map(|_| Ok(attach.consumer()?));
+                    let readers = readers.collect::<Result<_, BenchError>>()?;
+                    crowds.push(((crowd.readers, crowd.slots), Crowd(readers)));
+                }
+                Self::Responder {
+                    echoes,
+                    streams,
+                    packed: packed.map(consumer).transpose()?,
+                    crowds,
+                }
             }
         })
     }
@@ -117,23 +148,30 @@ impl Ends {
     pub(crate) fn greet(&mut self) -> Result<(), BenchError> {
         let patience = crate::message::PATIENCE;
         match self {
-            Self::Initiator { ping, pong, streams, packed } => {
+            Self::Initiator { echoes, streams, packed, crowds } => {
                 let streams = streams.iter_mut().map(|(_, lane)| lane).chain(packed);
-                for lane in std::iter::once(ping).chain(streams) {
+                let crowds = crowds.iter_mut().map(|(_, lane)| lane);
+                let pings = echoes.iter_mut().map(|(_, echo)| &mut echo.ping);
+                for lane in pings.chain(streams).chain(crowds) {
+                    lane.maintain()?;
                     lane.send(b"hello", patience)?;
                     lane.maintain()?;
                 }
-                if let Some(lane) = pong {
+                for lane in echoes.iter_mut().filter_map(|(_, echo)| echo.pong.as_mut()) {
                     lane.recv(patience)?.release();
                 }
             }
-            Self::Responder { ping, pong, streams, packed } => {
+            Self::Responder { echoes, streams, packed, crowds } => {
                 let streams = streams.iter_mut().map(|(_, lane)| lane);
-                for lane in std::iter::once(ping).chain(streams).flatten().chain(packed) {
+                let pings = echoes.iter_mut().map(|(_, echo)| &mut echo.ping);
+                let crowds = crowds.iter_mut().flat_map(|(_, crowd)| &mut crowd.0);
+                for lane in pings.chain(streams).flatten().chain(packed).chain(crowds) {
                     lane.recv(patience)?.release();
                 }
-                pong.send(b"hello", patience)?;
-                pong.maintain()?;
+                for (_, echo) in echoes {
+                    echo.pong.send(b"hello", patience)?;
+                    echo.pong.maintain()?;
+                }
             }
         }
         Ok(())
@@ -141,23 +179,36 @@ impl Ends {
 
     /// Takes this side's part in a measurement.
     pub(crate) fn run(&mut self, task: &Task) -> Result<Answer, BenchError> {
+        let crowd = (task.readers, task.depth);
         match (self, task.work) {
-            (Self::Initiator { ping, pong, .. }, Work::Latency) => initiate(task, ping, pong),
-            (Self::Responder { ping, pong, .. }, Work::Latency) => respond(task, ping, pong),
+            (Self::Initiator { echoes, .. }, Work::Latency) => {
+                let Echo { ping, pong } = found(echoes, task.depth)?;
+                initiate(task, ping, pong)
+            }
+            (Self::Responder { echoes, .. }, Work::Latency) => {
+                let Echo { ping, pong } = found(echoes, task.depth)?;
+                respond(task, ping, pong)
+            }
             (Self::Initiator { packed, .. }, _) if task.packed => produce_packed(task, packed),
             (Self::Responder { packed, .. }, _) if task.packed => consume_packed(task, packed),
-            (Self::Initiator { streams, .. }, _) => produce(task, deep(streams, task.depth)?),
-            (Self::Responder { streams, .. }, Work::Batch) => {
-                consume_batches(task, deep(streams, task.depth)?)
+            (Self::Initiator { crowds, .. }, _) if task.readers > 1 => {
+                produce(task, found(crowds, crowd)?)
             }
-            (Self::Responder { streams, .. }, _) => consume(task, deep(streams, task.depth)?),
+            (Self::Responder { crowds, .. }, _) if task.readers > 1 => {
+                consume_together(task, found(crowds, crowd)?)
+            }
+            (Self::Initiator { streams, .. }, _) => produce(task, found(streams, task.depth)?),
+            (Self::Responder { streams, .. }, Work::Batch) => {
+                consume_batches(task, found(streams, task.depth)?)
+            }
+            (Self::Responder { streams, .. }, _) => consume(task, found(streams, task.depth)?),
         }
     }
 }
 
-/// The stream's end with `slots` slots.
-fn deep<L>(streams: &mut [(u32, L)], slots: u32) -> Result<&mut L, BenchError> {
-    let found = streams.iter_mut().find(|(depth, _)| *depth == slots);
+/// The end that is known by `key`.
+fn found<K: PartialEq, L>(lanes: &mut [(K, L)], key: K) -> Result<&mut L, BenchError> {
+    let found = lanes.iter_mut().find(|(known, _)| *known == key);
     found.map(|(_, lane)| lane).ok_or(BenchError::Peer(Duration::ZERO))
 }
 
@@ -196,6 +247,12 @@ fn consume(task: &Task, lane: &mut Option<Consumer>) -> Result<Answer, BenchErro
     let (time, bytes) = (Duration::from_millis(task.millis), task.bytes);
     let throughput = reading!(task, lane, inlet => shaped!(
         task, shape => stream::consume(shape, inlet, time, bytes)));
+    throughput.map(Answer::Throughput)
+}
+
+fn consume_together(task: &Task, crowd: &mut Crowd<Consumer>) -> Result<Answer, BenchError> {
+    let (time, bytes) = (Duration::from_millis(task.millis), task.bytes);
+    let throughput = shaped!(task, shape => stream::consume(shape, crowd, time, bytes));
     throughput.map(Answer::Throughput)
 }
 

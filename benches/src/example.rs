@@ -15,7 +15,7 @@ pub(crate) fn sample(round: u32, who: Who, rate: u64, probes: (f64, f64)) -> Sam
     let probe = |nanos| Probe { typical_ns: nanos, p50_ns: nanos, p99_ns: nanos };
     Sample {
         round,
-        cell: Cell { work: Work::Stream, bytes: 64, mode: Mode::All, who, depth: 1024 },
+        cell: Cell { work: Work::Stream, bytes: 64, readers: 1, mode: Mode::All, who, depth: 1024 },
         class: Class::agreed(probes.0, probes.1),
         before: probe(probes.0),
         after: probe(probes.1),

@@ -37,7 +37,7 @@ pub(crate) fn measure(args: &RunArgs, interrupt: &Interrupt) -> Result<Report, B
     let cells = plan::cells(&sizes, args.trusted)?;
     let count = args.rounds.unwrap_or(if args.quick { 2 } else { 9 });
     let seconds = args.seconds.unwrap_or(if args.quick { 0.05 } else { 0.2 });
-    let wishes = Wishes { pages: args.page_size, wait: Wait::Spin, depths: Vec::new() };
+    let wishes = Wishes { pages: args.page_size, ..Wishes::default() };
     let mut stage = Stage::set(&sizes, &wishes, Some(machine.cpus), interrupt)?;
     let (cpus, time) = (machine.cpus, Duration::from_secs_f64(seconds));
     let found = rounds(&cells, count, cpus, interrupt, |cell| {

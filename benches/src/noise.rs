@@ -249,19 +249,20 @@ impl Stage<'_> {
         let longest = 2 * self.time + GRACE;
         let mut makers = Makers::start(noise, self.cpus_allowed, longest, self.interrupt)?;
         let millis = u64::try_from(self.time.as_millis()).unwrap_or(u64::MAX);
-        let depth = Depths::of(self.bytes)?.stream;
+        let depths = Depths::of(self.bytes)?;
         let mut task = Task {
             work: Work::Latency,
             mode: Mode::All,
             bytes: self.bytes,
-            depth,
+            readers: 1,
+            depth: depths.latency,
             trusted: false,
             sent: false,
             packed: false,
             millis,
         };
         let latency = rounds::figures(workers.run(task, self.interrupt)?).latency;
-        task.work = Work::Stream;
+        (task.work, task.depth) = (Work::Stream, depths.stream);
         let throughput = rounds::figures(workers.run(task, self.interrupt)?).throughput;
         Ok((makers.all_run(), latency, throughput))
     }

@@ -191,6 +191,7 @@ fn of_class(report: &Report, class: Class, blocks: &mut Vec<Block>) {
     charts.push(charts::latency_by_size(report, class));
     charts.push(charts::throughput_by_size(report, Work::Stream, class));
     charts.push(charts::throughput_by_size(report, Work::Batch, class));
+    charts.extend(charts::throughput_by_readers(report, class));
     charts.retain(|chart| !chart.series.is_empty());
     let mut grids = vec![limits(report, class), table::duels(report, class)];
     grids.retain(|grid| !grid.rows.is_empty());
@@ -209,7 +210,7 @@ fn limits(report: &Report, class: Class) -> Grid {
     let find = |work, who, bytes| {
         let rows = report.rows.iter().filter(move |row| {
             (row.class, row.cell.work, row.cell.who) == (class, work, who)
-                && (row.cell.bytes, row.cell.mode) == (bytes, Mode::All)
+                && (row.cell.bytes, row.cell.mode, row.cell.readers) == (bytes, Mode::All, 1)
         });
         rows.max_by(|a, b| {
             let rate = |row: &&crate::summary::Row| row.throughput.map_or(0.0, |t| t.bytes_per_s);

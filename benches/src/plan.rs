@@ -193,10 +193,18 @@ impl Who {
 pub(crate) struct Cell {
     pub(crate) work: Work,
     pub(crate) bytes: usize,
+    /// Readers of every message.
+    #[serde(default = "one")]
+    pub(crate) readers: u32,
     pub(crate) mode: Mode,
     pub(crate) who: Who,
     /// Slots or elements of the ring; 0 where there is none.
     pub(crate) depth: u32,
+}
+
+/// Results from before there was a choice.
+pub(crate) fn one() -> u32 {
+    1
 }
 
 /// All measurements of a round, rivals next to each other.
@@ -205,7 +213,7 @@ pub(crate) fn cells(sizes: &[usize], trusted: bool) -> Result<Vec<Cell>, BenchEr
     for &bytes in sizes {
         let depths = Depths::of(bytes)?;
         let mut add = |work, mode, who, depth| {
-            cells.push(Cell { work, bytes, mode, who, depth });
+            cells.push(Cell { work, bytes, readers: 1, mode, who, depth });
         };
         let lanes = if trusted { &[Who::Laneway, Who::Trusted][..] } else { &[Who::Laneway] };
         for mode in [Mode::All, Mode::Header] {

@@ -3,6 +3,8 @@
 //! A lane's practice is the documented one for the size: small messages are built privately and
 //! sent by value, larger ones are written in place; both are copied out by a strict consumer.
 
+use std::time::Duration;
+
 use laneway_shm::{Consumer, Producer, ReserveError};
 
 use crate::error::BenchError;
@@ -69,6 +71,46 @@ pub(crate) trait LargeInlet {
 pub(crate) trait Numbers {
     /// The next message's sequence number and length.
     fn take_number(&mut self) -> Result<(u64, usize), BenchError>;
+}
+
+/// Several readers of the same messages in one thread: each reads a message before any of them
+/// reads the next.
+#[derive(Debug)]
+pub(crate) struct Crowd<I>(pub(crate) Vec<I>);
+
+impl<I> Crowd<I> {
+    #[inline(always)]
+    fn each<T>(
+        &mut self,
+        mut read: impl FnMut(&mut I) -> Result<T, BenchError>,
+    ) -> Result<T, BenchError> {
+        let mut last = Err(BenchError::Peer(Duration::ZERO));
+        for reader in &mut self.0 {
+            last = Ok(read(reader)?);
+        }
+        last
+    }
+}
+
+impl<I: Inlet<N>, const N: usize> Inlet<N> for Crowd<I> {
+    #[inline(always)]
+    fn take(&mut self, expected: u64) -> Result<Seen, BenchError> {
+        self.each(|reader| reader.take(expected))
+    }
+}
+
+impl<I: LargeInlet> LargeInlet for Crowd<I> {
+    #[inline(always)]
+    fn take_large(&mut self, buffer: &mut [u8], expected: u64) -> Result<Seen, BenchError> {
+        self.each(|reader| reader.take_large(buffer, expected))
+    }
+}
+
+impl<I: Numbers> Numbers for Crowd<I> {
+    #[inline(always)]
+    fn take_number(&mut self) -> Result<(u64, usize), BenchError> {
+        self.each(Numbers::take_number)
+    }
 }
 
 impl<const N: usize> Outlet<N> for Producer {
@@ -165,5 +207,33 @@ impl Numbers for Consumer {
         let mut number = [0; NUMBER_BYTES];
         slot.copy_to(&mut number);
         Ok((u64::from_le_bytes(number), slot.len()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads the numbers from one to three, then the end.
+    #[derive(Debug, Default)]
+    struct Counting(u64);
+
+    impl Inlet<8> for Counting {
+        fn take(&mut self, expected: u64) -> Result<Seen, BenchError> {
+            self.0 += 1;
+            assert_eq!(self.0, expected);
+            Ok(if self.0 > 3 { Seen::Stop } else { Seen::Message })
+        }
+    }
+
+    #[test]
+    fn every_reader_of_a_crowd_reads_every_message_and_its_end() {
+        let mut crowd = Crowd((0..5).map(|_| Counting::default()).collect());
+        for expected in 1..=3 {
+            assert_eq!(crowd.take(expected).unwrap(), Seen::Message);
+            assert!(crowd.0.iter().all(|reader| reader.0 == expected));
+        }
+        assert_eq!(crowd.take(4).unwrap(), Seen::Stop);
+        assert!(Crowd(Vec::<Counting>::new()).take(1).is_err());
     }
 }

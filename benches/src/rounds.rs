@@ -145,6 +145,7 @@ fn lane(
         work: cell.work,
         mode: cell.mode,
         bytes: cell.bytes,
+        readers: cell.readers,
         depth: cell.depth,
         trusted: cell.who == Who::Trusted,
         sent: cell.who == Who::Sent,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::agent::{Agent, Wishes};
+use crate::agent::{Agent, Lanes, Wishes};
 use crate::error::BenchError;
 use crate::interrupt::Interrupt;
 use crate::workers::Workers;
@@ -33,13 +33,8 @@ impl Stage {
             lanes.push(agent.lanes(bytes, wishes)?);
         }
         let workers = Workers::start(cpus, &agent.attach_socket(), &lanes, interrupt)?;
-        let pages: BTreeSet<u64> = lanes
-            .iter()
-            .flat_map(|lanes| {
-                [&lanes.ping, &lanes.pong].into_iter().chain(&lanes.streams).chain(&lanes.packed)
-            })
-            .map(|lane| lane.page_bytes)
-            .collect();
+        let pages: BTreeSet<u64> =
+            lanes.iter().flat_map(Lanes::all).map(|lane| lane.page_bytes).collect();
         Ok(Self { workers, _agent: agent, page_bytes: pages.into_iter().collect() })
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::class::Class;
-use crate::plan::{Cell, Who};
+use crate::plan::{Cell, Who, one};
 use crate::recorder::median;
 use crate::rounds::Sample;
 use crate::task::{Mode, Work};
@@ -59,6 +59,8 @@ pub(crate) struct ThroughputRow {
 pub(crate) struct Duel {
     pub(crate) work: Work,
     pub(crate) bytes: usize,
+    #[serde(default = "one")]
+    pub(crate) readers: u32,
     pub(crate) class: Class,
     pub(crate) who: Who,
     /// Rounds in which both were measured in this class.
@@ -67,6 +69,9 @@ pub(crate) struct Duel {
     /// lane is faster. Speed is a rate, or one over a latency.
     pub(crate) lane_ahead: f64,
 }
+
+/// What a duel is about: work, bytes, readers, class.
+type Match = (Work, usize, u32, Class);
 
 /// The rows of all samples that count, ordered by cell and class.
 pub(crate) fn rows(samples: &[Sample]) -> Vec<Row> {
@@ -134,7 +139,7 @@ fn times_rtrb(sample: &Sample, samples: &[Sample]) -> Option<f64> {
         return None;
     }
     let rtrbs = samples.iter().filter(|rival| {
-        let same = |cell: &Cell| (cell.work, cell.mode, cell.bytes);
+        let same = |cell: &Cell| (cell.work, cell.mode, cell.bytes, cell.readers);
         rival.cell.who == Who::Rtrb
             && rival.round == sample.round
             && rival.class == sample.class
@@ -156,16 +161,18 @@ fn speed(sample: &Sample) -> Option<f64> {
 /// Every rival against the lane, with whole messages, each at its best of the round: the strict
 /// lane, except where the rival trusts its writer, too.
 pub(crate) fn duels(samples: &[Sample]) -> Vec<Duel> {
-    let mut best: BTreeMap<(Work, usize, Class, u32), BTreeMap<Who, f64>> = BTreeMap::new();
+    let mut best: BTreeMap<(Match, u32), BTreeMap<Who, f64>> = BTreeMap::new();
     for sample in samples.iter().filter(|sample| sample.cell.mode == Mode::All) {
         if let (Some(class), Some(speed)) = (sample.class, speed(sample)) {
-            let key = (sample.cell.work, sample.cell.bytes, class, sample.round);
+            let Cell { work, bytes, readers, .. } = sample.cell;
+            let key = ((work, bytes, readers, class), sample.round);
             let found = best.entry(key).or_default().entry(sample.cell.who).or_insert(speed);
             *found = found.max(speed);
         }
     }
-    let mut ratios: BTreeMap<(Work, usize, Class, Who), Vec<f64>> = BTreeMap::new();
-    for ((work, bytes, class, _), speeds) in best {
+    let mut ratios: BTreeMap<(Match, Who), Vec<f64>> = BTreeMap::new();
+    for ((matched, _), speeds) in best {
+        let (_, bytes, ..) = matched;
         // Ways through the lane, of which a user takes the best one; against who reads in place
         // also the one that does.
         let ways = [Who::Laneway, Who::Sent, Who::Packed, Who::Trusted];
@@ -174,13 +181,14 @@ pub(crate) fn duels(samples: &[Sample]) -> Vec<Duel> {
                 ways.iter().filter(|way| !way.reads_in_place(bytes) || who.reads_in_place(bytes));
             let lanes = allowed.filter_map(|way| speeds.get(way).copied());
             if let Some(lane) = lanes.max_by(f64::total_cmp) {
-                ratios.entry((work, bytes, class, who)).or_default().push(lane / speed);
+                ratios.entry((matched, who)).or_default().push(lane / speed);
             }
         }
     }
-    let duels = ratios.into_iter().filter_map(|((work, bytes, class, who), mut ratios)| {
+    let duels = ratios.into_iter().filter_map(|((matched, who), mut ratios)| {
+        let (work, bytes, readers, class) = matched;
         let rounds = ratios.len();
-        Some(Duel { work, bytes, class, who, rounds, lane_ahead: median(&mut ratios)? })
+        Some(Duel { work, bytes, readers, class, who, rounds, lane_ahead: median(&mut ratios)? })
     });
     duels.collect()
 }

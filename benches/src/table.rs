@@ -8,7 +8,7 @@ use crate::class::Class;
 use crate::grid::Grid;
 use crate::plan::Who;
 use crate::report::{Kind, Report};
-use crate::summary::Row;
+use crate::summary::{Duel, Row};
 use crate::targets::Target;
 use crate::task::{Mode, Wait, Work};
 
@@ -147,18 +147,17 @@ pub(crate) fn duels(report: &Report, class: Class) -> Grid {
          round; below 1 the rival is faster"
     );
     let mut grid = Grid::new(title, &columns);
-    let mut pairs: Vec<(Work, Who)> = duels.iter().map(|duel| (duel.work, duel.who)).collect();
+    let mut pairs: Vec<(Work, u32, Who)> =
+        duels.iter().map(|duel| (duel.work, duel.readers, duel.who)).collect();
     pairs.sort_unstable();
     pairs.dedup();
-    for (work, who) in pairs {
-        let kind = match work {
-            Work::Latency => "latency".to_owned(),
-            _ => format!("stream, {}", publish(work)),
-        };
+    for (work, readers, who) in pairs {
+        let kind = kind(work, readers);
         let mut line = vec![who.as_str().to_owned(), kind];
         line.extend(sizes.iter().map(|&bytes| {
-            let same = |key: (Work, Who, usize)| key == (work, who, bytes);
-            let duel = duels.iter().find(|duel| same((duel.work, duel.who, duel.bytes)));
+            let key = (work, readers, who, bytes);
+            let same = |duel: &&&Duel| (duel.work, duel.readers, duel.who, duel.bytes) == key;
+            let duel = duels.iter().find(same);
             duel.map_or_else(String::new, |duel| format!("{:.2}", duel.lane_ahead))
         }));
         grid.rows.push(line);
@@ -170,16 +169,27 @@ pub(crate) fn duels(report: &Report, class: Class) -> Grid {
 fn absent(report: &Report) -> Grid {
     let mut grid = Grid::new("Not measured", &["bytes", "who", "work", "why"]);
     for absent in &report.absent {
-        let work = match absent.cell.work {
-            Work::Latency => "latency".to_owned(),
-            work => format!("stream, {}", publish(work)),
-        };
+        let work = kind(absent.cell.work, absent.cell.readers);
         let (bytes, who) = (absent.cell.bytes.to_string(), absent.cell.who.as_str().to_owned());
         grid.rows.push(vec![bytes, who, work, absent.why.clone()]);
     }
     // Every depth has the same reason, most often.
     grid.rows.dedup();
     grid
+}
+
+/// A kind of work as words.
+fn kind(work: Work, readers: u32) -> String {
+    match work {
+        Work::Latency => "latency".to_owned(),
+        work if readers > 1 => format!("stream, {}, {readers} readers", publish(work)),
+        work => format!("stream, {}", publish(work)),
+    }
+}
+
+/// Whether there is a choice of readers to show.
+fn has_crowds(report: &Report) -> bool {
+    report.rows.iter().any(|row| row.cell.readers > 1)
 }
 
 fn publish(work: Work) -> &'static str {
@@ -196,6 +206,7 @@ fn header<'a>(report: &Report, columns: &[&'a str]) -> Vec<&'a str> {
     if report.kind == Kind::Compare {
         header.extend(["ends", "waits"]);
     }
+    header.extend(has_crowds(report).then_some("readers"));
     header.extend(["slots", "rounds"]);
     header.extend(columns);
     if report.kind == Kind::Run {
@@ -205,7 +216,8 @@ fn header<'a>(report: &Report, columns: &[&'a str]) -> Vec<&'a str> {
 }
 
 fn identity_width(report: &Report) -> usize {
-    if report.kind == Kind::Compare { 7 } else { 5 }
+    let width = if report.kind == Kind::Compare { 7 } else { 5 };
+    width + usize::from(has_crowds(report))
 }
 
 /// The cells that every line starts with.
@@ -229,6 +241,7 @@ fn identity(report: &Report, row: &Row) -> Vec<String> {
         };
         line.extend([ends, waits].map(str::to_owned));
     }
+    line.extend(has_crowds(report).then(|| row.cell.readers.to_string()));
     // The kernel's buffers have no slots.
     line.push(if row.cell.depth == 0 { String::new() } else { row.cell.depth.to_string() });
     line.push(row.rounds.to_string());

@@ -170,7 +170,8 @@ const AHEAD: [Ahead; 10] = [
 pub(crate) fn of_rows(rows: &[Row]) -> Vec<Target> {
     let mut targets = Vec::new();
     for row in rows {
-        let wanted = (row.cell.who, row.cell.mode) == (Who::Laneway, Mode::All);
+        let wanted =
+            (row.cell.who, row.cell.mode, row.cell.readers) == (Who::Laneway, Mode::All, 1);
         match (row.cell.work, row.cell.bytes, &row.latency, row.times_rtrb) {
             (Work::Latency, 64, Some(latency), _) if wanted => targets.push(Target {
                 name: "64-byte message, one way, in hand-overs".to_owned(),
@@ -201,6 +202,7 @@ pub(crate) fn of_duels(duels: &[Duel]) -> Vec<Target> {
         for class in [Class::Smt, Class::Near, Class::Far] {
             let meant = duels.iter().filter(|duel| {
                 (duel.class, duel.work, duel.bytes) == (class, promise.work, promise.bytes)
+                    && duel.readers == 1
                     && promise.rivals.contains(&duel.who)
             });
             let hardest = meant.min_by(|a, b| a.lane_ahead.total_cmp(&b.lane_ahead));
@@ -283,6 +285,7 @@ mod tests {
         let duel = |who, class, lane_ahead| Duel {
             work: Work::Stream,
             bytes: 64,
+            readers: 1,
             class,
             who,
             rounds: 3,
@@ -309,6 +312,7 @@ mod tests {
         let duel = |bytes, lane_ahead| Duel {
             work: Work::Latency,
             bytes,
+            readers: 1,
             class: Class::Far,
             who: Who::Ideal,
             rounds: 2,

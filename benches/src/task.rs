@@ -61,12 +61,23 @@ pub(crate) struct Setup {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Tickets {
     pub(crate) bytes: usize,
-    pub(crate) ping: String,
-    pub(crate) pong: String,
+    /// Lanes for round trips, there and back, by their slots.
+    pub(crate) echoes: Vec<(u32, String, String)>,
     /// Lanes for streams, by their slots.
     pub(crate) streams: Vec<(u32, String)>,
     /// The lane for packed messages, if there is one.
     pub(crate) packed: Option<String>,
+    /// Lanes with several readers.
+    pub(crate) crowds: Vec<CrowdTicket>,
+}
+
+/// A lane with several readers: its producer has a ticket, its readers know its name.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct CrowdTicket {
+    pub(crate) readers: u32,
+    pub(crate) slots: u32,
+    pub(crate) producer: String,
+    pub(crate) name: String,
 }
 
 /// Later lines.
@@ -89,7 +100,7 @@ pub(crate) enum Mode {
 }
 
 /// What is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Work {
     /// Half a round trip, one message in flight.
@@ -99,6 +110,7 @@ pub(crate) enum Work {
     /// One publish for 32 messages.
     Batch,
     /// One core copying.
+    #[value(skip)]
     Copy,
 }
 
@@ -129,7 +141,9 @@ pub(crate) struct Task {
     pub(crate) work: Work,
     pub(crate) mode: Mode,
     pub(crate) bytes: usize,
-    /// Slots of a stream's lane.
+    /// Readers of every message.
+    pub(crate) readers: u32,
+    /// Slots of the lane.
     pub(crate) depth: u32,
     pub(crate) trusted: bool,
     /// Whether large messages are copied in.

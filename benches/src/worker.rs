@@ -7,6 +7,7 @@ use std::io::{self, BufRead, Write};
 use std::process::ExitCode;
 
 use crate::child;
+use crate::control::hold::raise_open_files;
 use crate::ends::Ends;
 use crate::error::BenchError;
 use crate::probe::pin;
@@ -32,6 +33,8 @@ pub(crate) fn run(parent: Option<i32>) -> Result<ExitCode, BenchError> {
 
 fn work(setup: &Setup, lines: &mut impl Lines) -> Result<(), BenchError> {
     let _pinned = setup.cpu.map(pin).transpose()?;
+    // Many readers have more descriptors than a process usually may.
+    raise_open_files()?;
     let mut lanes = Vec::new();
     for tickets in &setup.lanes {
         lanes.push((tickets.bytes, Ends::attach(setup, tickets)?));

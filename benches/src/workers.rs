@@ -10,13 +10,12 @@ use crate::agent::{Lane, Lanes};
 use crate::child;
 use crate::error::BenchError;
 use crate::interrupt::Interrupt;
-use crate::task::{Answer, Order, Setup, Side, Task, Tickets};
+use crate::task::{Answer, CrowdTicket, Order, Setup, Side, Task, Tickets};
 
 /// How long a worker may take beyond the time of its task.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Both workers, attached and acquainted.
-/// A child in a hidden role that takes orders and gives answers.
 #[derive(Debug)]
 pub(crate) struct Workers {
     initiator: Worker,
@@ -67,9 +66,12 @@ impl Workers {
             let setup = Setup { side, cpu: side.of(cpus), pin, socket, lanes };
             Worker::start("worker", side, &setup)
         };
-        let mut workers =
-            Self { initiator: start(Side::Initiator)?, responder: start(Side::Responder)? };
-        workers.answers(Duration::ZERO, interrupt)?;
+        // A producer that comes later knows every reader from its grant.
+        let mut responder = start(Side::Responder)?;
+        responder.answer(Duration::ZERO, interrupt)?;
+        let mut initiator = start(Side::Initiator)?;
+        initiator.answer(Duration::ZERO, interrupt)?;
+        let mut workers = Self { initiator, responder };
         workers.tell(&Order::Greet)?;
         workers.answers(Duration::ZERO, interrupt)?;
         Ok(workers)
@@ -178,22 +180,30 @@ impl Drop for Worker {
     }
 }
 
+/// Which of a lane's tickets.
+type Ticket = fn(&Lane) -> String;
+
 impl Lanes {
     fn tickets(&self, side: Side) -> Tickets {
         let (sends, receives) =
             (|lane: &Lane| lane.producer.clone(), |lane: &Lane| lane.consumer.clone());
-        let streams = |ticket: fn(&Lane) -> String| {
-            self.streams.iter().map(|lane| (lane.slots, ticket(lane))).collect()
+        let streams =
+            |ticket: Ticket| self.streams.iter().map(|lane| (lane.slots, ticket(lane))).collect();
+        let packed = |ticket: Ticket| self.packed.as_ref().map(ticket);
+        let (there, back) = match side {
+            Side::Initiator => (sends as Ticket, receives as Ticket),
+            Side::Responder => (receives as Ticket, sends as Ticket),
         };
-        let packed = |ticket: fn(&Lane) -> String| self.packed.as_ref().map(ticket);
-        let (ping, pong, streams, packed) = match side {
-            Side::Initiator => {
-                (sends(&self.ping), receives(&self.pong), streams(sends), packed(sends))
-            }
-            Side::Responder => {
-                (receives(&self.ping), sends(&self.pong), streams(receives), packed(receives))
-            }
-        };
-        Tickets { bytes: self.bytes, ping, pong, streams, packed }
+        let echo = |(ping, pong): &(Lane, Lane)| (ping.slots, there(ping), back(pong));
+        let echoes = self.echoes.iter().map(echo).collect();
+        let crowds = self.crowds.iter().map(|(readers, lane)| CrowdTicket {
+            readers: *readers,
+            slots: lane.slots,
+            producer: if side == Side::Initiator { lane.producer.clone() } else { String::new() },
+            name: lane.name.clone(),
+        });
+        let crowds = crowds.collect();
+        let (streams, packed) = (streams(there), packed(there));
+        Tickets { bytes: self.bytes, echoes, streams, packed, crowds }
     }
 }

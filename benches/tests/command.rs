@@ -415,6 +415,70 @@ mod rivals {
     }
 
     #[test]
+    fn what_is_not_asked_for_is_not_measured() {
+        if !two_cpus() {
+            return;
+        }
+        let asked = ["--sizes", "64", "--rivals", "rtrb", "--work", "latency,batch"];
+        let how = ["--copy", "trusted", "--latency-depths", "4,64"];
+        let report = compare(&[&asked[..], &how].concat());
+        let both = ["samples", "absent"];
+        let cells = both.iter().flat_map(|key| report[key].as_array().expect("cells"));
+        let mut found: Vec<_> = cells
+            .filter(|cell| cell["work"] != "copy" && cell["who"] != "ideal")
+            .map(|cell| {
+                let word = |key: &str| cell[key].as_str().expect("a word").to_owned();
+                (word("work"), word("who"), cell["depth"].as_u64().expect("slots"))
+            })
+            .collect();
+        found.sort_unstable();
+        found.dedup();
+        let cell = |work: &str, who: &str, slots| (work.to_owned(), who.to_owned(), slots);
+        let expected = [
+            cell("batch", "rtrb", 1024),
+            cell("batch", "rtrb", 65536),
+            cell("latency", "rtrb", 4),
+            cell("latency", "rtrb", 64),
+            cell("latency", "trusted", 4),
+            cell("latency", "trusted", 64),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn several_readers_get_every_message_of_a_lane_and_of_iceoryx2() {
+        if !two_cpus() {
+            return;
+        }
+        let asked = ["--readers", "1,3", "--work", "stream", "--sizes", "64,4096"];
+        let report = compare(&[&asked[..], &["--rivals", "iceoryx2,pipe"]].concat());
+        let mut found = 0;
+        for (who, readers, bytes) in [
+            ("laneway", 1, 64),
+            ("laneway", 3, 64),
+            ("laneway", 3, 4096),
+            ("iceoryx2", 1, 64),
+            ("iceoryx2", 3, 64),
+            ("iceoryx2", 3, 4096),
+        ] {
+            let is = |cell: &&Value| {
+                cell["who"] == who && cell["readers"] == readers && cell["bytes"] == bytes
+            };
+            let figure = report["samples"].as_array().expect("samples").iter().find(is);
+            let figure = figure.is_some_and(|sample| sample["throughput"].is_object());
+            let absent = report["absent"].as_array().expect("absent").iter().find(is);
+            let why = absent.map_or_else(String::new, |absent| absent["why"].to_string());
+            assert!(figure || why.contains(TOO_FEW), "{who} {readers} {bytes}: {why}");
+            found += u32::from(figure);
+        }
+        assert!(found > 2, "figures of {found} among 6 cells");
+        let mut absent = report["absent"].as_array().expect("absent").iter();
+        let pipe =
+            absent.find(|cell| cell["who"] == "pipe" && cell["readers"] == 3).expect("a reason");
+        assert!(pipe["why"].to_string().contains("one reader"), "{pipe}");
+    }
+
+    #[test]
     fn depths_that_are_asked_for_are_what_every_ring_gets() {
         if !two_cpus() {
             return;

@@ -1,5 +1,6 @@
 //! Which measurements a round of `compare` consists of: who, at which sizes and depths. Pure.
 
+use crate::cli::{CompareArgs, CopyArg};
 use crate::error::BenchError;
 use crate::ideal;
 use crate::plan::{Cell, Depths, Who};
@@ -57,50 +58,100 @@ pub(crate) const TERM_MIN: usize = 64 << 10;
 
 /// All measurements of a round. For each size and work the lane comes first and its rivals right
 /// after it, so that the cpus have little time to move.
-pub(crate) fn cells(
-    sizes: &[usize],
-    rivals: &[Who],
-    depths: &[u32],
-) -> Result<Vec<Cell>, BenchError> {
+pub(crate) fn cells(sizes: &[usize], args: &CompareArgs) -> Result<Vec<Cell>, BenchError> {
     let everybody = [&RIVALS, WANTING].concat();
-    let rivals = if rivals.is_empty() { &everybody } else { rivals };
+    let rivals = if args.rivals.is_empty() { &everybody } else { &args.rivals };
+    let asked = |work| args.work.is_empty() || args.work.contains(&work);
     let mut cells = Vec::new();
     for &bytes in sizes {
-        let lane = Depths::of(bytes)?;
-        for work in [Work::Latency, Work::Stream, Work::Batch] {
-            if work == Work::Batch && bytes > BATCH_MAX {
-                continue;
+        for work in [Work::Latency, Work::Stream, Work::Batch].into_iter().filter(|w| asked(*w)) {
+            if args.readers.contains(&1) && (work != Work::Batch || bytes <= BATCH_MAX) {
+                pairs(&mut cells, work, bytes, rivals, args)?;
             }
-            let mut add = |who, depth| {
-                cells.push(Cell { work, bytes, mode: Mode::All, who, depth });
-            };
-            let slots = match work {
-                Work::Latency => &[lane.latency],
-                _ if depths.is_empty() => &[lane.stream],
-                _ => depths,
-            };
-            slots.iter().for_each(|&slots| add(Who::Laneway, slots));
-            if bytes > SMALL_MAX {
-                slots.iter().for_each(|&slots| add(Who::Sent, slots));
-                slots.iter().for_each(|&slots| add(Who::Trusted, slots));
-            }
-            if work == Work::Batch {
-                lane.packed.iter().for_each(|&slots| add(Who::Packed, slots));
-            }
-            if work == Work::Latency && ideal::SIZES.contains(&bytes) {
-                add(Who::Ideal, 0);
-            }
-            let able = rivals.iter().filter(|who| work != Work::Batch || has_batches(**who));
-            for &who in able {
-                for depth in depths_of(who, work, bytes, depths) {
-                    add(who, depth);
-                }
+            if work == Work::Stream {
+                crowds(&mut cells, bytes, rivals, args)?;
             }
         }
         let (work, mode, who) = (Work::Copy, Mode::All, Who::Memcpy);
-        cells.push(Cell { work, bytes, mode, who, depth: 0 });
+        cells.push(Cell { work, bytes, readers: 1, mode, who, depth: 0 });
     }
     Ok(cells)
+}
+
+/// One writer, one reader: lanes, then everybody else.
+fn pairs(
+    cells: &mut Vec<Cell>,
+    work: Work,
+    bytes: usize,
+    rivals: &[Who],
+    args: &CompareArgs,
+) -> Result<(), BenchError> {
+    let lane = Depths::of(bytes)?;
+    let depths = if work == Work::Latency { &args.latency_depths } else { &args.depths };
+    let usual = if work == Work::Latency { lane.latency } else { lane.stream };
+    let slots = if depths.is_empty() { std::slice::from_ref(&usual) } else { depths };
+    let mut add = |who, depth| {
+        cells.push(Cell { work, bytes, readers: 1, mode: Mode::All, who, depth });
+    };
+    let (strict, trusted) = match &args.copy[..] {
+        [] => (true, bytes > SMALL_MAX),
+        copy => (copy.contains(&CopyArg::Strict), copy.contains(&CopyArg::Trusted)),
+    };
+    // In turns by depth, so that each way meets the same moment.
+    for &slots in slots {
+        if strict {
+            add(Who::Laneway, slots);
+        }
+        if strict && bytes > SMALL_MAX {
+            add(Who::Sent, slots);
+        }
+        // Batches are received by the strict reader only.
+        if trusted && work != Work::Batch {
+            add(Who::Trusted, slots);
+        }
+    }
+    if work == Work::Batch && strict {
+        lane.packed.iter().for_each(|&slots| add(Who::Packed, slots));
+    }
+    if work == Work::Latency && ideal::SIZES.contains(&bytes) {
+        add(Who::Ideal, 0);
+    }
+    for &who in rivals.iter().filter(|who| work != Work::Batch || has_batches(**who)) {
+        for depth in depths_of(who, work, bytes, depths) {
+            add(who, depth);
+        }
+    }
+    Ok(())
+}
+
+/// One writer, several readers: lanes, and of the rivals those that can, or were named.
+fn crowds(
+    cells: &mut Vec<Cell>,
+    bytes: usize,
+    rivals: &[Who],
+    args: &CompareArgs,
+) -> Result<(), BenchError> {
+    let usual = Depths::of(bytes)?.stream;
+    let slots = if args.depths.is_empty() { std::slice::from_ref(&usual) } else { &args.depths };
+    for &readers in args.readers.iter().filter(|readers| **readers > 1) {
+        let mut add = |who, depth| {
+            let (work, mode) = (Work::Stream, Mode::All);
+            cells.push(Cell { work, bytes, readers, mode, who, depth });
+        };
+        slots.iter().for_each(|&slots| add(Who::Laneway, slots));
+        let named = !args.rivals.is_empty();
+        for &who in rivals.iter().filter(|who| named || has_readers(**who)) {
+            for depth in depths_of(who, Work::Stream, bytes, &args.depths) {
+                add(who, depth);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Rivals whose messages several readers read each.
+fn has_readers(who: Who) -> bool {
+    who == Who::Iceoryx2
 }
 
 /// Rivals with a documented way to publish many small messages at once.
@@ -145,12 +196,12 @@ fn depths_of(who: Who, work: Work, bytes: usize, asked: &[u32]) -> Vec<u32> {
             let messages = |term: usize| u32::try_from(term / aeron_frame(bytes));
             fitting.filter_map(|term| messages(term).ok()).collect()
         }
+        _ if !asked.is_empty() => asked.to_vec(),
         (_, Work::Latency) => {
             let mut depths = LATENCY_SLOTS.map(|most| elements((SHALLOW.0, most), 2)).to_vec();
             depths.dedup();
             depths
         }
-        _ if !asked.is_empty() => asked.to_vec(),
         _ => {
             // A batch must fit in.
             let least = if work == Work::Batch { BATCH } else { 4 };
@@ -164,6 +215,9 @@ fn depths_of(who: Who, work: Work, bytes: usize, asked: &[u32]) -> Vec<u32> {
 /// Why a cell cannot be measured, if it cannot.
 pub(crate) fn out_of_reach(cell: &Cell, wait: Wait) -> Option<&'static str> {
     match cell.who {
+        who if cell.readers > 1 && !has_readers(who) => {
+            Some("it has one reader here: iceoryx2 is the rival with several")
+        }
         Who::DpdkRing | Who::DpdkInPlace if !cfg!(feature = "rivals-dpdk") => {
             Some("this build has no DPDK: build it with `--features rivals-dpdk`")
         }
@@ -207,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_round_compares_nothing_twice_and_everybody_with_a_lane() {
-        let cells = cells(&SIZES, &[], &[]).unwrap();
+        let cells = cells(&SIZES, &CompareArgs::default()).unwrap();
         let mut unique = cells.clone();
         unique.sort();
         unique.dedup();
@@ -224,13 +278,46 @@ mod tests {
     }
 
     #[test]
+    fn every_axis_can_be_chosen() {
+        let found = |args: CompareArgs, test: fn(&Cell) -> bool| {
+            let cells = cells(&[64, 4096], &args).unwrap();
+            assert!(cells.iter().any(|cell| cell.work != Work::Copy), "{cells:?}");
+            cells.iter().filter(|cell| cell.work != Work::Copy).all(test)
+        };
+        let usual = CompareArgs::default;
+        let args = CompareArgs { work: vec![Work::Batch], ..usual() };
+        assert!(found(args, |cell| cell.work == Work::Batch && cell.bytes == 64));
+        let args = CompareArgs { copy: vec![CopyArg::Trusted], ..usual() };
+        assert!(found(args, |cell| !cell.who.is_lane() || cell.who == Who::Trusted));
+        let args = CompareArgs { copy: vec![CopyArg::Strict], ..usual() };
+        assert!(found(args, |cell| cell.who != Who::Trusted));
+        let args = CompareArgs {
+            latency_depths: vec![16],
+            rivals: vec![Who::Rtrb],
+            work: vec![Work::Latency],
+            ..usual()
+        };
+        assert!(found(args, |cell| cell.depth == 16 || cell.who == Who::Ideal));
+        let args = CompareArgs { readers: vec![8], ..usual() };
+        assert!(found(args, |cell| cell.readers == 8
+            && cell.work == Work::Stream
+            && matches!(cell.who, Who::Laneway | Who::Iceoryx2)));
+        let named = CompareArgs { readers: vec![2], rivals: vec![Who::Pipe], ..usual() };
+        let cells = cells(&[64], &named).unwrap();
+        let pipe = cells.iter().find(|cell| cell.who == Who::Pipe).unwrap();
+        assert!(out_of_reach(pipe, Wait::Spin).is_some_and(|why| why.contains("one reader")));
+    }
+
+    #[test]
     fn depths_are_shallow_and_deep_unless_they_are_asked_for() {
         let of = |who, work, bytes, asked: &[u32]| depths_of(who, work, bytes, asked);
         assert_eq!(of(Who::Rtrb, Work::Stream, 64, &[]), [1024, 65536]);
         assert_eq!(of(Who::ShmemIpc, Work::Stream, 65536, &[]), [4, 64]);
         assert_eq!(of(Who::ShmemIpc, Work::Stream, 1 << 20, &[]), [4]);
         assert_eq!(of(Who::Ringbuf, Work::Stream, 64, &[128]), [128]);
-        assert_eq!(of(Who::Ringbuf, Work::Latency, 64, &[128]), [64, 256]);
+        assert_eq!(of(Who::Ringbuf, Work::Latency, 64, &[]), [64, 256]);
+        assert_eq!(of(Who::Ringbuf, Work::Latency, 64, &[128]), [128]);
+        assert_eq!(of(Who::Iceoryx2, Work::Latency, 64, &[128]), [128]);
         assert_eq!(of(Who::Ringbuf, Work::Latency, 4096, &[]), [64]);
         assert_eq!(of(Who::Pipe, Work::Stream, 64, &[128]), [0]);
         assert_eq!(of(Who::Iceoryx2, Work::Stream, 65536, &[]), [64]);
@@ -241,7 +328,8 @@ mod tests {
 
     #[test]
     fn who_cannot_take_part_says_why() {
-        let cell = |who, work, bytes| Cell { work, bytes, mode: Mode::All, who, depth: 64 };
+        let cell =
+            |who, work, bytes| Cell { work, bytes, readers: 1, mode: Mode::All, who, depth: 64 };
         let spinning = |who, work, bytes| out_of_reach(&cell(who, work, bytes), Wait::Spin);
         assert!(spinning(Who::Rtrb, Work::Stream, 64).is_none());
         assert!(spinning(Who::Rtrb, Work::Stream, 65536).is_some());

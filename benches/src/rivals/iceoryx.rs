@@ -25,28 +25,30 @@ use super::meeting::Meeting;
 use super::{Errand, play};
 use crate::error::BenchError;
 use crate::message::{Idle, Large, PATIENCE, Seen, Small, judge};
-use crate::ports::{Inlet, LargeInlet, LargeOutlet, Outlet};
+use crate::ports::{Crowd, Inlet, LargeInlet, LargeOutlet, Outlet};
 use crate::queue::by_value;
 use crate::task::{Answer, Side};
 
 /// The initiator's note that both services are there.
 const CREATED: &str = "created";
 
-/// The publisher's and the subscriber's service, and both ports.
+/// The publisher's and the subscribers' service, and all ports. Only the way there has several
+/// subscribers.
 macro_rules! ports {
     ($errand:expr, $node:expr, $payload:ty $(, $tune:ident($value:expr))?) => {{
+        let many = $errand.cell.readers as usize;
         let (there, back) = match $errand.side {
-            Side::Initiator => ("ping", "pong"),
-            Side::Responder => ("pong", "ping"),
+            Side::Initiator => (("ping", many), ("pong", 1)),
+            Side::Responder => (("pong", 1), ("ping", many)),
         };
-        let service = |name| -> Result<_, BenchError> {
+        let service = |(name, subscribers)| -> Result<_, BenchError> {
             $node
                 .service_builder(&service_name(name)?)
                 .publish_subscribe::<$payload>()
                 .enable_safe_overflow(false)
                 .history_size(0)
                 .max_publishers(1)
-                .max_subscribers(1)
+                .max_subscribers(subscribers)
                 .max_nodes(2)
                 .subscriber_max_buffer_size($errand.cell.depth as usize)
                 .open_or_create()
@@ -58,8 +60,12 @@ macro_rules! ports {
         let publisher =
             if $errand.spins() { publisher.set_backpressure_handler(retry) } else { publisher };
         let publisher = publisher.create().map_err(BenchError::rival("iceoryx2 publisher"))?;
-        let subscriber = service(back)?.subscriber_builder().create();
-        (publisher, subscriber.map_err(BenchError::rival("iceoryx2 subscriber"))?)
+        let service_back = service(back)?;
+        let subscribers = (0..back.1).map(|_| {
+            let subscriber = service_back.subscriber_builder().create();
+            subscriber.map_err(BenchError::rival("iceoryx2 subscriber"))
+        });
+        (publisher, subscribers.collect::<Result<Vec<_>, _>>()?)
     }};
 }
 
@@ -73,18 +79,24 @@ pub(crate) fn serve(errand: &Errand, meeting: &Meeting) -> Result<Answer, BenchE
     }
     by_value!(errand.cell.bytes, [8, 56, 64, 256, 1024],
     N => {
-        let (publisher, subscriber) = ports!(errand, node, [u8; N]);
-        let (mut outlet, mut inlet) = acquainted(errand, meeting, &node, publisher, subscriber)?;
+        let (publisher, subscribers) = ports!(errand, node, [u8; N]);
+        let (mut outlet, mut inlets) = acquainted(errand, meeting, &node, publisher, subscribers)?;
         let part = || meeting.part(errand.side);
-        play(errand, &mut Small::<N>, &mut outlet, &mut inlet, part)
+        match &mut inlets.0[..] {
+            [inlet] => play(errand, &mut Small::<N>, &mut outlet, inlet, part),
+            _ => play(errand, &mut Small::<N>, &mut outlet, &mut inlets, part),
+        }
     },
     else {
         let len = errand.cell.bytes;
-        let (publisher, subscriber) =
+        let (publisher, subscribers) =
                 ports!(errand, node, [u8], initial_max_slice_len(len));
-        let (mut outlet, mut inlet) = acquainted(errand, meeting, &node, publisher, subscriber)?;
+        let (mut outlet, mut inlets) = acquainted(errand, meeting, &node, publisher, subscribers)?;
         let part = || meeting.part(errand.side);
-        play(errand, &mut Large::new(len), &mut outlet, &mut inlet, part)
+        match &mut inlets.0[..] {
+            [inlet] => play(errand, &mut Large::new(len), &mut outlet, inlet, part),
+            _ => play(errand, &mut Large::new(len), &mut outlet, &mut inlets, part),
+        }
     })
 }
 
@@ -132,8 +144,8 @@ fn acquainted<P: Debug + IceoryxSend + ?Sized + 'static>(
     meeting: &Meeting,
     node: &Node<ipc::Service>,
     publisher: Publisher<ipc::Service, P, ()>,
-    subscriber: Subscriber<ipc::Service, P, ()>,
-) -> Result<(Sending<P>, Receiving<P>), BenchError>
+    subscribers: Vec<Subscriber<ipc::Service, P, ()>>,
+) -> Result<(Sending<P>, Crowd<Receiving<P>>), BenchError>
 where
     Publisher<ipc::Service, P, ()>: UpdateConnections,
     Subscriber<ipc::Service, P, ()>: UpdateConnections,
@@ -151,9 +163,15 @@ where
     wait_for_other("made")?;
     publisher.update_connections().map_err(BenchError::rival("update_connections"))?;
     wait_for_other("offered")?;
-    subscriber.update_connections().map_err(BenchError::rival("update_connections"))?;
+    for subscriber in &subscribers {
+        subscriber.update_connections().map_err(BenchError::rival("update_connections"))?;
+    }
     wait_for_other("ready")?;
-    Ok((Sending { publisher, bell: notifier }, Receiving { subscriber, bell: listener }))
+    // Where the first reader has a message, the others have it, too.
+    let mut listener = listener;
+    let inlets =
+        subscribers.into_iter().map(|subscriber| Receiving { subscriber, bell: listener.take() });
+    Ok((Sending { publisher, bell: notifier }, Crowd(inlets.collect())))
 }
 
 fn bells(
