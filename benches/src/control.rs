@@ -13,7 +13,7 @@ pub(crate) mod first;
 pub(crate) mod hold;
 #[cfg(feature = "rivals")]
 mod iceoryx;
-mod summary;
+pub(crate) mod summary;
 mod timings;
 mod usage;
 mod what;
@@ -31,6 +31,7 @@ use tonic::transport::Channel;
 
 use crate::agent::Agent;
 use crate::cli::{PageSize, seconds};
+use crate::document::Marked;
 use crate::error::BenchError;
 use crate::interrupt::Interrupt;
 use crate::machine::Machine;
@@ -105,7 +106,8 @@ pub(crate) fn run(args: &ControlArgs) -> Result<(), BenchError> {
     let interrupt = Interrupt::new()?;
     let report = measure(args, &interrupt)?;
     let text = if args.json {
-        serde_json::to_string_pretty(&report).map_err(BenchError::json("the report"))?
+        serde_json::to_string_pretty(&Marked::new("control", &report))
+            .map_err(BenchError::json("the report"))?
     } else {
         text(&report)
     };

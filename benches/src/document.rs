@@ -1,11 +1,15 @@
 //! Results of whichever command, as they are read from files and shown on a page.
 
-use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::broadcast;
+use crate::control::summary as control;
 use crate::noise;
 use crate::page::Block;
+use crate::plot::{Axis, Chart, Series};
 use crate::report::Report;
 use crate::trial::{self, Sheet};
 
@@ -21,6 +25,7 @@ pub(crate) enum Document {
     Trials(Box<Sheet>),
     Broadcast(Box<broadcast::Report>),
     Noise(Box<noise::Findings>),
+    Control(Box<control::Report>),
 }
 
 impl Document {
@@ -39,6 +44,7 @@ impl Document {
             "wake" | "copies" | "pause" => read(value).map(Self::Trials),
             "broadcast" => read(value).map(Self::Broadcast),
             "noise" => read(value).map(Self::Noise),
+            "control" => read(value).map(Self::Control),
             other => Err(format!("it is of the kind `{other}`, which has no page")),
         }
     }
@@ -50,6 +56,7 @@ impl Document {
             Self::Trials(sheet) => serde_json::to_value(sheet),
             Self::Broadcast(report) => serde_json::to_value(Marked::new("broadcast", report)),
             Self::Noise(findings) => serde_json::to_value(noise::json(findings)),
+            Self::Control(report) => serde_json::to_value(Marked::new("control", report)),
         }
     }
 
@@ -60,6 +67,7 @@ impl Document {
             Self::Trials(sheet) => of_trials(sheet),
             Self::Broadcast(report) => of_broadcast(report),
             Self::Noise(findings) => of_noise(findings),
+            Self::Control(report) => of_control(report),
         }
     }
 }
@@ -102,8 +110,47 @@ fn of_noise(findings: &noise::Findings) -> Vec<Block> {
     ]
 }
 
+fn of_control(report: &control::Report) -> Vec<Block> {
+    // Its text without the tables: what ran where before them, the promises behind.
+    let text = control::text(report);
+    let mut parts = text.split("\n\n");
+    let heading = parts.next().unwrap_or_default().to_owned();
+    let notes = parts.last().unwrap_or_default().to_owned();
+    let mut blocks = vec![Block::Heading(1, "The agent".to_owned()), Block::Lines(heading)];
+    blocks.extend(calls_by_callers(report).into_iter().map(Block::Chart));
+    blocks.extend(control::grids(report).into_iter().map(Block::Grid));
+    blocks.push(Block::Lines(notes));
+    blocks
+}
+
+/// The median of each call by the number of its callers, for each number of lanes.
+fn calls_by_callers(report: &control::Report) -> Vec<Chart> {
+    let lanes: BTreeSet<u32> = report.rows.iter().map(|row| row.cell.lanes).collect();
+    let chart = |lanes| {
+        let mut curves: BTreeMap<_, Vec<(f64, f64)>> = BTreeMap::new();
+        for row in report.rows.iter().filter(|row| row.cell.lanes == lanes) {
+            let point = (f64::from(row.cell.callers), row.timings.p50_us * 1e3);
+            curves.entry(row.cell.what).or_default().push(point);
+        }
+        let several = curves.into_iter().filter(|(_, points)| points.len() > 1);
+        let series = several.map(|(what, points)| Series {
+            name: what.as_str().to_owned(),
+            points,
+            first: false,
+        });
+        Chart {
+            title: format!("Median of a call by callers at the same time, {lanes} lanes there"),
+            x: Axis::Count,
+            y: Axis::Nanos,
+            series: series.collect(),
+            limit: None,
+        }
+    };
+    lanes.into_iter().map(chart).collect()
+}
+
 /// A value with the version of its form and the kind of what it is.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 pub(crate) struct Marked<T> {
     version: u32,
     kind: String,
@@ -129,6 +176,7 @@ mod tests {
             Document::Trials(Box::new(trial::tests::example())),
             Document::Broadcast(Box::new(broadcast::tests::example())),
             Document::Noise(Box::new(noise::example())),
+            Document::Control(Box::new(control::tests::of_calls())),
         ]
     }
 
@@ -149,6 +197,8 @@ mod tests {
     fn every_kind_is_shown_with_a_table_and_a_picture_and_of_an_unknown_one_is_said_so() {
         for document in &documents()[2..] {
             let blocks = document.blocks();
+            let lines = blocks.iter().filter(|block| matches!(block, Block::Lines(_)));
+            assert_eq!(lines.count(), 2, "{blocks:?}");
             assert!(blocks.iter().any(|block| matches!(block, Block::Grid(_))));
             assert!(blocks.iter().any(|block| matches!(block, Block::Chart(_))));
         }

@@ -235,6 +235,7 @@ fn the_control_plane_is_measured_beside_a_plain_echo_and_every_end_attaches() {
         assert!(end["per_lane"]["maps"].as_f64() >= Some(2.0), "{end}");
     }
     assert_eq!(report["idle"]["lanes"], 16);
+    shown(&report, "control", "With 16 lanes there");
 }
 
 #[cfg(not(feature = "rivals"))]

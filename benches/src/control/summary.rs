@@ -192,7 +192,7 @@ pub(crate) fn text(report: &Report) -> String {
 }
 
 /// One table for each number of lanes that were there, and the footprints.
-fn grids(report: &Report) -> Vec<Grid> {
+pub(crate) fn grids(report: &Report) -> Vec<Grid> {
     let mut lanes: Vec<u32> = report.rows.iter().map(|row| row.cell.lanes).collect();
     lanes.dedup();
     let mut grids: Vec<Grid> = lanes.into_iter().map(|lanes| times(report, lanes)).collect();
@@ -247,7 +247,7 @@ fn footprints(report: &Report) -> Grid {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn sample(round: u32, what: What, callers: u32, p50_us: f64) -> Sample {
@@ -288,12 +288,27 @@ mod tests {
             sample(0, What::ProducerJoins, 1, 150.0),
             sample(0, What::ConsumerReceives, 1, 250.0),
         ];
+        let report = example(&samples);
+        let text = text(&report);
+        assert!(text.contains("attach producer, consumer there, among 16 lanes"), "{text}");
+        assert!(text.contains("found 0.15, met") && text.contains("found 0.25, missed"), "{text}");
+        assert!(text.contains("4.0") && text.contains("6.00"), "{text}");
+        let json = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+    }
+
+    /// A small result with a call by several numbers of callers.
+    pub(crate) fn of_calls() -> Report {
+        example(&[1, 16].map(|callers| sample(0, What::Get, callers, 40.0 * f64::from(callers))))
+    }
+
+    fn example(samples: &[Sample]) -> Report {
         let usage = Usage { rss_kib: 4, pss_kib: 3, shared_kib: 2, fds: 6, maps: 2 };
         let share = Some(usage.share(&Usage::default(), 1));
-        let report = Report {
+        Report {
             machine: crate::example::example().machine,
             method: Method { rounds: 1, seconds: 0.1, page_bytes: 4096, wait: Wait::Spin },
-            rows: rows(&samples),
+            rows: rows(samples),
             footprints: vec![Footprint {
                 lanes: 1,
                 process: Process::Agent,
@@ -302,12 +317,6 @@ mod tests {
             }],
             idle: Idle { lanes: 1, seconds: 1.0, cpu_us: 0.0, sleeps: 0 },
             samples: samples.to_vec(),
-        };
-        let text = text(&report);
-        assert!(text.contains("attach producer, consumer there, among 16 lanes"), "{text}");
-        assert!(text.contains("found 0.15, met") && text.contains("found 0.25, missed"), "{text}");
-        assert!(text.contains("4.0") && text.contains("6.00"), "{text}");
-        let json = serde_json::to_string(&report).unwrap();
-        assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+        }
     }
 }
