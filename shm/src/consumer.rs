@@ -460,8 +460,12 @@ impl Consumer {
         if self.wait == WaitMode::Park && wait.spins > SPINS_BEFORE_PARK {
             let left = wait.timeout.saturating_sub(start.elapsed());
             self.ring.park(left.min(SLEEP_MAX));
-            self.maintain()?;
             wait.spins = SPINS_BEFORE_PARK;
+            // What it was woken for comes before what the agent may have to say.
+            if let Some(span) = self.ring.ready() {
+                return Ok(Some(span));
+            }
+            self.maintain()?;
         }
         Ok(None)
     }
