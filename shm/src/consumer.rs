@@ -504,9 +504,13 @@ impl Consumer {
 }
 
 impl Drop for Consumer {
-    /// Shows the whole cursor, so that a successor repeats nothing after an orderly end.
+    /// Shows the whole cursor, so that a successor repeats nothing after an orderly end. A reader
+    /// of a broadcast lane has no successor: its producer is told not to wait for it.
     fn drop(&mut self) {
-        self.ring.publish();
+        match self.grant.broadcast {
+            None => self.ring.publish(),
+            Some(_) => self.ring.leave(),
+        }
     }
 }
 

@@ -21,7 +21,8 @@ use crate::wire::{Claim, Frame, Role};
 
 /// Idle this long, an end looks for events: a new generation, a new consumer, a revocation.
 const IDLE_LOOK: Duration = Duration::from_millis(20);
-/// The same for an end that has nothing to read yet: what it waits for comes from the agent.
+/// The same for an end whose wait the agent may end: a reader that has no producer yet, and the
+/// producer of a broadcast lane that a reader holds, for that reader's death.
 const ALONE_LOOK: Duration = Duration::from_micros(200);
 /// Looks of a new end that does not ask the clock: if its peer is there, it hears of it at once.
 const EAGER_LOOKS: u32 = 64;
@@ -100,8 +101,8 @@ impl Pulse {
         self.steady_slots
     }
 
-    /// Called for each poll that found nothing, with the position that it looked at; `alone` if it
-    /// is a reader that knows of no producer.
+    /// Called for each poll that found nothing, with the position that it looked at; `alone` if
+    /// what it waits for may come from the agent.
     #[inline]
     pub(crate) fn idle_due(&mut self, position: u64, alone: bool) -> bool {
         self.idle_left -= 1;

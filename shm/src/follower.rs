@@ -129,6 +129,11 @@ impl<P: Memory, C: OwnedMemory> Follower<P, C> {
         self.reader.publish();
     }
 
+    /// As [`Reader::leave`].
+    pub fn leave(&mut self) {
+        self.reader.leave();
+    }
+
     /// Between two looks at the next slot.
     pub(crate) fn pause(&self) {
         self.reader.pause();

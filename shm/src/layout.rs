@@ -93,6 +93,10 @@ pub const C_BYTES: usize = 528;
 pub const C_EMPTY: usize = 536;
 /// Slots that the reader of a lossy broadcast lane has lost so far.
 pub const C_LOST: usize = 544;
+/// 1 once the reader of a broadcast lane has left: its last word, after which it reads nothing. A
+/// version that does not know it leaves 0 and never looks, and hears of the leave from the agent:
+/// no feature bit is needed.
+pub const C_LEFT: usize = 552;
 /// Futex word that the consumer changes before it wakes a parked producer.
 pub const C_BELL: usize = 640;
 /// Odd while the consumer sleeps for a message; each sleep has its own number, with
@@ -112,7 +116,7 @@ const _: () = {
     assert!(R_JOINED_AT == 8 && R_GIVEN_UP_AT == 16 && R_REASON == 24);
     assert!(P_SLOTS == 8192 && P_TAIL_PAD == 64);
     assert!(C_RELEASED == 512 && C_MESSAGES == 520 && C_BYTES == 528 && C_EMPTY == 536);
-    assert!(C_LOST == 544 && C_BELL == 640 && C_PARKED == 644 && C_HEAVY == 648);
+    assert!(C_LOST == 544 && C_LEFT == 552 && C_BELL == 640 && C_PARKED == 644 && C_HEAVY == 648);
     assert!(HEADER_BYTES == 4096 && CONSUMER_SEGMENT_BYTES == 4096);
     assert!(HEADER_FIELDS.len() == 16 && HEADER_FIELDS.len() * 8 <= C_RELEASED);
     assert!(P_READERS + READERS_MAX * READER_BYTES <= P_SLOTS);

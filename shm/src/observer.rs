@@ -146,6 +146,12 @@ impl ConsumerView {
         self.region.load_acquire(C_LOST)
     }
 
+    /// Whether the reader of a broadcast lane says that it has left.
+    #[must_use]
+    pub fn has_left(&self) -> bool {
+        roster::has_left(&self.region)
+    }
+
     /// Ends the sleep of a producer that waits for this consumer.
     pub fn wake_producer(&self) {
         self.region.wake_foreign(C_BELL);

@@ -399,7 +399,8 @@ impl Producer {
         if len > limit_bytes {
             return ReserveError::TooLarge { asked_bytes: len, limit_bytes };
         }
-        let due = self.link.revoked || self.link.pulse.idle_due(self.ring.released(), false);
+        let (released, readers) = (self.ring.released(), self.grant.broadcast.is_some());
+        let due = self.link.revoked || self.link.pulse.idle_due(released, readers);
         if due {
             self.note_hold();
             if let Err(revoked) = self.maintain() {
@@ -440,8 +441,9 @@ impl Producer {
                 }
             }
             if self.wait == WaitMode::Park && spins > SPINS_BEFORE_PARK {
-                let left = timeout.saturating_sub(start.elapsed());
-                self.ring.park(slots, left.min(SLEEP_MAX))?;
+                let waited = start.elapsed();
+                let limit = self.sleep_max(waited).min(timeout.saturating_sub(waited));
+                self.ring.park(slots, limit)?;
                 self.maintain()?;
                 spins = SPINS_BEFORE_PARK - 64;
             } else {

@@ -135,8 +135,7 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
         Ok(())
     }
 
-    /// Reads the memory of a producer of a broadcast lane that is gone, from `position` on; what
-    /// lies between is left out.
+    /// Reads a gone broadcaster's memory from `position` on; what lies between is left out.
     pub(crate) fn join_frozen(&mut self, peer: P, position: u64) {
         self.joined_word = P_JOINED;
         self.bell = self.bell.for_new_peer();
@@ -208,7 +207,6 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
     }
 
     /// The next message by value, released, if it is a plain one of exactly `N` bytes.
-    ///
     /// One comparison with the only word that such a message can have.
     #[inline(always)]
     pub(crate) fn take_array<const N: usize>(&mut self) -> Option<[u8; N]> {
@@ -479,6 +477,13 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
         // Pairs with the Acquire in Writer::refresh [released].
         self.own.store_release(C_RELEASED, position);
         self.wake_parked_producer();
+    }
+
+    /// Leaves a broadcast lane: nobody waits for this reader any more, and it reads nothing more.
+    pub fn leave(&mut self) {
+        roster::leave(&self.own);
+        self.publish();
+        self.peer = None;
     }
 
     fn wake_parked_producer(&mut self) {

@@ -1,10 +1,13 @@
-//! The list of a broadcast lane's readers in the producer's control page.
+//! The list of a broadcast lane's readers in the producer's control page, and the word of each
+//! reader that it has left.
 //!
-//! The producer writes it, rarely; a reader looks for its own number there, and finds the exact
-//! position from which on the producer counts with it. Like everything in shared memory, an entry
-//! is what its writer says and no more.
+//! The producer writes the list, rarely; a reader looks for its own number there, and finds the
+//! exact position from which on the producer counts with it. Like everything in shared memory, an
+//! entry is what its writer says and no more.
 
-use crate::layout::{P_READERS, R_GIVEN_UP_AT, R_JOINED_AT, R_REASON, READER_BYTES, READERS_MAX};
+use crate::layout::{
+    C_LEFT, P_READERS, R_GIVEN_UP_AT, R_JOINED_AT, R_REASON, READER_BYTES, READERS_MAX,
+};
 use crate::memory::{Memory, OwnedMemory};
 
 /// Why a producer gave a reader up.
@@ -71,6 +74,19 @@ pub(crate) fn give_up(own: &impl OwnedMemory, index: usize, reason: Reason, at: 
     };
     // Pairs with the Acquire in roster::given_up [gone]: before any slot of it is written again.
     own.store_release(offset + R_REASON, word);
+}
+
+/// Says that the reader of the segment `own` has left: the producer may write over whatever it
+/// could read.
+pub(crate) fn leave(own: &impl OwnedMemory) {
+    // Pairs with the Acquire in roster::has_left [left]: what was read was read before.
+    own.store_release(C_LEFT, 1);
+}
+
+/// Whether the reader of the segment `peer` says that it has left.
+pub(crate) fn has_left(peer: &impl Memory) -> bool {
+    // Pairs with the Release in roster::leave [left].
+    peer.load_acquire(C_LEFT) == 1
 }
 
 /// Frees the entry of a reader that is gone.

@@ -270,8 +270,8 @@ impl Subscriber {
 }
 
 impl Drop for Subscriber {
-    /// Shows the whole cursor.
+    /// Shows the whole cursor, and that nobody follows.
     fn drop(&mut self) {
-        self.ring.publish();
+        self.ring.leave();
     }
 }

@@ -125,6 +125,9 @@ fn among_many(text: &mut String) {
     assert!(writer.admit(late, 2, Start::Oldest).is_some());
     writer.finish();
     dump(text, "producer of a broadcast lane that evicts", &producer.0.borrow());
+    let consumer = fresh(world.consumer(), &header(layout::KIND_CONSUMER, &geometry, 0));
+    Reader::<Heap, Heap>::new(consumer.clone(), geometry, WaitMode::Spin, 0, 3).leave();
+    dump(text, "reader of a broadcast lane that has left", &consumer.0.borrow());
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::time::Duration;
 use laneway_shm::WaitMode;
 use laneway_shm::geometry::{Geometry, WORD_BYTES};
 use laneway_shm::layout::{
-    C_BELL, C_BYTES, C_EMPTY, C_LOST, C_MESSAGES, C_PARKED, C_RELEASED, P_BELL, P_BYTES,
+    C_BELL, C_BYTES, C_EMPTY, C_LEFT, C_LOST, C_MESSAGES, C_PARKED, C_RELEASED, P_BELL, P_BYTES,
     P_COMMITTED, P_JOINED, P_MESSAGES, P_PARKED, P_READERS, P_RESUME, P_SLOTS, P_STALLS,
     READER_BYTES,
 };
@@ -60,11 +60,13 @@ enum Fault {
 enum Pairing {
     Commit,
     Released,
+    Left,
 }
 
 fn pairing(offset: usize) -> Option<Pairing> {
     match offset {
         C_RELEASED => Some(Pairing::Released),
+        C_LEFT => Some(Pairing::Left),
         offset if offset >= P_SLOTS => Some(Pairing::Commit),
         _ => None,
     }
@@ -179,6 +181,10 @@ impl Segment {
 impl Memory for Segment {
     fn load_acquire(&self, offset: usize) -> u64 {
         if (P_READERS + READERS * READER_BYTES..P_SLOTS).contains(&offset) {
+            return 0;
+        }
+        // Only where a reader leaves does the model have its word.
+        if offset == C_LEFT && !self.0.longs.contains_key(&C_LEFT) {
             return 0;
         }
         self.long(offset).load(self.acquire(offset))

@@ -112,6 +112,14 @@ impl Agent {
         process.finish()
     }
 
+    /// Sends the process a signal.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn signal(&self, signal: Signal) {
+        self.process.as_ref().expect("running").signal(signal);
+    }
+
     /// Pid of the agent.
     ///
     /// # Panics

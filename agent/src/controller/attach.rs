@@ -513,6 +513,10 @@ impl Controller {
             warn!(lane = %key.lane, %role, number, %error, "a presented segment was refused");
             return;
         }
+        if self.has_left(shown) {
+            self.reader_gone(shown);
+            return self.save_or_log(key.lane);
+        }
         let record = self.lanes.get(&key.lane);
         let segment = record.and_then(|record| record.segment(role, number));
         if segment.is_some_and(|segment| segment.gone && segment.end.is_none()) {

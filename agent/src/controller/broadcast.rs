@@ -116,6 +116,13 @@ impl Controller {
         })
     }
 
+    /// Whether a reader says that it has left: its process may live on, and does not bring it back.
+    pub(super) fn has_left(&self, key: SegmentKey) -> bool {
+        let broadcast = self.lanes.get(&key.lane).is_some_and(LaneRecord::is_broadcast);
+        let view = self.world.consumer_view(key).upgrade();
+        key.role == Role::Consumer && broadcast && view.is_some_and(|view| view.has_left())
+    }
+
     /// How far every reader has come. One that has not come back to this agent is where it began.
     pub(super) fn lowest_cursor(&self, record: &LaneRecord) -> u64 {
         let cursors = record.consumers.iter().map(|segment| {

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Producer;
+use super::{Producer, SLEEP_MAX};
 use crate::error::{AttachError, PeerState, ReserveError};
 use crate::lifeline::Lifeline;
 use crate::memory::Memory as _;
@@ -15,6 +15,8 @@ use crate::wire::{Frame, PeerSegment, Role};
 /// long, for an agent that was restarted.
 const TELL_AFTER: Duration = Duration::from_millis(100);
 const TELL_AGAIN: u32 = 10;
+/// First sleep of a producer that is held.
+const HELD_SLEEP: Duration = Duration::from_millis(1);
 
 /// The reader that a producer waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,6 +143,17 @@ impl Producer {
             && hold.told.is_some()
         {
             self.link.tell(&Frame::Held { reader: 0, held_ms: 0 });
+        }
+    }
+
+    /// How long a producer that has waited for room so long may sleep at once.
+    ///
+    /// The agent wakes it for a reader that died. A death that it was told of just before it went
+    /// to sleep makes its wait twice as long at worst.
+    pub(super) fn sleep_max(&self, waited: Duration) -> Duration {
+        match self.grant.broadcast {
+            None => SLEEP_MAX,
+            Some(_) => waited.clamp(HELD_SLEEP, SLEEP_MAX),
         }
     }
 

@@ -100,8 +100,16 @@ impl<C: Memory> Crowd<C> {
         }
     }
 
-    /// Looks at every cursor that counts. Who lies is given up.
+    /// Looks at every cursor that counts. Who has left is forgotten before the agent says so, who
+    /// lies is given up.
     fn look(&mut self, own: &impl OwnedMemory, committed: u64) {
+        self.members.retain(|member| {
+            let left = member.gates && roster::has_left(&member.peer);
+            if left {
+                roster::remove(own, member.index);
+            }
+            !left
+        });
         for member in self.members.iter_mut().filter(|member| member.gates) {
             // As in Writer::refresh. A reader that still drains an earlier generation, or has not
             // seen that it was let in, shows an older cursor: it holds what it joined at.
@@ -205,7 +213,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         Some(joined_at)
     }
 
-    /// Forgets a reader that is gone. False if it was not known.
+    /// Forgets a reader that is gone. False if it was not known, or has left by itself.
     pub fn dismiss(&mut self, number: u64) -> bool {
         let Some(crowd) = &mut self.crowd else { return false };
         let Some(at) = crowd.members.iter().position(|member| member.number == number) else {
@@ -269,7 +277,9 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         let Some(mut crowd) = self.crowd.take() else { return };
         let (next, committed, count) =
             (self.next.position, self.committed(), self.geometry.count());
+        let readers = crowd.members.len();
         crowd.look(&self.own, committed);
+        let some_left = crowd.members.len() < readers;
         if crowd.loses() {
             let needed = next.saturating_add(slots);
             // What is staged is not overwritten by what comes after it.
@@ -288,6 +298,9 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         }
         self.released = crowd.lowest().unwrap_or(committed);
         self.crowd = Some(crowd);
+        if some_left {
+            self.count_light();
+        }
         self.measure_run();
     }
 

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use laneway_shm::layout::{P_READERS, P_RESUME};
+use laneway_shm::layout::{C_LEFT, P_READERS, P_RESUME};
 use laneway_shm::ring::{Follower, Heard, Policy, Start};
 
 use super::*;
@@ -179,12 +179,43 @@ impl OwnedMemory for Stored {
     }
 }
 
+/// A hostile reader's segment, and whether it said that its reader has left: now and then it does.
+#[derive(Clone)]
+struct Guest(Demon, Rc<Cell<bool>>);
+
+impl Memory for Guest {
+    fn load_acquire(&self, offset: usize) -> u64 {
+        if offset != C_LEFT {
+            return self.0.load_acquire(offset);
+        }
+        let world = &self.0.0;
+        world.loaded();
+        let word = match world.dice.below(64) {
+            0 => 1,
+            1 => world.edge(),
+            _ => 0,
+        };
+        self.1.set(self.1.get() || word == 1);
+        word
+    }
+    fn load_u32(&self, offset: usize) -> u32 {
+        self.0.load_u32(offset)
+    }
+    fn copy_out(&self, offset: usize, target: &mut [u8]) {
+        self.0.copy_out(offset, target);
+    }
+    fn full_fence(&self) {}
+    fn wait(&self, offset: usize, expected: u32, timeout: Duration) {
+        self.0.wait(offset, expected, timeout);
+    }
+}
+
 /// One producer among hostile readers, and what must be true of it.
 struct CastCase<'w> {
     world: &'w Rc<World>,
-    end: Writer<Stored, Demon>,
+    end: Writer<Stored, Guest>,
     policy: Policy,
-    readers: Vec<u64>,
+    readers: Vec<(u64, Rc<Cell<bool>>)>,
     last: u64,
     staged: u64,
     lied: u64,
@@ -213,11 +244,17 @@ impl CastCase<'_> {
             _ => self.end.park(1, Duration::ZERO).expect("oracle: a lie ends the lane"),
         }
         for given_up in self.end.take_given_up() {
-            assert!(self.readers.contains(&given_up.reader), "oracle: who is given up");
+            let known = self.readers.iter().any(|(number, _)| *number == given_up.reader);
+            assert!(known, "oracle: who is given up");
             let lied = given_up.reason == laneway_shm::Reason::Lied;
             assert!(lied || matches!(self.policy, Policy::Evicting { .. }), "oracle: why");
             self.lied += u64::from(lied);
         }
+        let end = &self.end;
+        self.readers.retain(|(number, left)| {
+            assert_eq!(end.knows(*number), !left.get(), "oracle: who is forgotten");
+            !left.get()
+        });
     }
 
     fn send(&mut self) {
@@ -257,15 +294,16 @@ impl CastCase<'_> {
         }
         self.last += 1;
         let wish = self.world.dice.pick(&[Start::Newest, Start::Oldest]);
-        let demon = Demon(Rc::clone(self.world));
-        let at = self.end.admit(demon, self.last, wish).expect("there is a place");
+        let left = Rc::default();
+        let guest = Guest(Demon(Rc::clone(self.world)), Rc::clone(&left));
+        let at = self.end.admit(guest, self.last, wish).expect("there is a place");
         let (committed, count) = (self.end.committed(), self.world.geometry.count());
         assert!(at <= committed && committed - at <= count, "oracle: let in at {at}");
-        self.readers.push(self.last);
+        self.readers.push((self.last, left));
     }
 
     fn dismiss(&mut self) {
-        if let Some(number) = self.readers.pop() {
+        if let Some((number, _)) = self.readers.pop() {
             assert!(self.end.dismiss(number), "oracle: it was known");
             assert!(!self.end.knows(number), "oracle: it is forgotten");
         }

@@ -39,7 +39,23 @@ impl Cast {
 
     /// A reader that the producer has let in, and that has not looked yet.
     fn reader(&self, writer: &mut Sender, segment: &Segment, number: u64) -> Receiver {
-        let consumer = Segment::consumer(self.lane.consumer);
+        self.let_in(writer, segment, Segment::consumer(self.lane.consumer), number)
+    }
+
+    /// As [`Cast::reader`], one that may leave.
+    fn guest(&self, writer: &mut Sender, segment: &Segment, number: u64) -> Receiver {
+        let longs = vec![C_RELEASED, C_LEFT];
+        let consumer = Segment::new(longs, &[], [C_BELL, C_PARKED], self.lane.consumer);
+        self.let_in(writer, segment, consumer, number)
+    }
+
+    fn let_in(
+        &self,
+        writer: &mut Sender,
+        segment: &Segment,
+        consumer: Segment,
+        number: u64,
+    ) -> Receiver {
         let at = writer.admit(consumer.clone(), number, Start::Newest).expect("there is a place");
         let mut reader = Reader::new(consumer, self.lane.geometry(), self.lane.wait, at, number);
         let entry = roster::find(segment, number).expect("the producer wrote it");
@@ -173,6 +189,33 @@ fn a_reader_that_is_gone_holds_nobody_and_the_other_still_loses_nothing() {
     });
 }
 
+/// A reader that leaves with a message in its hands, and a producer that nobody tells.
+fn leaver(cast: Cast) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let segment = cast.segment();
+        let mut writer = cast.writer(&segment);
+        let mut guest = cast.guest(&mut writer, &segment, 1);
+        let lane = cast.lane;
+        let producer = thread::spawn(move || {
+            for number in 1..=3 {
+                send(&lane, &mut writer, &lane.message(number));
+            }
+            assert!(!writer.knows(1) && !writer.dismiss(1), "it left by itself");
+        });
+        let Found::Message(span) = next(&lane, &mut guest) else { panic!("no end was sent") };
+        assert_eq!(copy(&guest, &span), lane.message(1));
+        guest.leave();
+        assert_eq!(guest.poll(), Ok(None), "who has left reads nothing more");
+        producer.join().expect("no panic");
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_holds_nobody_from_then_on_and_has_read_what_it_read() {
+    explore("leaver", SMALL, leaver(GATED));
+    explore("leaver, sleeping", MEDIUM, leaver(Cast { lane: PARK, ..GATED }));
+}
+
 /// A producer that waits for nobody, and a reader that accounts for every message.
 fn overrun(cast: Cast, messages: u64) -> impl Fn() + Send + Sync + 'static {
     move || {
@@ -269,5 +312,15 @@ fn every_left_out_order_of_readers_that_gate_is_caught() {
         ("a reader's cursor without acquire", consumer(Fault::Acquire(Pairing::Released))),
     ] {
         assert_caught(name, two_gates(cast));
+    }
+    for (name, cast) in [
+        ("a leave without release", consumer(Fault::Release(Pairing::Left))),
+        ("a leave without acquire", consumer(Fault::Acquire(Pairing::Left))),
+        (
+            "a leave without a fence before the look for a sleeper",
+            Cast { lane: Lane { consumer: Fault::Fence, ..PARK }, ..GATED },
+        ),
+    ] {
+        assert_caught(name, leaver(cast));
     }
 }

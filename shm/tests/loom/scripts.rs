@@ -187,13 +187,12 @@ fn every_planted_mistake_is_caught() {
     let script = |mistake| match mistake {
         Mistake::LostWords => BATCH,
         Mistake::GhostWords => ABORT,
-        Mistake::NoMarks | Mistake::LateBytes | Mistake::OneSlotMore | Mistake::OneByteMore => {
-            STREAM
-        }
+        Mistake::LateBytes | Mistake::OneSlotMore | Mistake::OneByteMore => STREAM,
         Mistake::SilentProducer
         | Mistake::SilentConsumer
         | Mistake::SecretSleep
         | Mistake::SecretWait => asleep,
+        Mistake::NoMarks | Mistake::SecretLeave => panic!("of lanes with many readers"),
     };
     let late = [Mistake::LateBytes];
     for mistake in mutant::OF_THE_DATA.into_iter().chain(mutant::OF_THE_SLEEP).chain(late) {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use laneway_shm::cursor::{CommitWord, Kind};
-use laneway_shm::layout::{C_BELL, C_PARKED, C_RELEASED, P_BELL, P_PARKED, P_SLOTS};
+use laneway_shm::layout::{C_BELL, C_LEFT, C_PARKED, C_RELEASED, P_BELL, P_PARKED, P_SLOTS};
 use laneway_shm::memory::{Memory, OwnedMemory};
 
 use super::ring::{Ground, World};
@@ -34,6 +34,8 @@ pub(crate) enum Mistake {
     SecretSleep,
     /// The producer does not say that it waits for room.
     SecretWait,
+    /// A reader does not say that it has left.
+    SecretLeave,
 }
 
 /// What one thread notices.
@@ -108,7 +110,9 @@ impl<M: OwnedMemory> OwnedMemory for Mutant<M> {
     }
     fn store_release(&self, offset: usize, value: u64) {
         let is_mark = offset >= P_SLOTS && CommitWord(value).kind_byte() == Kind::Busy as u8;
-        if is_mark && self.makes(Mistake::NoMarks) {
+        let is_left_out = (is_mark && self.makes(Mistake::NoMarks))
+            || (offset == C_LEFT && self.makes(Mistake::SecretLeave));
+        if is_left_out {
             return;
         }
         let more = u64::from(offset >= P_SLOTS && self.makes(Mistake::OneByteMore));

@@ -1,4 +1,5 @@
-//! Broadcast lanes under random schedules: readers come, read for a while, leave and come again.
+//! Broadcast lanes under random schedules: readers come, read for a while, leave or die, and come
+//! again. Nobody but they tells the producer that they left.
 //!
 //! A message's bytes say at which position it was sent, so that the readers need no common queue:
 //! each must find every position from the one on at which it was let in, or be told that it lost
@@ -163,6 +164,8 @@ struct Stay<'h, W: World> {
     entry: Entry,
     /// Messages that are left to take.
     left: u64,
+    /// Whether it ends in order.
+    leaves: bool,
 }
 
 impl<'h, W: World> Stay<'h, W> {
@@ -180,7 +183,8 @@ impl<'h, W: World> Stay<'h, W> {
                 None => thread::yield_now(),
             }
         };
-        Self { hall, own, number, entry, left: dice.gen_range(0..STAY_MAX) }
+        let (left, leaves) = (dice.gen_range(0..STAY_MAX), dice.r#gen());
+        Self { hall, own, number, entry, left, leaves }
     }
 
     /// Whether to go on after nothing was found at `position`.
@@ -203,10 +207,16 @@ impl<'h, W: World> Stay<'h, W> {
                     self.left -= 1;
                 }
                 Some(Found::Frozen { .. }) => panic!("oracle: a frozen payload that was not sent"),
-                Some(Found::End) => return reader.release_end(),
+                Some(Found::End) => {
+                    reader.release_end();
+                    break;
+                }
                 None if hall.wait == WaitMode::Park => reader.park(FOR_EVER),
                 None => thread::yield_now(),
             }
+        }
+        if self.leaves {
+            reader.leave();
         }
     }
 
@@ -225,14 +235,21 @@ impl<'h, W: World> Stay<'h, W> {
                     self.left -= 1;
                 }
                 Some(Heard::Lost { slots }) => expected += slots,
-                Some(Heard::End) => return,
+                Some(Heard::End) => break,
                 None if hall.wait == WaitMode::Park => reader.park(FOR_EVER),
                 None => thread::yield_now(),
             }
         }
+        if self.leaves {
+            reader.leave();
+        }
     }
 
+    /// Who dies is told of by the agent.
     fn end(self) {
+        if self.leaves {
+            return;
+        }
         self.hall.news.lock().expect("never poisoned").gone.push_back(self.number);
         self.own.nudge();
     }
@@ -312,6 +329,7 @@ fn planted_mistakes_of_a_broadcast_lane_are_noticed() {
         (Mistake::LateBytes, Policy::Gated),
         (Mistake::SilentProducer, Policy::Gated),
         (Mistake::SilentConsumer, Policy::Gated),
+        (Mistake::SecretLeave, Policy::Gated),
     ] {
         let world = Mutant::new(Scheduled(geometry()), mistake);
         notice(mistake, crowd(world, policy, WaitMode::Park));

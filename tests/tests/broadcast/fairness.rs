@@ -1,12 +1,14 @@
 //! What a reader of a broadcast lane is not to be blamed for, and what is not to be kept from it.
 
-use std::time::Duration;
+use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use laneway_proto::v1::{self, BroadcastPolicy, Role};
-use laneway_shm::{AttachError, Message, RecvError, Start};
+use laneway_shm::{AttachError, Consumer, Message, Producer, RecvError, Start};
 use laneway_tests::agent::Agent;
 use laneway_tests::process::Running;
 use laneway_tests::turn;
+use nix::sys::signal::Signal;
 
 use super::{
     NOT_YET, SOON, attach, cast, expect, gather, producer, reader, send, subscriber, worker,
@@ -116,4 +118,70 @@ fn readers_that_come_and_go_do_not_cost_an_idle_producer_its_lane() {
     gather(&mut producer, 1);
     send(&mut producer, 0..3);
     expect(&mut stays, 0..3);
+}
+
+/// One message after the other, each read before the next.
+fn go_on(producer: &mut Producer, reader: &mut Consumer, numbers: Range<u64>) {
+    for number in numbers {
+        send(producer, number..number + 1);
+        expect(reader, number..number + 1);
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_holds_nobody_while_the_agent_is_stopped() {
+    let _turn = turn();
+    let agent = Agent::start();
+    for (name, wait) in [("sleeping", v1::WaitMode::Park), ("spinning", v1::WaitMode::Spin)] {
+        let spec = cast(name, BroadcastPolicy::Gated, 8);
+        agent.create(v1::LaneSpec { wait: wait.into(), ..spec }).unwrap();
+        let mut producer = producer(&agent, name);
+        let mut stays = reader(&agent, name, Start::Newest);
+        let [leaves, too] = [(); 2].map(|()| reader(&agent, name, Start::Newest));
+        gather(&mut producer, 3);
+        agent.signal(Signal::SIGSTOP);
+        go_on(&mut producer, &mut stays, 0..3);
+        drop(leaves);
+        // The other one leaves while the producer waits for it.
+        let leave = std::thread::spawn(move || {
+            std::thread::sleep(NOT_YET);
+            drop(too);
+        });
+        go_on(&mut producer, &mut stays, 3..100);
+        leave.join().unwrap();
+        assert_eq!(producer.readers().count(), 1, "those that left are forgotten");
+        agent.signal(Signal::SIGCONT);
+        let mut late = reader(&agent, name, Start::Newest);
+        gather(&mut producer, 2);
+        send(&mut producer, 100..108);
+        expect(&mut stays, 100..108);
+        expect(&mut late, 100..108);
+        agent.wait_for(name, "the agent knows it, too", |lane| lane.readers.len() == 2);
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_while_the_agent_is_dead_is_forgotten_by_its_successor() {
+    let _turn = turn();
+    let mut agent = Agent::start();
+    agent.create(cast("quotes", BroadcastPolicy::Gated, 8)).unwrap();
+    let mut producer = producer(&agent, "quotes");
+    let mut stays = reader(&agent, "quotes", Start::Newest);
+    let leaves = reader(&agent, "quotes", Start::Newest);
+    gather(&mut producer, 2);
+    agent.kill();
+    drop(leaves);
+    go_on(&mut producer, &mut stays, 0..100);
+    agent.start_again();
+    let deadline = Instant::now() + SOON;
+    while agent.get("quotes").unwrap().readers.len() != 1 {
+        producer.maintain().unwrap();
+        stays.maintain().unwrap();
+        assert!(Instant::now() < deadline, "{:?}", agent.get("quotes").unwrap().readers);
+    }
+    let mut late = reader(&agent, "quotes", Start::Newest);
+    gather(&mut producer, 2);
+    send(&mut producer, 100..108);
+    expect(&mut stays, 100..108);
+    expect(&mut late, 100..108);
 }
