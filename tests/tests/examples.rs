@@ -1,9 +1,11 @@
 //! The library's examples as their readers run them: the lanes that they ask for, made by the
 //! commands that they print, and each side a process of its own.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use laneway_proto::v1::{self, end_status::State};
 use laneway_tests::agent::Agent;
 use laneway_tests::process::{Finished, Running, laneway};
 use laneway_tests::turn;
@@ -11,23 +13,33 @@ use laneway_tests::turn;
 const SENSORS: &str = env!("CARGO_BIN_EXE_example-sensors");
 const REQUEST_RESPONSE: &str = env!("CARGO_BIN_EXE_example-request-response");
 const ASYNC_SERVICE: &str = env!("CARGO_BIN_EXE_example-async-service");
+const MARKET_DATA: &str = env!("CARGO_BIN_EXE_example-market-data");
 
-/// Runs every `laneway lane create` of the example's header, of which there are so many.
-fn make_lanes(agent: &Agent, example: &str, lanes: usize) {
+/// The example's header, with the lines joined that go on in the next one.
+fn header(example: &str) -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shm/examples");
     let text = std::fs::read_to_string(folder.join(example)).expect("example");
     let code = text.lines().filter(|line| !line.starts_with("//!"));
     assert!(code.count() <= 90, "{example} is an example and not a program");
     let header = text.lines().map_while(|line| line.strip_prefix("//!"));
-    let header = header.collect::<Vec<_>>().join("\n").replace("\\\n", " ");
+    header.collect::<Vec<_>>().join("\n").replace("\\\n", " ")
+}
+
+/// What a command of the header prints: `laneway` and its words.
+fn command(agent: &Agent, line: &str) -> String {
+    let mut command = laneway();
+    command.arg("--socket").arg(agent.socket()).args(line.split_whitespace().skip(1));
+    let finished = Running::start(command).finish();
+    assert!(finished.status.success(), "{line}: {}", finished.stderr);
+    finished.stdout
+}
+
+/// Runs every `laneway lane create` of the example's header, of which there are so many.
+fn make_lanes(agent: &Agent, example: &str, lanes: usize) {
     let uid = nix::unistd::geteuid().to_string();
     let mut made = 0;
-    for line in header.lines().filter(|line| line.contains("laneway lane create")) {
-        let line = line.replace("$(id -u)", &uid);
-        let mut create = laneway();
-        create.arg("--socket").arg(agent.socket()).args(line.split_whitespace().skip(1));
-        let created = Running::start(create).finish();
-        assert!(created.status.success(), "{line}: {}", created.stderr);
+    for line in header(example).lines().filter(|line| line.contains("laneway lane create")) {
+        command(agent, &line.replace("$(id -u)", &uid));
         made += 1;
     }
     assert_eq!(made, lanes, "{example} says which lanes it wants");
@@ -72,7 +84,7 @@ fn a_sensor_that_is_killed_delays_nobody_and_its_successor_goes_on() {
     let reader = start(&agent, SENSORS, &["read", "sensor-1", "sensor-2"]);
     // So many that it cannot have ended before it is killed.
     let killed = start(&agent, SENSORS, &["send", "sensor-1", "4000000000"]);
-    let moves = |lane: &laneway_proto::v1::Lane| {
+    let moves = |lane: &v1::Lane| {
         let counters = lane.consumer.as_ref().and_then(|end| end.counters);
         counters.is_some_and(|counters| counters.messages > 0)
     };
@@ -80,9 +92,9 @@ fn a_sensor_that_is_killed_delays_nobody_and_its_successor_goes_on() {
     killed.kill();
     let other = start(&agent, SENSORS, &["send", "sensor-2", "500"]).finish();
     assert_eq!(printed(&other), Vec::<&str>::new());
-    let is_gone = |lane: &laneway_proto::v1::Lane| {
-        let state = lane.producer.as_ref().map(laneway_proto::v1::EndStatus::state);
-        state == Some(laneway_proto::v1::end_status::State::Gone)
+    let is_gone = |lane: &v1::Lane| {
+        let state = lane.producer.as_ref().map(v1::EndStatus::state);
+        state == Some(State::Gone)
     };
     agent.wait_for("sensor-1", "the death to be known", is_gone);
     let successor = start(&agent, SENSORS, &["send", "sensor-1", "10"]).finish();
@@ -124,12 +136,12 @@ fn an_async_service_answers_clients_of_two_processes_at_once_and_ends_when_it_is
     let first = start(&agent, ASYNC_SERVICE, &words("one"));
     let other = start(&agent, ASYNC_SERVICE, &words("two"));
     assert_eq!(printed(&first.finish()), upper);
-    let gone = Some(laneway_proto::v1::end_status::State::Gone);
+    let gone = Some(State::Gone);
     agent.wait_for("one-out", "the client is gone", |lane| {
-        lane.producer.as_ref().map(laneway_proto::v1::EndStatus::state) == gone
+        lane.producer.as_ref().map(v1::EndStatus::state) == gone
     });
     agent.wait_for("one-back", "the client is gone", |lane| {
-        lane.consumer.as_ref().map(laneway_proto::v1::EndStatus::state) == gone
+        lane.consumer.as_ref().map(v1::EndStatus::state) == gone
     });
     let second = start(&agent, ASYNC_SERVICE, &words("one")).finish();
     assert_eq!(printed(&second), upper);
@@ -137,4 +149,50 @@ fn an_async_service_answers_clients_of_two_processes_at_once_and_ends_when_it_is
     service.signal(nix::sys::signal::Signal::SIGINT);
     let service = service.finish();
     assert_eq!(printed(&service), ["serving 2 clients", "600 requests answered"]);
+}
+
+/// What stands between two marks of a text.
+fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
+    text.split_once(before)?.1.split_once(after).map(|(found, _)| found)
+}
+
+/// One side of the market data as the header starts it: with the ticket that it asks for there, and
+/// the words that it gives there.
+fn quotes(agent: &Agent, role: &str, kind: &str) -> Running {
+    let header = header("market_data/main.rs");
+    let ask = header.lines().find_map(|line| {
+        let ask = between(line, "LANEWAY_TICKET=$(", ")")?;
+        ask.ends_with(role).then_some(ask)
+    });
+    let runs = header.lines().filter_map(|line| line.split_once("--example market_data -- "));
+    let (_, words) = runs.into_iter().find(|run| run.1.starts_with(kind)).expect(kind);
+    let mut side = Command::new(MARKET_DATA);
+    side.args(words.split_whitespace()).env("LANEWAY_ATTACH_SOCKET", agent.attach_socket());
+    side.env("LANEWAY_TICKET", command(agent, ask.expect(role)).trim());
+    side.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Running::start(side)
+}
+
+#[test]
+fn two_readers_follow_the_market_data_that_a_feed_publishes_as_its_header_says() {
+    let _turn = turn();
+    let agent = Agent::start();
+    make_lanes(&agent, "market_data/main.rs", 1);
+    let readers = [(); 2].map(|()| quotes(&agent, "consumer", "follow"));
+    let is_live = |reader: &v1::ReaderStatus| reader.state() == State::Live;
+    agent.wait_for("quotes", "two readers", |lane| {
+        lane.readers.len() == 2 && lane.readers.iter().all(is_live)
+    });
+    let feed = quotes(&agent, "producer", "publish");
+    assert_eq!(printed(&feed.finish()), Vec::<&str>::new());
+    let last: BTreeMap<u64, u64> =
+        (999_992..1_000_000).map(|n| (n % 8, 10_000 + n % 8 * 100 + n % 17)).collect();
+    for reader in readers {
+        let reader = reader.finish();
+        let [line] = printed(&reader)[..] else { panic!("{:?}", reader.stdout) };
+        let number = |before: &str| between(line, before, ",").and_then(|n| n.parse::<u64>().ok());
+        let (received, lost) = (number("received ").expect(line), number("lost ").expect(line));
+        assert_eq!(received + lost, 1_000_000, "{line}");
+        assert!(line.ends_with(&format!("last prices {last:?}")), "{line}");
+    }
 }
