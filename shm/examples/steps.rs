@@ -1,16 +1,19 @@
 //! One step of the data path, over and over: what its instructions are, and how many.
 //!
-//! `steps STEP MESSAGES` sends and receives that many messages on a lane inside one process. The
-//! difference between two runs is what the messages cost; the functions that are not inlined are
-//! the ones whose machine code `tests/tests/machine_code.rs` looks at.
+//! `steps STEP MESSAGES` sends and receives that many messages on a lane inside one process; for
+//! `cast`, a broadcast lane of an agent's with two readers: `LANEWAY_ATTACH_SOCKET`, and three
+//! words in `LANEWAY_TICKETS`, the producer's first. The difference between two runs is what the
+//! messages cost; the functions that are not inlined are the ones whose machine code
+//! `tests/tests/machine_code.rs` looks at, and that it counts by themselves.
 
 use std::hint::black_box;
 use std::time::Duration;
 
-use laneway_shm::{Consumer, PairOptions, Producer, Profile, RecvError, ReserveError};
-use laneway_shm::{WaitMode, pair};
+use laneway_shm::{Attach, Consumer, PairOptions, Producer, Profile, ReadSlot, RecvError};
+use laneway_shm::{ReserveError, WaitMode, pair};
 
 const NOW: Duration = Duration::ZERO;
+const SOON: Duration = Duration::from_secs(30);
 const BATCH: usize = 32;
 const SMALL: usize = 56;
 
@@ -28,6 +31,13 @@ fn main() -> Result<(), Failure> {
         "slot" => slots(lane(SMALL, WaitMode::Spin)?, messages, SMALL),
         "slot-1024" => slots(lane(1024, WaitMode::Spin)?, messages, 1024),
         "slot-4096" => slots(lane(4096, WaitMode::Spin)?, messages, 4096),
+        "bare" => bare(lane(SMALL, WaitMode::Spin)?, messages),
+        "packed" => packed(lane(BATCH * 8, WaitMode::Spin)?, messages / BATCH),
+        "copy-64" => copies(lane(64, WaitMode::Spin)?, messages, 64),
+        "copy-1024" => copies(lane(1024, WaitMode::Spin)?, messages, 1024),
+        "copy-4096" => copies(lane(4096, WaitMode::Spin)?, messages, 4096),
+        "copy-65536" => copies(lane(65_536, WaitMode::Spin)?, messages, 65_536),
+        "cast" => cast(messages),
         other => Err(format!("no step {other:?}").into()),
     }
 }
@@ -60,6 +70,54 @@ fn slots((mut producer, mut consumer): Lane, count: usize, len: usize) -> Result
     for _ in 0..count {
         send_slot(&mut producer, &buffer)?;
         black_box(recv_slot(&mut consumer, &mut buffer)?);
+    }
+    Ok(())
+}
+
+fn bare((mut producer, mut consumer): Lane, count: usize) -> Result<(), Failure> {
+    for _ in 0..count {
+        reserve_commit(&mut producer)?;
+        black_box(poll_release(&mut consumer)?);
+    }
+    Ok(())
+}
+
+fn packed((mut producer, mut consumer): Lane, batches: usize) -> Result<(), Failure> {
+    for _ in 0..batches {
+        send_packed(&mut producer)?;
+        black_box(recv_packed(&mut consumer)?);
+    }
+    Ok(())
+}
+
+fn copies((mut producer, mut consumer): Lane, count: usize, len: usize) -> Result<(), Failure> {
+    let mut buffer = vec![7; len];
+    for _ in 0..count {
+        send_slot(&mut producer, &buffer)?;
+        black_box(copy_out(&consumer.recv(NOW)?, &mut buffer));
+    }
+    Ok(())
+}
+
+fn cast(count: usize) -> Result<(), Failure> {
+    let socket = std::env::var("LANEWAY_ATTACH_SOCKET")?;
+    let tickets = std::env::var("LANEWAY_TICKETS")?;
+    let [first, second, third] = tickets.split_whitespace().collect::<Vec<_>>()[..] else {
+        return Err("LANEWAY_TICKETS: one of a producer and two of readers".into());
+    };
+    let mut producer = Attach::with_ticket(&socket, first)?.pin(false).producer()?;
+    let mut readers = Vec::new();
+    for ticket in [second, third] {
+        readers.push(Attach::with_ticket(&socket, ticket)?.pin(false).consumer()?);
+    }
+    while producer.readers().count() < readers.len() {
+        producer.maintain()?;
+    }
+    for _ in 0..count {
+        send_cast(&mut producer, black_box([7; SMALL]))?;
+        for reader in &mut readers {
+            reader.recv_array(SOON, |bytes: [u8; SMALL]| black_box(bytes[0]))?;
+        }
     }
     Ok(())
 }
@@ -100,4 +158,37 @@ fn send_slot(producer: &mut Producer, message: &[u8]) -> Result<(), ReserveError
 #[inline(never)]
 fn recv_slot(consumer: &mut Consumer, target: &mut [u8]) -> Result<usize, RecvError> {
     Ok(consumer.recv(NOW)?.copy_to(target))
+}
+
+#[inline(never)]
+fn reserve_commit(producer: &mut Producer) -> Result<(), ReserveError> {
+    producer.reserve(SMALL, NOW)?.commit();
+    Ok(())
+}
+
+#[inline(never)]
+fn poll_release(consumer: &mut Consumer) -> Result<usize, RecvError> {
+    Ok(consumer.poll()?.map_or(0, |slot| slot.len()))
+}
+
+#[inline(never)]
+fn copy_out(slot: &ReadSlot<'_>, target: &mut [u8]) -> usize {
+    slot.copy_to(target)
+}
+
+#[inline(never)]
+fn send_packed(producer: &mut Producer) -> Result<(), ReserveError> {
+    producer.send_packed_arrays(BATCH, NOW, || black_box([7; 8]))
+}
+
+#[inline(never)]
+fn recv_packed(consumer: &mut Consumer) -> Result<u64, RecvError> {
+    let mut sum = 0;
+    consumer.recv_packed_arrays(BATCH, NOW, |item| sum += u64::from_le_bytes(item))?;
+    Ok(sum)
+}
+
+#[inline(never)]
+fn send_cast(producer: &mut Producer, message: [u8; SMALL]) -> Result<(), ReserveError> {
+    producer.send_array(message, SOON)
 }

@@ -418,9 +418,8 @@ impl Producer {
         len: usize,
         timeout: Duration,
     ) -> Result<Span, ReserveError> {
-        let start = Instant::now();
         let slots = self.ring.geometry().slots_for(len);
-        let mut spins = 0u32;
+        let (mut start, mut spins) = (None, 0u32);
         self.attend()?;
         loop {
             if let Some(span) = self.ring.try_reserve(len)? {
@@ -432,6 +431,8 @@ impl Producer {
             {
                 return Err(error);
             }
+            // Not before there is something to wait for: the counters' turn comes here, too.
+            let start: Instant = *start.get_or_insert_with(Instant::now);
             spins = spins.wrapping_add(1);
             if spins.is_multiple_of(64) {
                 self.note_hold();
