@@ -7,7 +7,7 @@
 mod acts;
 mod report;
 mod stage;
-mod syscalls;
+pub mod syscalls;
 mod worker;
 
 use std::time::Instant;

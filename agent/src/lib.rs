@@ -29,3 +29,6 @@ pub mod service;
 pub mod sysfs;
 pub mod telemetry;
 pub mod workload;
+
+#[cfg(any(test, feature = "test-support"))]
+pub use demo::syscalls;

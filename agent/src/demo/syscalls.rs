@@ -26,15 +26,18 @@ pub(super) fn mark() {
 
 /// A traced worker's standard output and its system calls between the marks.
 #[derive(Debug)]
-pub(super) struct Traced {
+pub struct Traced {
     /// What it printed.
-    pub(super) output: String,
+    pub output: String,
     /// System calls, or why they could not be counted.
-    pub(super) calls: Result<u64, String>,
+    pub calls: Result<u64, String>,
 }
 
 /// Runs a worker under the tracer, on a thread of its own: a tracer is a thread.
-pub(super) fn run(mut command: Command) -> JoinHandle<Result<Traced, String>> {
+///
+/// # Errors
+/// In the thread: it was not started, or what it printed is no text.
+pub fn run(mut command: Command) -> JoinHandle<Result<Traced, String>> {
     std::thread::spawn(move || {
         let mut child = command.spawn().map_err(|error| error.to_string())?;
         let calls = trace(&child);
