@@ -419,7 +419,7 @@ impl Producer {
         timeout: Duration,
     ) -> Result<Span, ReserveError> {
         let slots = self.ring.geometry().slots_for(len);
-        let (mut start, mut spins) = (None, 0u32);
+        let (mut start, mut spins, mut woken) = (None, 0u32, Duration::ZERO);
         self.attend()?;
         loop {
             if let Some(span) = self.ring.try_reserve(len)? {
@@ -442,10 +442,7 @@ impl Producer {
                 }
             }
             if self.wait == WaitMode::Park && spins > SPINS_BEFORE_PARK {
-                let waited = start.elapsed();
-                let limit = self.sleep_max(waited).min(timeout.saturating_sub(waited));
-                self.ring.park(slots, limit)?;
-                self.maintain()?;
+                self.sleep_for_room(slots, start, timeout, &mut woken)?;
                 spins = SPINS_BEFORE_PARK - 64;
             } else {
                 spin_hint();

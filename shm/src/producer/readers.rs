@@ -15,7 +15,7 @@ use crate::wire::{Frame, PeerSegment, Role};
 /// long, for an agent that was restarted.
 const TELL_AFTER: Duration = Duration::from_millis(100);
 const TELL_AGAIN: u32 = 10;
-/// First sleep of a producer that is held.
+/// First sleep of a producer that is held, and after each time that it was woken.
 const HELD_SLEEP: Duration = Duration::from_millis(1);
 
 /// The reader that a producer waits for.
@@ -146,15 +146,30 @@ impl Producer {
         }
     }
 
-    /// How long a producer that has waited for room so long may sleep at once.
+    /// One sleep of a wait for room, and a look at the agent after it.
     ///
-    /// The agent wakes it for a reader that died. A death that it was told of just before it went
-    /// to sleep makes its wait twice as long at worst.
-    pub(super) fn sleep_max(&self, waited: Duration) -> Duration {
-        match self.grant.broadcast {
+    /// The agent wakes a producer that a reader held until it died, and may do so before its word
+    /// is in the socket, or before the sleep. So a held producer sleeps as long as it has waited or
+    /// been awake since it was `woken`: such a death makes its wait twice as long at worst.
+    pub(super) fn sleep_for_room(
+        &mut self,
+        slots: u64,
+        start: Instant,
+        timeout: Duration,
+        woken: &mut Duration,
+    ) -> Result<(), ReserveError> {
+        let waited = start.elapsed();
+        let longest = match self.grant.broadcast {
             None => SLEEP_MAX,
-            Some(_) => waited.clamp(HELD_SLEEP, SLEEP_MAX),
+            Some(_) => waited.saturating_sub(*woken).clamp(HELD_SLEEP, SLEEP_MAX),
+        };
+        let limit = longest.min(timeout.saturating_sub(waited));
+        self.ring.park(slots, limit)?;
+        let awake = start.elapsed();
+        if awake < waited + limit {
+            *woken = awake;
         }
+        self.maintain()
     }
 
     pub(super) fn timed_out(&self, waited: Duration) -> ReserveError {
