@@ -4,7 +4,8 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use laneway_shm::layout::{C_LEFT, P_READERS, P_RESUME};
+use laneway_shm::layout::{C_LEFT, P_READERS, P_RESUME, P_SLOTS};
+use laneway_shm::memory::{Memory, OwnedMemory};
 use laneway_shm::ring::{Follower, Heard, Policy, Start};
 
 use super::*;
@@ -26,7 +27,7 @@ impl Sticky {
             let evil = world.dice.below(100) < world.malice.get();
             return if evil { world.edge() } else { plausible };
         }
-        let word = world.word(world.slot_of(offset));
+        let word = world.answer(world.slot_of(offset));
         // Now and then the slot was taken for the next lap.
         if world.dice.below(4) == 0 { word.wrapping_add(1 << 32) } else { word }
     }

@@ -1,0 +1,163 @@
+//! One consumer, the messages it holds, and what must be true of it.
+
+use super::*;
+
+/// Size of the messages that are also copied out by value, in bytes.
+const ARRAY: usize = 8;
+
+/// What the oracles need of a consumer's end, the ring's or a faulty one.
+pub(crate) trait ReadEnd {
+    fn poll(&mut self) -> Result<Option<Found>, Corruption>;
+    fn copy_out(&self, span: &Span, offset: usize, target: &mut [u8]) -> usize;
+    fn position(&self) -> u64;
+    fn release(&mut self, span: &Span);
+
+    fn poll_after(&mut self, _span: &Span) -> Option<Result<Option<Span>, Corruption>> {
+        None
+    }
+    fn other(&mut self, _choice: u64, _demon: Demon) {}
+    fn release_end(&mut self) {}
+}
+
+impl ReadEnd for Reader<Demon, Own> {
+    fn poll(&mut self) -> Result<Option<Found>, Corruption> {
+        match self.ready() {
+            Some(span) => Ok(Some(Found::Message(span))),
+            None => self.poll(),
+        }
+    }
+    fn copy_out(&self, span: &Span, offset: usize, target: &mut [u8]) -> usize {
+        let array = self.copy_array::<ARRAY>(span);
+        assert!(array.is_none_or(|bytes| span.len == ARRAY && bytes == [DEMONIC; ARRAY]));
+        self.copy_out(span, offset, target)
+    }
+    fn position(&self) -> u64 {
+        self.position()
+    }
+    fn release(&mut self, span: &Span) {
+        self.release(span);
+    }
+    fn poll_after(&mut self, span: &Span) -> Option<Result<Option<Span>, Corruption>> {
+        Some(self.poll_at(span.end(self.geometry())))
+    }
+    fn other(&mut self, choice: u64, demon: Demon) {
+        match choice {
+            0 => self.publish(),
+            1 => self.park(Duration::MAX),
+            _ => self.join(demon),
+        }
+    }
+    fn release_end(&mut self) {
+        self.release_end();
+    }
+}
+
+/// One consumer, the messages it holds, and what must be true of it.
+pub(crate) struct ReadCase<'w, E> {
+    world: &'w Rc<World>,
+    end: E,
+    held: Vec<Span>,
+    broken: Option<Corruption>,
+}
+
+impl<E: ReadEnd> ReadCase<'_, E> {
+    fn step(&mut self) {
+        self.world.begin(self.end.position(), (0, 0));
+        match self.world.dice.below(10) {
+            0..4 => self.poll(),
+            4 => self.poll_after(),
+            5..8 => self.copy(),
+            8 => self.release(),
+            _ => self.end.other(self.world.dice.below(3), Demon(Rc::clone(self.world))),
+        }
+    }
+
+    fn poll(&mut self) {
+        let result = self.end.poll();
+        self.held.clear();
+        match self.judge(result) {
+            Some(Found::Message(span)) => {
+                assert_eq!(span.position(), self.end.position(), "oracle: position");
+                self.hold(span);
+            }
+            Some(Found::End) => {
+                self.world.begin(self.end.position(), (0, 0));
+                self.end.release_end();
+            }
+            Some(Found::Frozen { span, pages }) => {
+                assert_eq!((span.position(), span.slots), (self.end.position(), 1), "oracle: slot");
+                assert!((1..=FROZEN_PAGES_MAX).contains(&pages), "oracle: {pages} pages");
+                self.world.begin(self.end.position(), (0, 0));
+                self.end.release(&span);
+            }
+            None => {}
+        }
+    }
+
+    fn poll_after(&mut self) {
+        let Some(last) = self.held.last().copied() else { return };
+        self.world.near.set(last.position() + last.slots);
+        let Some(result) = self.end.poll_after(&last) else { return };
+        if let Some(span) = self.judge(result) {
+            assert_eq!(span.position(), last.position() + last.slots, "oracle: position");
+            self.hold(span);
+        }
+    }
+
+    /// Fail-stop: nothing but the first corruption once there was one.
+    fn judge<T>(&mut self, result: Result<Option<T>, Corruption>) -> Option<T> {
+        match (self.broken, result) {
+            (None, Ok(found)) => found,
+            (None, Err(corruption)) => {
+                self.broken = Some(corruption);
+                None
+            }
+            (Some(first), Err(again)) => {
+                assert_eq!(first, again, "oracle: another corruption than the first");
+                None
+            }
+            (Some(_), Ok(_)) => panic!("oracle: goes on after corruption"),
+        }
+    }
+
+    fn hold(&mut self, span: Span) {
+        let geometry = &self.world.geometry;
+        let slots = 1..=geometry.count();
+        assert!(slots.contains(&span.slots), "oracle: {} slots", span.slots);
+        assert!(span.len <= geometry.message_max(), "oracle: length {}", span.len);
+        let room = span.slots * u64::from(geometry.payload());
+        assert!(span.len as u64 <= room, "oracle: length {} in {room}", span.len);
+        self.held.push(span);
+    }
+
+    fn copy(&mut self) {
+        let Some(span) = self.held.last().copied() else { return };
+        let dice = &self.world.dice;
+        let small = |limit: usize| usize::try_from(dice.below(limit as u64)).expect("small");
+        let offset = dice.pick(&[0, 0, span.len, usize::MAX, small(span.len + 2)]);
+        let mut target = vec![CANARY; dice.pick(&[0, 1, span.len, small(300)])];
+        let copied = self.end.copy_out(&span, offset, &mut target);
+        let expected = target.len().min(span.len.saturating_sub(offset));
+        assert_eq!(copied, expected, "oracle: bytes copied");
+        assert!(target[..copied].iter().all(|&byte| byte == DEMONIC), "oracle: all copied");
+        assert!(target[copied..].iter().all(|&byte| byte == CANARY), "oracle: no more copied");
+    }
+
+    fn release(&mut self) {
+        if let Some(first) = self.held.first().copied() {
+            self.end.release(&first);
+            self.held.clear();
+        }
+    }
+}
+
+/// One call sequence against a fresh consumer.
+pub(crate) fn read_case<E: ReadEnd>(world: &Rc<World>, make: impl Fn(u64) -> E) -> bool {
+    world.malice.set(world.dice.pick(&[2, 20, 40, 100]));
+    let end = make(start(world));
+    let mut case = ReadCase { world, end, held: Vec::new(), broken: None };
+    for _ in 0..=world.dice.below(64) {
+        case.step();
+    }
+    case.broken.is_some()
+}
