@@ -302,7 +302,7 @@ impl Controller {
             broadcast: record.spec.policy(),
             start: if segment.oldest { Start::Oldest } else { Start::Newest },
             park: record.spec.park,
-            profile: record.spec.profile(),
+            profile: record.spec.profile,
             pinning: match record.spec.end(key.role).pinning {
                 Pinning::None => wire::Pinning::None,
                 Pinning::Own => wire::Pinning::Own,

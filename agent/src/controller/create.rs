@@ -58,7 +58,7 @@ impl Controller {
             return Ok((spec, None));
         }
         let caches = self.topology.caches;
-        let depth = |relation| propose(spec.slot_payload_bytes, spec.profile(), caches, relation);
+        let depth = |relation| propose(spec.slot_payload_bytes, spec.profile, caches, relation);
         let shallow = LaneSpec { slot_count: depth(None)?.slot_count, ..spec.clone() };
         let size_bytes = shallow.geometry()?.segment_bytes();
         let ladder = shallow.page_ladder(size_bytes);

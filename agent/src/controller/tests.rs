@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use laneway_shm::Start;
 use laneway_shm::wire::Claim;
+use laneway_shm::{Profile, Start};
 
 use super::*;
 use crate::model::capacity::{CpuSet, PageSize};
@@ -62,7 +62,7 @@ fn spec(name: &str, page_size: Option<PageSize>) -> LaneSpec {
         page_size,
         page_required: false,
         park: false,
-        throughput: false,
+        profile: Profile::Latency,
         producer: end(),
         consumer: end(),
         numa_node: None,

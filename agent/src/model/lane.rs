@@ -29,8 +29,9 @@ pub struct LaneSpec {
     pub page_required: bool,
     /// Whether idle ends sleep.
     pub park: bool,
-    /// Whether the lane is tuned for throughput rather than latency.
-    pub throughput: bool,
+    /// What the lane is tuned for.
+    #[serde(with = "WrittenProfile")]
+    pub profile: Profile,
     /// The end that writes.
     pub producer: EndSpec,
     /// The end that reads.
@@ -45,6 +46,14 @@ pub struct LaneSpec {
     /// Many readers instead of one consumer.
     #[serde(default)]
     pub broadcast: Option<BroadcastSpec>,
+}
+
+/// How the journal writes a [`Profile`].
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Profile", rename_all = "lowercase")]
+enum WrittenProfile {
+    Latency,
+    Throughput,
 }
 
 /// What only a broadcast lane has.
@@ -117,18 +126,12 @@ impl fmt::Display for Pinning {
 }
 
 impl LaneSpec {
-    /// What the lane is tuned for.
-    #[must_use]
-    pub fn profile(&self) -> Profile {
-        if self.throughput { Profile::Throughput } else { Profile::Latency }
-    }
-
     /// The slots' arithmetic. Checked when the spec was made.
     ///
     /// # Errors
     /// Only for a spec that was read from a damaged journal.
     pub fn geometry(&self) -> Result<Geometry, laneway_shm::SegmentError> {
-        Geometry::for_profile(self.slot_payload_bytes, self.slot_count, self.profile())
+        Geometry::for_profile(self.slot_payload_bytes, self.slot_count, self.profile)
     }
 
     /// What the ring of a broadcast lane does about slow readers.

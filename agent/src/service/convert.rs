@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use std::time::{Duration, UNIX_EPOCH};
 
 use laneway_proto::v1;
-use laneway_shm::Reason;
 use laneway_shm::geometry::Geometry;
 use laneway_shm::observer::Counters;
+use laneway_shm::{Profile, Reason};
 use prost_types::Timestamp;
 use tonic::Status;
 
@@ -69,7 +69,7 @@ pub(super) fn spec(spec: Option<v1::LaneSpec>, tenant: &Name) -> Result<LaneSpec
         page_size: page_size(pages.page_size_bytes)?,
         page_required: pages.require,
         park: wait(spec.wait)?,
-        throughput: profile(spec.profile)?,
+        profile: profile(spec.profile)?,
         producer: end("spec.producer", spec.producer.unwrap_or_default())?,
         consumer: end("spec.consumer", consumer)?,
         numa_node: spec.numa_node,
@@ -82,7 +82,7 @@ pub(super) fn spec(spec: Option<v1::LaneSpec>, tenant: &Name) -> Result<LaneSpec
     }
     // Without a depth, the payload at least must be one of which a ring can be made.
     let slots = if checked.slot_count == 0 { 2 } else { checked.slot_count };
-    match Geometry::for_profile(checked.slot_payload_bytes, slots, checked.profile()) {
+    match Geometry::for_profile(checked.slot_payload_bytes, slots, checked.profile) {
         Ok(_) => Ok(checked),
         Err(laneway_shm::SegmentError::Geometry { field, found, allowed }) => {
             Err(match field {
@@ -186,10 +186,10 @@ fn wait(mode: i32) -> Result<bool, BadField> {
     }
 }
 
-fn profile(profile: i32) -> Result<bool, BadField> {
+fn profile(profile: i32) -> Result<Profile, BadField> {
     match v1::Profile::try_from(profile) {
-        Ok(v1::Profile::Unspecified | v1::Profile::Latency) => Ok(false),
-        Ok(v1::Profile::Throughput) => Ok(true),
+        Ok(v1::Profile::Unspecified | v1::Profile::Latency) => Ok(Profile::Latency),
+        Ok(v1::Profile::Throughput) => Ok(Profile::Throughput),
         Err(_) => Err(unknown("spec.profile", profile)),
     }
 }
@@ -403,7 +403,10 @@ fn spec_to_proto(spec: &LaneSpec) -> v1::LaneSpec {
     };
     let shape = if spec.broadcast.is_some() { v1::Shape::Broadcast } else { v1::Shape::Spsc };
     let wait = if spec.park { v1::WaitMode::Park } else { v1::WaitMode::Spin };
-    let profile = if spec.throughput { v1::Profile::Throughput } else { v1::Profile::Latency };
+    let profile = match spec.profile {
+        Profile::Latency => v1::Profile::Latency,
+        Profile::Throughput => v1::Profile::Throughput,
+    };
     v1::LaneSpec {
         name: spec.name.to_string(),
         tenant: spec.tenant.to_string(),
