@@ -4,6 +4,7 @@
 //! the controller's business. A hostile client can waste one connection until a deadline.
 
 pub mod listener;
+mod pace;
 pub mod peer;
 mod session;
 

@@ -15,6 +15,8 @@ use laneway_tests::process::{Finished, PATIENCE, Running, laneway_as};
 use laneway_tests::{is_root, skipped};
 use nix::fcntl::{FcntlArg, fcntl};
 
+#[path = "attach_protocol/chatter.rs"]
+mod chatter;
 #[path = "attach_protocol/raw.rs"]
 mod raw;
 

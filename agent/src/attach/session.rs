@@ -14,9 +14,10 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::task::yield_now;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
+use super::pace::Pace;
 use super::peer::{self, Peer};
 use super::registered;
 use crate::actor::Shared;
@@ -67,7 +68,8 @@ pub(super) async fn serve(socket: OwnedFd, peer: Peer, controller: Shared) {
             return connection.refuse(&error).await;
         }
     };
-    let mut session = Session { connection, controller, key, mapped, pending: VecDeque::new() };
+    let (pending, pace) = (VecDeque::new(), Pace::new(Instant::now()));
+    let mut session = Session { connection, controller, key, mapped, pending, pace };
     let ended = session.run(peer.pidfd, inbox).await;
     session.controller.borrow_mut().gone(key);
     if let Err(error) = ended {
@@ -132,6 +134,8 @@ struct Session {
     mapped: bool,
     /// What it has yet to be told.
     pending: VecDeque<Event>,
+    /// How often it is heard.
+    pace: Pace,
 }
 
 impl Session {
@@ -159,6 +163,7 @@ impl Session {
             return Ok(());
         }
         loop {
+            let turn = self.pace.next(Instant::now());
             tokio::select! {
                 _ = &mut death => return self.hear_the_rest(),
                 () = &mut deadline, if !self.mapped => {
@@ -179,7 +184,8 @@ impl Session {
                         return self.hear_the_rest();
                     }
                 }
-                packet = self.connection.receive() => {
+                () = sleep_until(turn.unwrap_or_else(Instant::now).into()), if turn.is_some() => {}
+                packet = self.connection.receive(), if turn.is_none() => {
                     if self.hear(packet).await? {
                         return Ok(());
                     }
@@ -259,6 +265,9 @@ impl Session {
             self.mapped = true;
             controller.mapped(key)?;
             return Ok(());
+        }
+        if self.pace.spend(&frame) {
+            warn!(lane = %key.lane, role = %key.role, "client says too much");
         }
         match (frame, fd) {
             (Frame::Drained { generation }, _) => controller.drained(key, generation),
