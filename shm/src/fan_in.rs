@@ -78,6 +78,8 @@ impl FanIn {
     pub fn remove(&mut self, lane: LaneKey) -> Option<Consumer> {
         let (index, consumer) = self.set.remove(lane)?;
         self.budgets.remove(index);
+        self.untold
+            .take_if(|error| matches!(error, FanInError::Lane { lane: of, .. } if *of == lane));
         match index.cmp(&self.turn) {
             std::cmp::Ordering::Less => self.turn -= 1,
             std::cmp::Ordering::Equal => self.used = 0,
@@ -415,6 +417,20 @@ mod tests {
         assert_eq!(fan_in.recv(limit).unwrap().0, of_honest);
         let _honest = sender.join().unwrap().unwrap();
         assert!(fan_in.remove(of_liar).is_some());
+    }
+
+    #[test]
+    fn what_was_wrong_with_a_lane_is_not_told_after_its_removal() {
+        let mut fan_in = FanIn::new();
+        let (mut honest, consumer) = pair(PairOptions::default()).unwrap();
+        fan_in.add(consumer);
+        honest.send(b"1", NOW).unwrap();
+        let (_liar, consumer) = scribbled();
+        let of_liar = fan_in.add(consumer);
+        // Found behind a message, and kept for the next call.
+        assert_eq!(fan_in.poll_many(8, |_, _| ()).unwrap(), 1);
+        assert!(fan_in.remove(of_liar).is_some());
+        assert!(fan_in.poll().unwrap().is_none());
     }
 
     #[test]

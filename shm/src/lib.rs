@@ -62,6 +62,8 @@ mod call;
 mod consumer;
 mod control;
 mod copy;
+#[cfg(test)]
+mod demonic;
 mod duplex;
 mod error;
 mod fan_in;

@@ -60,6 +60,9 @@ pub struct Region<Access> {
     /// To the process that writes it, if there is one.
     lifeline: Option<Arc<Lifeline>>,
     access: PhantomData<Access>,
+    /// Of a test: who is told before every access.
+    #[cfg(test)]
+    pub(crate) watched_by: crate::demonic::WatchedBy,
 }
 
 impl Region<Owned> {
@@ -253,7 +256,14 @@ impl<Access> Region<Access> {
         let Some(last_short) = last_short else {
             return Err(SegmentError::Size { found: map.len() as u64, expected: 2 * SHORT as u64 });
         };
-        Ok(Self { map, last_short, lifeline: None, access: PhantomData })
+        Ok(Self {
+            map,
+            last_short,
+            lifeline: None,
+            access: PhantomData,
+            #[cfg(test)]
+            watched_by: None,
+        })
     }
 
     /// Takes every page fault now, so that the first message pays none.
@@ -278,6 +288,8 @@ impl<Access> Region<Access> {
         if !is_short && !self.holds(offset, size) {
             outside(offset, size, self.map.len());
         }
+        #[cfg(test)]
+        crate::demonic::tell(&self.watched_by, offset, size);
         self.map.as_mut_ptr().wrapping_add(offset)
     }
 
