@@ -12,12 +12,11 @@
 #[path = "../tests/demonic/liar.rs"]
 mod liar;
 
-#[cfg(any())]
 mod caller;
 mod consumer;
 mod crowds;
 mod faulty;
-#[cfg(any())]
+
 mod frozen;
 mod producer;
 mod subscriber;
@@ -95,6 +94,9 @@ struct State {
     quiet: bool,
     /// Answers that a full slot is there, always.
     floods: bool,
+    /// Says again and again that a frozen payload is next; of how many pages it said last.
+    freezes: bool,
+    pages: u32,
     /// Mostly leaves a word as it is: what is looked at twice is believed sometimes.
     sticky: bool,
     /// Looks in this call, and in all.
@@ -102,6 +104,8 @@ struct State {
     total: u64,
     allowed: u64,
     bell: u32,
+    /// The last look was at a word: what is looked at now is the start of its message.
+    at_start: bool,
     /// Positions that a producer may write: from the first to before the second.
     window: (u64, u64),
     /// Slots whose words it has written in this call.
@@ -118,11 +122,14 @@ impl Siege {
             says: Says::Marks,
             quiet: false,
             floods: false,
+            freezes: false,
+            pages: 0,
             sticky: false,
             looks: 0,
             total: 0,
             allowed: u64::MAX,
             bell: 0,
+            at_start: false,
             window: (0, 0),
             words: 0,
             commits_often: false,
@@ -201,7 +208,14 @@ impl State {
             let turn = geometry.turn(near.wrapping_add(ahead));
             return CommitWord::new(turn, Kind::Data, geometry.payload()).0;
         }
-        self.liar.word(slot, 0)
+        let mut word = CommitWord(self.liar.word(slot, 0));
+        if self.freezes && self.liar.dice.below(2) == 0 {
+            let position = near.wrapping_add(ahead);
+            let odd = position % 2 == u64::from(self.liar.dice.below(64) > 0);
+            word = CommitWord::new(geometry.turn(position), Kind::Frozen, 1 + u32::from(odd));
+        }
+        self.pages = word.len();
+        word.0
     }
 
     fn envelope(&self, kind: u32, id_below: u64) -> Envelope {
@@ -257,10 +271,12 @@ impl State {
         let head = size_of::<Envelope>();
         if let Says::Envelopes { kind, id_below } = self.says
             && within == WORD_BYTES
-            && size >= head
+            && size == head
+            && self.at_start
         {
             paper.copy_in(offset, self.envelope(kind, id_below).as_bytes());
         }
+        self.at_start = within == 0;
     }
 
     fn of_roster(&mut self, paper: &Region<Owned>, offset: usize) {
@@ -439,7 +455,7 @@ impl FailStop {
 /// Looks that each kind of victim has to survive.
 fn looks_wanted() -> u64 {
     let full = std::env::var_os("LANEWAY_FULL").is_some_and(|value| value == "1");
-    if full { 30_000_000 } else { 300_000 }
+    if full { 10_000_000 } else { 100_000 }
 }
 
 /// Runs cases on lanes of every shape until they had their share of `looks`. A case says how many

@@ -61,3 +61,18 @@ pub fn receive(socket: impl AsFd) -> io::Result<Packet> {
     bytes.truncate(received.bytes);
     Ok(Packet { bytes, descriptors })
 }
+
+/// Descriptors of this process that lead to the same file as `fd`: others come and go as other
+/// tests run.
+#[cfg(test)]
+pub(crate) fn descriptors_of(fd: impl AsFd) -> usize {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |path: std::path::PathBuf| {
+        // One of another thread's may be closed by now.
+        std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
+    };
+    let folder = std::path::Path::new("/proc/self/fd");
+    let wanted = identity(folder.join(fd.as_fd().as_raw_fd().to_string()));
+    let open = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    open.filter(|entry| identity(entry.path()) == wanted).count()
+}

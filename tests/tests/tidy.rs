@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use laneway_agent::controller::REASONS;
 
+#[path = "tidy/calls.rs"]
+mod calls;
 #[path = "tidy/source.rs"]
 mod source;
 

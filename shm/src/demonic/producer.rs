@@ -1,13 +1,23 @@
 //! A producer among its calls: one message or many, in place, by value, packed, in a batch, typed.
 
+use std::sync::OnceLock;
+
 use super::consumer::Pair;
 use super::*;
 use crate::error::ReserveError;
+use crate::frozen::{FROZEN_IN_FLIGHT_MAX, FrozenBuilder, FrozenFile, FrozenSendError};
+use crate::lifeline::{self, Lifeline};
 use crate::memory::Memory as _;
 use crate::typed::TypedProducer;
 
+/// A frozen payload of one page.
+fn payload() -> &'static FrozenFile {
+    static PAYLOAD: OnceLock<FrozenFile> = OnceLock::new();
+    PAYLOAD.get_or_init(|| FrozenBuilder::on_pages(100, 4096).unwrap().freeze().unwrap())
+}
+
 /// Sends at most this many at once.
-const MANY: u64 = 8;
+const MANY: usize = 8;
 const BYTES: [u8; 4096] = [7; 4096];
 
 /// One producer and what must be true of it.
@@ -17,21 +27,27 @@ struct Case<'c> {
     dice: &'c Dice,
     geometry: Geometry,
     broken: Option<Corruption>,
+    /// The consumer's half of the lifeline, which it reads when it likes.
+    half: Lifeline,
 }
 
 impl<'c> Case<'c> {
     fn new(lane: &Lane, dice: &'c Dice) -> Self {
         let base = start(dice, &lane.geometry);
         let lag = dice.below(lane.geometry.count() + 1).min(base);
-        let (producer, siege) = lane.producer(base, lag, dice.next());
+        let (mut producer, siege) = lane.producer(base, lag, dice.next());
+        let [one, other] = lifeline::pair().unwrap();
+        let peer = producer.ring.peer_mut(1).unwrap();
+        peer.take_lifeline(Some(Arc::new(Lifeline::new(one))));
+        let half = Lifeline::new(other);
         siege.set_malice(dice);
         let end = TypedProducer::new(producer);
-        Self { end, siege, dice, geometry: lane.geometry, broken: None }
+        Self { end, siege, dice, geometry: lane.geometry, broken: None, half }
     }
 
     fn run(mut self) -> (u64, bool) {
         for _ in 0..=self.dice.below(96) {
-            let choice = self.dice.below(12);
+            let choice = self.dice.below(13);
             self.any(choice);
         }
         self.close();
@@ -65,7 +81,7 @@ impl<'c> Case<'c> {
     }
 
     fn count(&self) -> usize {
-        usize::try_from(self.dice.below(MANY) + 1).unwrap()
+        usize::try_from(self.dice.below(MANY as u64) + 1).unwrap()
     }
 
     fn any(&mut self, choice: u64) {
@@ -81,6 +97,7 @@ impl<'c> Case<'c> {
             8 => self.packed::<3>(),
             9 => self.batch(),
             10 => self.typed(),
+            11 => self.frozen(),
             _ => self.ask(),
         }
     }
@@ -225,7 +242,7 @@ impl<'c> Case<'c> {
     }
 
     fn batch(&mut self) {
-        let (before, dice) = (self.begin(MANY as usize, false), self.dice);
+        let (before, dice) = (self.begin(MANY, false), self.dice);
         let lens: Vec<usize> = (0..self.count()).map(|_| self.len().min(BYTES.len())).collect();
         let mut batch = self.end.producer_mut().batch();
         let (mut slots, mut refusal, mut pushed) = (0, None, 0);
@@ -288,13 +305,36 @@ impl<'c> Case<'c> {
         }
     }
 
+    fn frozen(&mut self) {
+        let before = self.begin(2, false);
+        if self.dice.below(2) == 0 {
+            let _ = (self.half.receive(), self.half.ring());
+        }
+        let producer = self.end.producer_mut();
+        let known = producer.frozen_in_flight();
+        let result = producer.send_frozen(payload(), NOW);
+        let (moved, in_flight) = (producer.position() - before, producer.frozen_in_flight());
+        assert!(in_flight <= FROZEN_IN_FLIGHT_MAX, "oracle: {in_flight} in flight");
+        match result {
+            Ok(()) => assert_eq!(moved, 1, "oracle: slots"),
+            Err(FrozenSendError::Reserve(error)) => {
+                assert_eq!(moved, 0, "oracle: committed in spite of {error}");
+                self.refused(&error, 0);
+            }
+            Err(FrozenSendError::InFlight { .. } | FrozenSendError::LifelineFull { .. }) => {
+                assert!(moved == 0 && in_flight <= known, "oracle: {moved} slots");
+            }
+            Err(error) => panic!("oracle: {error}"),
+        }
+    }
+
     /// What only looks.
     fn ask(&mut self) {
         let before = self.begin(1, false);
         let producer = self.end.producer_mut();
         producer.maintain().unwrap();
         assert!(producer.readers().next().is_none() && producer.holder().is_none());
-        assert!(producer.lifeline().is_none() && producer.peer() == PeerState::Live);
+        assert!(producer.lifeline().is_some() && producer.peer() == PeerState::Live);
         assert_eq!(
             (producer.position(), producer.message_max()),
             (before, self.geometry.message_max())

@@ -39,6 +39,7 @@ impl<'c> Case<'c> {
     fn run(&mut self) -> (u64, bool) {
         for _ in 0..=self.dice.below(96) {
             self.receive();
+            self.end.maintain().unwrap();
         }
         (self.siege.total().max(1), self.fail_stop.0.is_some())
     }
@@ -100,5 +101,5 @@ fn a_subscribers_every_call_survives_a_producer_that_overruns_it_and_lies() {
         found.set(found.get() + case.found);
         outcome
     });
-    assert!(found.get() > 1000, "the demon lets nothing through: {}", found.get());
+    assert!(found.get() > 300, "the demon lets nothing through: {}", found.get());
 }

@@ -1,5 +1,9 @@
 //! One consumer, the messages it holds, and what must be true of it.
 
+use laneway_shm::layout::P_READERS;
+use laneway_shm::ring::sleep_on_all;
+use laneway_shm::roster::Entry;
+
 use super::*;
 
 /// Size of the messages that are also copied out by value, in bytes.
@@ -17,11 +21,15 @@ pub(crate) trait ReadEnd {
     }
     fn other(&mut self, _choice: u64, _demon: Demon) {}
     fn release_end(&mut self) {}
+    /// Lets it into a broadcast lane, if it is no faulty one: at a plausible position, or not.
+    fn let_in(&mut self, _demon: Demon, _joined_at: u64) -> Result<(), Corruption> {
+        Ok(())
+    }
 }
 
 impl ReadEnd for Reader<Demon, Own> {
     fn poll(&mut self) -> Result<Option<Found>, Corruption> {
-        match self.ready() {
+        match self.spin(1) {
             Some(span) => Ok(Some(Found::Message(span))),
             None => self.poll(),
         }
@@ -44,11 +52,19 @@ impl ReadEnd for Reader<Demon, Own> {
         match choice {
             0 => self.publish(),
             1 => self.park(Duration::MAX),
+            2 => {
+                self.listen();
+                self.stop_listening();
+            }
+            3 => _ = sleep_on_all(&mut [self], Duration::MAX, |bells, _| bells.len() == 1),
             _ => self.join(demon),
         }
     }
     fn release_end(&mut self) {
         self.release_end();
+    }
+    fn let_in(&mut self, demon: Demon, joined_at: u64) -> Result<(), Corruption> {
+        self.join_at(demon, &Entry { offset: P_READERS, joined_at })
     }
 }
 
@@ -68,7 +84,8 @@ impl<E: ReadEnd> ReadCase<'_, E> {
             4 => self.poll_after(),
             5..8 => self.copy(),
             8 => self.release(),
-            _ => self.end.other(self.world.dice.below(3), Demon(Rc::clone(self.world))),
+            9 if self.world.dice.below(8) == 0 => self.let_in(),
+            _ => self.end.other(self.world.dice.below(5), Demon(Rc::clone(self.world))),
         }
     }
 
@@ -91,6 +108,21 @@ impl<E: ReadEnd> ReadCase<'_, E> {
                 self.end.release(&span);
             }
             None => {}
+        }
+    }
+
+    /// No entry in the roster takes a reader back.
+    fn let_in(&mut self) {
+        let (before, dice) = (self.end.position(), &self.world.dice);
+        self.held.clear();
+        let near = before.saturating_add(dice.below(2 * self.world.geometry.count()));
+        let joined_at = if dice.below(8) > 0 { near } else { self.world.edge() };
+        let result = self.end.let_in(Demon(Rc::clone(self.world)), joined_at);
+        if let (None, Ok(())) = (self.broken, &result) {
+            assert!(self.end.position() >= before, "oracle: goes back");
+        }
+        if self.broken.is_none() {
+            self.judge::<()>(result.map(|()| None));
         }
     }
 

@@ -76,8 +76,13 @@ impl FollowCase<'_> {
     fn step(&mut self) {
         self.demon.1.borrow_mut().clear();
         self.world.begin(self.end.position(), (0, 0));
-        match self.world.dice.below(8) {
+        match self.world.dice.below(9) {
             0 => self.end.publish(),
+            2 => {
+                self.end.listen();
+                self.end.stop_listening();
+                let _ = self.end.given_up();
+            }
             1 => self.end.park(Duration::MAX),
             _ => self.poll(),
         }

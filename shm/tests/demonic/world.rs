@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use laneway_shm::geometry::{Geometry, WORD_BYTES};
 use laneway_shm::layout::{
-    C_BELL, C_PARKED, C_RELEASED, P_BELL, P_COMMITTED, P_JOINED, P_PARKED, P_SLOTS,
+    C_BELL, C_PARKED, C_RELEASED, P_BELL, P_COMMITTED, P_JOINED, P_PARKED, P_READERS, P_SLOTS,
 };
 use laneway_shm::memory::{Memory, OwnedMemory};
 
@@ -138,7 +138,7 @@ impl Memory for Demon {
         self.0.loaded();
         match offset {
             C_RELEASED => self.0.released(),
-            P_COMMITTED | P_JOINED => self.0.edge(),
+            P_COMMITTED | P_JOINED | P_READERS..P_SLOTS => self.0.edge(),
             _ => self.0.answer(self.0.slot_of(offset)),
         }
     }

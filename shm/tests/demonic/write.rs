@@ -50,7 +50,8 @@ impl WriteEnd for Writer<Own, Demon> {
     fn report(&mut self, end: bool) -> Option<Result<(), Corruption>> {
         Some(match end {
             true => self.try_end().map(drop),
-            false => self.park(1, Duration::MAX),
+            false if self.committed().is_multiple_of(2) => self.park(1, Duration::MAX),
+            false => self.listen(1).map(|_| self.stop_listening()),
         })
     }
     fn join(&mut self, demon: Demon) {
