@@ -22,6 +22,8 @@ use shuttle::{Config, MaxSteps, Runner, thread};
 
 #[path = "shuttle/crowd.rs"]
 mod crowd;
+#[path = "shuttle/lanes.rs"]
+mod lanes;
 mod oracle;
 
 use oracle::mutant::{self, Mistake, Mutant};
@@ -46,18 +48,47 @@ struct Words {
     words: Vec<Long>,
     /// Shuttle lets others run before each access to it.
     crossing: AtomicBool,
-    /// Whether a nudge is due, under the lock that a sleeper compares its word under.
+    kernel: Arc<Kernel>,
+}
+
+/// Who sleeps on any word of the segments that share it.
+struct Kernel {
+    /// Whether a nudge is due, under the lock that a sleeper compares its words under.
     nudged: Mutex<bool>,
     rung: Condvar,
 }
 
+impl Kernel {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { nudged: Mutex::new(false), rung: Condvar::new() })
+    }
+
+    /// Sleeps while the words are what was expected. As in the kernel, they are compared under the
+    /// lock that a waker takes.
+    fn wait(&self, as_expected: impl Fn() -> bool) {
+        let mut nudged = self.nudged.lock().expect("never poisoned");
+        if !std::mem::take(&mut *nudged) && as_expected() {
+            *self.rung.wait(nudged).expect("never poisoned") = false;
+        }
+    }
+
+    fn wake(&self, nudge: bool) {
+        *self.nudged.lock().expect("never poisoned") |= nudge;
+        self.rung.notify_all();
+    }
+}
+
 impl Segment {
     fn new(bytes: usize) -> Self {
+        Self::below(bytes, &Kernel::new())
+    }
+
+    /// A segment below a kernel that others share.
+    fn below(bytes: usize, kernel: &Arc<Kernel>) -> Self {
         Self(Arc::new(Words {
             words: (0..bytes.div_ceil(8)).map(|_| Long::new(0)).collect(),
             crossing: AtomicBool::new(false),
-            nudged: Mutex::new(false),
-            rung: Condvar::new(),
+            kernel: Arc::clone(kernel),
         }))
     }
 
@@ -103,11 +134,7 @@ impl Memory for Segment {
         if timeout < FOR_EVER {
             return thread::yield_now();
         }
-        // As in the kernel: the word is compared under the lock that a waker takes.
-        let mut nudged = self.0.nudged.lock().expect("never poisoned");
-        if !std::mem::take(&mut *nudged) && self.load_u32(offset) == expected {
-            *self.0.rung.wait(nudged).expect("never poisoned") = false;
-        }
+        self.0.kernel.wait(|| self.load_u32(offset) == expected);
     }
 }
 
@@ -140,15 +167,13 @@ impl OwnedMemory for Segment {
     }
 
     fn wake(&self, _offset: usize) {
-        let _guard = self.0.nudged.lock().expect("never poisoned");
-        self.0.rung.notify_all();
+        self.0.kernel.wake(false);
     }
 }
 
 impl Ground for Segment {
     fn nudge(&self) {
-        *self.0.nudged.lock().expect("never poisoned") = true;
-        self.0.rung.notify_all();
+        self.0.kernel.wake(true);
     }
 }
 

@@ -216,6 +216,146 @@ fn a_reader_that_leaves_holds_nobody_from_then_on_and_has_read_what_it_read() {
     explore("leaver, sleeping", MEDIUM, leaver(Cast { lane: PARK, ..GATED }));
 }
 
+/// A batch, one message more and the end, for a reader that gates; then its release is seen.
+fn closing(cast: Cast) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let segment = cast.segment();
+        let mut writer = cast.writer(&segment);
+        let mut reader = cast.reader(&mut writer, &segment, 1);
+        let lane = cast.lane;
+        let producer = thread::spawn(move || {
+            for number in 1..=2 {
+                let span = room(&lane, &mut writer, 16);
+                writer.write(&span, 0, &lane.message(number));
+                writer.stage(&span);
+            }
+            assert_eq!(writer.commit_batch(), 2);
+            while !writer.try_end().expect("honest") {
+                match lane.wait {
+                    WaitMode::Park => writer.park(1, FOR_EVER).expect("honest"),
+                    WaitMode::Spin => thread::yield_now(),
+                }
+            }
+        });
+        let first = next(&lane, &mut reader);
+        let Found::Message(span) = first else { panic!("the stream ended early") };
+        assert_eq!(copy(&reader, &span), lane.message(1));
+        // The second one came with it.
+        let second = reader.poll_at(span.end(reader.geometry())).expect("honest");
+        assert_eq!(copy(&reader, &second.expect("a batch comes as a whole")), lane.message(2));
+        reader.release(&span);
+        assert_eq!(receive(&lane, &mut reader), lane.message(2));
+        assert!(matches!(next(&lane, &mut reader), Found::End), "more than was sent");
+        reader.release_end();
+        producer.join().expect("no panic");
+    }
+}
+
+#[test]
+fn a_batch_and_the_end_of_a_gated_lane_come_as_a_whole_and_in_order() {
+    let wide = Cast { lane: Lane { payload: 16, ..PARK }, ..GATED };
+    explore("gated batch and end", SMALL, closing(GATED));
+    explore("gated batch and end, sleeping", (Some(2), Some(4)), closing(wide));
+}
+
+/// A producer is followed by another one, on other memory, while its reader drains the first.
+fn followed(cast: Cast) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let (old, new) = (cast.segment(), cast.segment());
+        let mut writer = cast.writer(&old);
+        let consumer = Segment::consumer(cast.lane.consumer);
+        let own = consumer.clone();
+        writer.admit(consumer.clone(), 1, Start::Newest).expect("there is a place");
+        let entry = roster::find(&old, 1).expect("the producer wrote it");
+        let (lane, geometry, successors) = (cast.lane, cast.lane.geometry(), new.clone());
+        let producer = thread::spawn(move || {
+            for number in 1..=2 {
+                send(&lane, &mut writer, &lane.message(number));
+            }
+            // Killed, and the next one told of the reader before its first message.
+            drop(writer);
+            let mut writer = Writer::broadcast(successors, geometry, lane.wait, 2, cast.policy);
+            assert_eq!(writer.admit(consumer, 1, Start::Newest), Some(2));
+            for number in 3..=4 {
+                send(&lane, &mut writer, &lane.message(number));
+            }
+            assert_eq!(writer.slowest().map(|lag| lag.slots <= 2), Some(true));
+        });
+        let mut reader = Reader::new(own, geometry, lane.wait, 0, 1);
+        reader.join_at(old, &entry).expect("honest");
+        for number in 1..=2 {
+            assert_eq!(receive(&lane, &mut reader), lane.message(number));
+        }
+        let entry = loop {
+            match roster::find(&new, 1) {
+                Some(entry) => break entry,
+                None => thread::yield_now(),
+            }
+        };
+        assert_eq!(entry.joined_at, reader.position(), "nothing is left out or seen twice");
+        reader.join_at(new, &entry).expect("honest");
+        for number in 3..=4 {
+            assert_eq!(receive(&lane, &mut reader), lane.message(number));
+        }
+        producer.join().expect("no panic");
+    }
+}
+
+#[test]
+fn readers_come_over_to_the_next_generation_of_a_gated_lane_without_a_loss() {
+    explore("gated generations", MEDIUM, followed(GATED));
+}
+
+/// A batch and the end in a lane that waits for nobody: each is heard, or counted as lost.
+fn closing_over(cast: Cast) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let segment = cast.segment();
+        let mut writer = cast.writer(&segment);
+        let mut follower = cast.follower(&mut writer, &segment);
+        let lane = cast.lane;
+        let producer = thread::spawn(move || {
+            let stage = |writer: &mut Sender, number| {
+                let span = writer.try_reserve(16).expect("honest").expect("nobody is waited for");
+                writer.write(&span, 0, &lane.message(number));
+                writer.stage(&span);
+            };
+            for number in 1..=2 {
+                stage(&mut writer, number);
+            }
+            assert_eq!(writer.commit_batch(), 2);
+            stage(&mut writer, 3);
+            writer.commit_batch();
+            assert!(writer.try_end().expect("honest"), "nobody is waited for");
+        });
+        let (mut buffer, mut accounted) = (Vec::new(), 0);
+        loop {
+            match follower.poll(&mut buffer, u64::MAX).expect("the producer is honest") {
+                Some(Heard::Message { position, len }) => {
+                    assert_eq!(position, accounted, "what is lost is counted to the message");
+                    assert_eq!(buffer[..len], lane.message(position + 1), "torn");
+                    accounted += 1;
+                }
+                Some(Heard::Lost { slots }) => accounted += slots,
+                Some(Heard::End) => break,
+                None => thread::yield_now(),
+            }
+        }
+        assert_eq!((accounted, follower.position()), (3, 4), "the end comes last");
+        producer.join().expect("no panic");
+    }
+}
+
+#[test]
+fn a_batch_and_the_end_of_a_lane_that_loses_are_heard_or_counted() {
+    explore("overrun batch and end", (Some(1), Some(3)), closing_over(OVERWRITE));
+    let policy = Policy::Evicting { budget: 2 };
+    explore(
+        "evicted batch and end",
+        (Some(2), Some(3)),
+        closing_over(Cast { policy, ..OVERWRITE }),
+    );
+}
+
 /// A producer that waits for nobody, and a reader that accounts for every message.
 fn overrun(cast: Cast, messages: u64) -> impl Fn() + Send + Sync + 'static {
     move || {
@@ -323,4 +463,17 @@ fn every_left_out_order_of_readers_that_gate_is_caught() {
     ] {
         assert_caught(name, leaver(cast));
     }
+    let sleeper = |lane| Cast { lane: Lane { payload: 16, ..lane }, ..GATED };
+    for (name, cast) in [
+        ("an end without fence", sleeper(Lane { producer: Fault::Fence, ..PARK })),
+        (
+            "a release before the end without fence",
+            sleeper(Lane { consumer: Fault::Fence, ..PARK }),
+        ),
+    ] {
+        assert_caught(name, closing(cast));
+    }
+    let commit = Lane { producer: Fault::Release(Pairing::Commit), ..SPIN };
+    assert_caught("a batch without release", closing(Cast { lane: commit, ..GATED }));
+    assert_caught("a generation without release", followed(Cast { lane: commit, ..GATED }));
 }
