@@ -62,8 +62,13 @@ impl Bell {
         if self.idle_wakes > IDLE_WAKES_MAX {
             return None;
         }
+        Some(self.ring_unasked())
+    }
+
+    /// The bell's next value, for a peer whose sleep cannot be seen.
+    pub(crate) fn ring_unasked(&mut self) -> u32 {
         self.value = self.value.wrapping_add(1);
-        Some(self.value)
+        self.value
     }
 }
 

@@ -351,7 +351,7 @@ fn a_batch_and_the_end_of_a_lane_that_loses_are_heard_or_counted() {
     let policy = Policy::Evicting { budget: 2 };
     explore(
         "evicted batch and end",
-        (Some(2), Some(3)),
+        (Some(1), Some(3)),
         closing_over(Cast { policy, ..OVERWRITE }),
     );
 }

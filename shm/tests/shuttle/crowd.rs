@@ -34,7 +34,8 @@ struct Hall<W: World> {
     world: W,
     policy: Policy,
     wait: WaitMode,
-    producer: W::Memory,
+    /// The producers' segments, one after the other, and where each ends once its producer is dead.
+    generations: Plain<Vec<(W::Memory, Option<u64>)>>,
     /// Length of the message at each position.
     lens: Plain<BTreeMap<u64, usize>>,
     news: Plain<News<W::Memory>>,
@@ -47,13 +48,13 @@ struct Hall<W: World> {
 
 impl<W: World> Hall<W> {
     fn new(world: W, policy: Policy, wait: WaitMode) -> Self {
-        let producer = world.producer();
+        let generations = Plain::new(vec![(world.producer(), None)]);
         let news = News { joins: VecDeque::new(), gone: VecDeque::new() };
         Self {
             world,
             policy,
             wait,
-            producer,
+            generations,
             lens: Plain::default(),
             news: Plain::new(news),
             numbers: Long::new(1),
@@ -64,6 +65,13 @@ impl<W: World> Hall<W> {
 
     fn is_over(&self, position: u64) -> bool {
         self.end.load(Ordering::SeqCst) == position
+    }
+
+    /// A producer's segment, and where it ends, if it is known.
+    fn generation(&self, number: usize) -> Option<(W::Memory, u64)> {
+        let generations = self.generations.lock().expect("never poisoned");
+        let found = generations.get(number).cloned();
+        found.map(|(memory, end)| (memory, end.unwrap_or(UNKNOWN)))
     }
 
     fn judge(&self, position: u64, bytes: &[u8]) {
@@ -77,6 +85,8 @@ impl<W: World> Hall<W> {
 struct Speaker<'h, W: World> {
     hall: &'h Hall<W>,
     writer: Writer<W::Memory, W::Memory>,
+    /// Readers that were let in and are not gone.
+    members: Vec<(u64, W::Memory)>,
 }
 
 impl<W: World> Speaker<'_, W> {
@@ -90,12 +100,14 @@ impl<W: World> Speaker<'_, W> {
                 break;
             }
             if let Some((number, peer, start)) = join {
+                self.members.push((number, peer.clone()));
                 let at = self.writer.admit(peer, number, start).expect("there is a place");
                 let committed = self.writer.committed();
                 assert!(at <= committed && committed - at <= u64::from(SLOTS), "oracle: at {at}");
             }
             if let Some(number) = gone {
                 assert!(self.writer.dismiss(number), "oracle: {number} was let in");
+                self.members.retain(|(member, _)| *member != number);
             }
         }
         for given_up in self.writer.take_given_up() {
@@ -120,6 +132,27 @@ impl<W: World> Speaker<'_, W> {
         }
     }
 
+    /// Dies, and is followed by one that is told of every reader before its first message.
+    fn succeed(&mut self) {
+        let _ = self.writer.try_reserve(8);
+        let (base, hall) = (self.writer.committed(), self.hall);
+        let memory = hall.world.producer();
+        let geometry = *self.writer.geometry();
+        self.writer = Writer::broadcast(memory.clone(), geometry, hall.wait, base, hall.policy);
+        for (number, peer) in &self.members {
+            let at = self.writer.admit(peer.clone(), *number, Start::Newest);
+            assert_eq!(at, Some(base), "oracle: where a successor lets a reader in");
+        }
+        let mut generations = hall.generations.lock().expect("never poisoned");
+        let (dead, end) = generations.last_mut().expect("there was one");
+        *end = Some(base);
+        let dead = dead.clone();
+        generations.push((memory, None));
+        drop(generations);
+        // The agent wakes whoever sleeps on the dead one's bell.
+        dead.nudge();
+    }
+
     fn wait(&mut self, len: usize) {
         match self.hall.wait {
             WaitMode::Spin => thread::yield_now(),
@@ -134,7 +167,8 @@ impl<W: World> Speaker<'_, W> {
         let mut dice = shuttle::rand::thread_rng();
         while self.writer.committed() < CROWD_POSITIONS {
             let len = dice.gen_range(0..20);
-            match dice.gen_range(0..8) {
+            match dice.gen_range(0..12) {
+                2 => self.succeed(),
                 0 => drop(self.writer.try_reserve(len)),
                 1 => {
                     self.send(len, true);
@@ -161,6 +195,8 @@ struct Stay<'h, W: World> {
     hall: &'h Hall<W>,
     own: W::Memory,
     number: u64,
+    /// The generation that let it in first, and where.
+    generation: usize,
     entry: Entry,
     /// Messages that are left to take.
     left: u64,
@@ -177,14 +213,28 @@ impl<'h, W: World> Stay<'h, W> {
         let own = hall.world.consumer();
         let join = (number, own.clone(), start);
         hall.news.lock().expect("never poisoned").joins.push_back(join);
-        let entry = loop {
-            match roster::find(&hall.producer, number) {
-                Some(entry) => break entry,
+        let (generation, entry) = loop {
+            let mut known = (0..).map_while(|number| Some((number, hall.generation(number)?.0)));
+            let entered = known.find_map(|(at, memory)| Some((at, roster::find(&memory, number)?)));
+            match entered {
+                Some(entered) => break entered,
                 None => thread::yield_now(),
             }
         };
         let (left, leaves) = (dice.gen_range(0..STAY_MAX), dice.r#gen());
-        Self { hall, own, number, entry, left, leaves }
+        Self { hall, own, number, generation, entry, left, leaves }
+    }
+
+    /// The next generation's segment and the place in it, if the one before ends at `position`.
+    fn next(&mut self, position: u64) -> Option<(W::Memory, Entry)> {
+        let (drained, end) = self.hall.generation(self.generation)?;
+        let (memory, _) = self.hall.generation(self.generation + 1).filter(|_| end == position)?;
+        self.generation += 1;
+        // The news is for every sleeper, and one nudge ends one sleep.
+        drained.nudge();
+        let entry = roster::find(&memory, self.number).expect("oracle: a reader was forgotten");
+        assert_eq!(entry.joined_at, position, "oracle: where the next generation lets it in");
+        Some((memory, entry))
     }
 
     /// Whether to go on after nothing was found at `position`.
@@ -195,7 +245,8 @@ impl<'h, W: World> Stay<'h, W> {
     fn gated(&mut self) {
         let (geometry, hall) = (geometry(), self.hall);
         let mut reader = Reader::new(self.own.clone(), geometry, hall.wait, 0, self.number);
-        reader.join_at(hall.producer.clone(), &self.entry).expect("oracle: an honest producer");
+        let (memory, _) = hall.generation(self.generation).expect("it was there");
+        reader.join_at(memory, &self.entry).expect("oracle: an honest producer");
         assert_eq!(reader.position(), self.entry.joined_at, "oracle: where it was let in");
         while self.goes_on(reader.position()) {
             match reader.poll().expect("oracle: an honest producer") {
@@ -211,6 +262,9 @@ impl<'h, W: World> Stay<'h, W> {
                     reader.release_end();
                     break;
                 }
+                None if let Some((memory, entry)) = self.next(reader.position()) => {
+                    reader.join_at(memory, &entry).expect("oracle: an honest producer");
+                }
                 None if hall.wait == WaitMode::Park => reader.park(FOR_EVER),
                 None => thread::yield_now(),
             }
@@ -223,11 +277,13 @@ impl<'h, W: World> Stay<'h, W> {
     fn losing(&mut self) {
         let (geometry, hall) = (geometry(), self.hall);
         let mut reader = Follower::new(self.own.clone(), geometry, hall.wait, 0, self.number);
-        reader.join_at(hall.producer.clone(), &self.entry).expect("oracle: an honest producer");
+        let (memory, _) = hall.generation(self.generation).expect("it was there");
+        reader.join_at(memory, &self.entry).expect("oracle: an honest producer");
         let (mut expected, mut buffer) = (self.entry.joined_at, Vec::new());
         while self.goes_on(reader.position()) {
             assert_eq!(reader.position(), expected, "oracle: position");
-            match reader.poll(&mut buffer, u64::MAX).expect("oracle: an honest producer") {
+            let (_, end) = hall.generation(self.generation).expect("it was there");
+            match reader.poll(&mut buffer, end).expect("oracle: an honest producer") {
                 Some(Heard::Message { position, len }) => {
                     assert_eq!(position, expected, "oracle: a message that was not lost");
                     self.hall.judge(position, &buffer[..len]);
@@ -236,6 +292,10 @@ impl<'h, W: World> Stay<'h, W> {
                 }
                 Some(Heard::Lost { slots }) => expected += slots,
                 Some(Heard::End) => break,
+                None if let Some((memory, entry)) = self.next(reader.position()) => {
+                    let lost = reader.join_at(memory, &entry);
+                    assert_eq!(lost, Ok(0), "oracle: lost between two generations");
+                }
                 None if hall.wait == WaitMode::Park => reader.park(FOR_EVER),
                 None => thread::yield_now(),
             }
@@ -252,6 +312,9 @@ impl<'h, W: World> Stay<'h, W> {
         }
         self.hall.news.lock().expect("never poisoned").gone.push_back(self.number);
         self.own.nudge();
+        // It may have been woken by news that are for others, too.
+        let (memory, _) = self.hall.generation(self.generation).expect("it was there");
+        memory.nudge();
     }
 }
 
@@ -282,9 +345,9 @@ where
                 thread::spawn(move || listen(&hall))
             })
             .collect();
-        let own = hall.producer.clone();
+        let (own, _) = hall.generation(0).expect("the first one");
         let writer = Writer::broadcast(own, geometry(), wait, 0, policy);
-        Speaker { hall: &hall, writer }.speak();
+        Speaker { hall: &hall, writer, members: Vec::new() }.speak();
         listeners.into_iter().for_each(|listener| listener.join().expect("no panic"));
     }
 }
