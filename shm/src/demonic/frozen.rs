@@ -132,7 +132,7 @@ impl<'c> Case<'c> {
                 assert_eq!(slot.as_bytes(), &*slot, "oracle: bytes");
                 // What was proven once is what it is, whatever its slot says now.
                 let told = (self.kept != Some(before)).then(|| siege.state().pages);
-                judge(&slot, told);
+                judge(slot.segment(), told);
                 self.kept = None;
                 match dice.below(3) {
                     0 => {
