@@ -1,5 +1,7 @@
 //! The consumer's half of the ring: what is committed, its bytes, its release, and sleep.
 
+mod leave;
+
 use std::time::Duration;
 
 use crate::bell::{Bell, Parked};
@@ -477,25 +479,6 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
         // Pairs with the Acquire in Writer::refresh [released].
         self.own.store_release(C_RELEASED, position);
         self.wake_parked_producer();
-    }
-
-    /// Leaves a broadcast lane: nobody waits for this reader any more, and it reads nothing more.
-    pub fn leave(&mut self) {
-        roster::leave(&self.own);
-        let peer = self.peer.take();
-        self.publish();
-        if self.wait == WaitMode::Spin {
-            return;
-        }
-        // Whom we hold may be a successor that we have not come to yet: whether that one sleeps
-        // we cannot see, but it sleeps on this bell.
-        self.own.store_u32(C_BELL, self.bell.ring_unasked());
-        self.own.wake(C_BELL);
-        // As in wake_parked_producer.
-        self.own.full_fence();
-        if let Some(peer) = peer.filter(|peer| peer.load_u32(P_PARKED) & BY_DOORBELL != 0) {
-            peer.doorbell();
-        }
     }
 
     fn wake_parked_producer(&mut self) {

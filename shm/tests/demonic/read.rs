@@ -21,6 +21,7 @@ pub(crate) trait ReadEnd {
     }
     fn other(&mut self, _choice: u64, _demon: Demon) {}
     fn release_end(&mut self) {}
+    fn leave(&mut self) {}
     /// Lets it into a broadcast lane, if it is no faulty one: at a plausible position, or not.
     fn let_in(&mut self, _demon: Demon, _joined_at: u64) -> Result<(), Corruption> {
         Ok(())
@@ -62,6 +63,9 @@ impl ReadEnd for Reader<Demon, Own> {
     }
     fn release_end(&mut self) {
         self.release_end();
+    }
+    fn leave(&mut self) {
+        self.leave();
     }
     fn let_in(&mut self, demon: Demon, joined_at: u64) -> Result<(), Corruption> {
         self.join_at(demon, &Entry { offset: P_READERS, joined_at })
@@ -191,5 +195,7 @@ pub(crate) fn read_case<E: ReadEnd>(world: &Rc<World>, make: impl Fn(u64) -> E) 
     for _ in 0..=world.dice.below(64) {
         case.step();
     }
+    world.begin(case.end.position(), (0, 0));
+    case.end.leave();
     case.broken.is_some()
 }

@@ -140,6 +140,10 @@ fn a_reader_survives_a_producer_that_overruns_it_and_lies() {
         for _ in 0..=world.dice.below(64) {
             case.step();
         }
+        world.begin(case.end.position(), (0, 0));
+        case.end.leave();
+        let after = case.end.poll(&mut case.buffer, u64::MAX);
+        assert_eq!(after, case.broken.map_or(Ok(None), Err), "oracle: reads on after it left");
         found.set(found.get() + case.found);
         case.broken.is_some()
     });

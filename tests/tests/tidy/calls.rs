@@ -6,7 +6,7 @@ use super::source::without_tests;
 use super::{none, root, rust, tests_of};
 
 /// Where the ends are. What is public there is called by applications.
-const ENDS: [&str; 20] = [
+const ENDS: [&str; 21] = [
     "producer",
     "producer/readers",
     "consumer",
@@ -23,6 +23,7 @@ const ENDS: [&str; 20] = [
     "frozen/arrivals",
     "frozen/flight",
     "reader",
+    "reader/leave",
     "writer",
     "writer/crowd",
     "writer/sleep",
