@@ -126,7 +126,7 @@ impl Consumer {
         Ok(Some(ReadSlot::new(self, span)))
     }
 
-    /// The next message, waiting at most `timeout` for it.
+    /// The next message, waiting at most `timeout` for it; for ever with [`Duration::MAX`].
     ///
     /// # Errors
     /// `TimedOut` says what is known of the producer; otherwise as [`Consumer::poll`].

@@ -47,6 +47,18 @@
 //! assert_eq!(consumer.recv(Duration::ZERO)?.to_vec(), [7; 40_000]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//! # Waiting
+//!
+//! - `try_…`, `poll…` and `batch` never wait: what there is no room for is an error with its
+//!   numbers ([`ReserveError::Full`]), what is not there is `None` or 0.
+//! - What takes a `timeout` waits as long as that, and then says so ([`ReserveError::TimedOut`],
+//!   [`RecvError::TimedOut`]). [`Duration::ZERO`](std::time::Duration::ZERO) looks around once,
+//!   [`Duration::MAX`](std::time::Duration::MAX) waits for ever.
+//! - An end of `asynchronous` (feature `tokio`) waits until there is something to say, or the
+//!   future is dropped.
+//!
+//! Whoever waits for ever still hears of the end of the stream, of a revocation and of a lie; not
+//! of a peer that died: a successor may come. `peer()` tells.
 #![warn(missing_docs)]
 
 // What the macros write is the same inside this crate as outside.
@@ -115,7 +127,7 @@ pub use lanes::{FanInError, LaneKey};
 pub use merge::{Merge, Merged};
 pub use pair::{PairOptions, pair};
 pub use producer::readers::Holder;
-pub use producer::{Producer, WriteBatch, WriteSlot};
+pub use producer::{ChunkSlot, Producer, WriteBatch, WriteChunk, WriteSlot};
 pub use received::{ReadBatch, ReadSlot, View};
 pub use responder::{Later, Reply, Responder, ServeCounts};
 pub use ring::{GivenUp, Lag, Policy, Profile, Start, WaitMode};

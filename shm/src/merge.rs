@@ -56,6 +56,8 @@ pub struct Merge<F> {
     /// Highest stamp handed out.
     newest: u64,
     late: u64,
+    /// Found behind messages that were handed out together: for the next call.
+    untold: Option<FanInError>,
 }
 
 /// A message at the front of its lane: not taken yet, and its stamp.
@@ -132,7 +134,16 @@ impl<F: FnMut(View<'_>) -> u64> Merge<F> {
     /// Without lanes. `stamp` reads a message's stamp; an empty lane is waited for `patience` long.
     pub fn new(patience: Duration, stamp: F) -> Self {
         let (heads, empty) = (BinaryHeap::new(), Vec::new());
-        Self { set: LaneSet::default(), stamp, patience, heads, empty, newest: 0, late: 0 }
+        Self {
+            set: LaneSet::default(),
+            stamp,
+            patience,
+            heads,
+            empty,
+            newest: 0,
+            late: 0,
+            untold: None,
+        }
     }
 
     /// Adds a lane.
@@ -172,11 +183,7 @@ impl<F: FnMut(View<'_>) -> u64> Merge<F> {
     /// # Errors
     /// `Lane`, once for each thing that happens to a lane.
     pub fn poll(&mut self) -> Result<Option<Merged<'_>>, FanInError> {
-        self.look()?;
-        if self.heads.is_empty() || self.held_for().is_some() {
-            return Ok(None);
-        }
-        Ok(self.take())
+        Ok(if self.is_ready()? { self.take() } else { None })
     }
 
     /// The earliest message, waiting at most `timeout` until it is known, as in [`Merge::poll`].
@@ -201,8 +208,68 @@ impl<F: FnMut(View<'_>) -> u64> Merge<F> {
         self.take().ok_or(FanInError::NoLanes { lanes })
     }
 
+    /// Hands out what [`Merge::poll`] would, one message after the other, at most `limit`; returns
+    /// how many there were. Each is released when `read` drops it.
+    ///
+    /// # Errors
+    /// As [`Merge::poll`] if there was none; what is found after a message is told by the next
+    /// call.
+    pub fn poll_many(
+        &mut self,
+        limit: usize,
+        mut read: impl FnMut(Merged<'_>),
+    ) -> Result<usize, FanInError> {
+        for taken in 0..limit {
+            match self.is_ready() {
+                Ok(true) => {}
+                Ok(false) => return Ok(taken),
+                Err(error) if taken == 0 => return Err(error),
+                Err(error) => {
+                    self.untold = Some(error);
+                    return Ok(taken);
+                }
+            }
+            if let Some(merged) = self.take() {
+                read(merged);
+            }
+        }
+        Ok(limit)
+    }
+
+    /// As [`Merge::poll_many`], waiting at most `timeout` for the first message.
+    ///
+    /// # Errors
+    /// As [`Merge::recv`], before the first message only.
+    pub fn recv_many(
+        &mut self,
+        limit: usize,
+        timeout: Duration,
+        mut read: impl FnMut(Merged<'_>),
+    ) -> Result<usize, FanInError> {
+        if limit == 0 {
+            return Ok(0);
+        }
+        read(self.recv(timeout)?);
+        self.poll_many(limit - 1, read).map_or_else(
+            |error| {
+                self.untold = Some(error);
+                Ok(1)
+            },
+            |more| Ok(1 + more),
+        )
+    }
+
+    /// Whether the earliest message is known.
+    fn is_ready(&mut self) -> Result<bool, FanInError> {
+        self.look()?;
+        Ok(!self.heads.is_empty() && self.held_for().is_none())
+    }
+
     /// Looks at every lane without a message at its front.
     fn look(&mut self) -> Result<(), FanInError> {
+        if let Some(untold) = self.untold.take() {
+            return Err(untold);
+        }
         let mut at = 0;
         while let Some(empty) = self.empty.get(at) {
             let index = empty.index;

@@ -19,8 +19,10 @@ use crate::ring::{Span, WaitMode, Writer};
 use crate::sync::spin_hint;
 use crate::wire::{Frame, Grant, PeerSegment, Role};
 
+mod batch;
 pub(crate) mod readers;
 
+pub use batch::{ChunkSlot, WriteBatch, WriteChunk};
 use readers::Hold;
 
 /// Spins before a sleep, about 50 µs: two wake-ups' worth on the machine of the measurements.
@@ -157,7 +159,8 @@ impl Producer {
         Ok(())
     }
 
-    /// Room for a message of `len` bytes, waiting at most `timeout` for it.
+    /// Room for a message of `len` bytes, waiting at most `timeout` for it; for ever with
+    /// [`Duration::MAX`].
     ///
     /// # Errors
     /// `TimedOut` says what is known of the consumer; otherwise as [`Producer::try_reserve`].
@@ -249,60 +252,6 @@ impl Producer {
             self.send_waiting(make(), timeout)?;
             left -= 1;
         }
-    }
-
-    /// Sends messages of any lengths, waiting for room where there is none; returns how many.
-    /// What there is room for becomes visible at once; in an evicting lane, a quarter of the
-    /// readers' budget.
-    ///
-    /// ```
-    /// # use std::time::Duration;
-    /// # use laneway_shm::{PairOptions, pair};
-    /// # let (mut producer, mut consumer) = pair(PairOptions::default())?;
-    /// producer.send_many(["bid", "ask", ""], Duration::ZERO)?;
-    /// assert_eq!(consumer.recv(Duration::ZERO)?.to_vec(), b"bid");
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As [`Producer::reserve`], for the last message that was taken from `messages`: it was not
-    /// sent, all before it were.
-    pub fn send_many<M: AsRef<[u8]>>(
-        &mut self,
-        messages: impl IntoIterator<Item = M>,
-        timeout: Duration,
-    ) -> Result<usize, ReserveError> {
-        let mut messages = messages.into_iter().fuse();
-        let mut sent = 0;
-        loop {
-            let mut batch = self.batch();
-            let waiting = loop {
-                let Some(message) = messages.next() else {
-                    batch.commit();
-                    return Ok(sent);
-                };
-                if batch.push(message.as_ref()).is_err() {
-                    break Some(message);
-                }
-                sent += 1;
-                if batch.producer.ring.is_batch_long() {
-                    break None;
-                }
-            };
-            batch.commit();
-            // No room, or a reason that this one tells.
-            if let Some(message) = waiting {
-                self.send(message.as_ref(), timeout)?;
-                sent += 1;
-            }
-        }
-    }
-
-    /// Starts a batch: messages that become visible together.
-    pub fn batch(&mut self) -> WriteBatch<'_> {
-        // A revocation leaves no room: the first push reports it.
-        let _ = self.attend();
-        WriteBatch { producer: self }
     }
 
     /// Ends the stream: the consumer sees the end after the last message.
@@ -466,7 +415,6 @@ pub struct WriteSlot<'p> {
 }
 
 impl<'p> WriteSlot<'p> {
-    #[cfg(feature = "tokio")]
     pub(crate) fn new(producer: &'p mut Producer, span: Span) -> Self {
         Self { producer, span }
     }
@@ -543,53 +491,4 @@ impl WriteSlot<'_> {
 #[inline(never)]
 fn too_long(offset: usize, len: usize, limit: usize) -> ! {
     panic!("writing {len} bytes at {offset} into a message of {limit}")
-}
-
-/// Messages that become visible together, or not at all.
-#[derive(Debug)]
-pub struct WriteBatch<'p> {
-    producer: &'p mut Producer,
-}
-
-impl WriteBatch<'_> {
-    /// Adds one message, if there is room now. The batch as a whole must fit into the ring.
-    ///
-    /// # Errors
-    /// As [`Producer::try_reserve`]; what was pushed before stays in the batch.
-    #[inline(always)]
-    pub fn push(&mut self, message: &[u8]) -> Result<(), ReserveError> {
-        let span = match self.producer.ring.ready_in_batch(message.len()) {
-            Some(span) => span,
-            None => self.producer.find_room(message.len())?,
-        };
-        self.producer.ring.write(&span, 0, message);
-        self.producer.ring.stage(&span);
-        Ok(())
-    }
-
-    /// As [`WriteBatch::push`], for a length that is known when the program is compiled.
-    ///
-    /// # Errors
-    /// As [`WriteBatch::push`].
-    #[inline(always)]
-    pub fn push_array<const N: usize>(&mut self, message: [u8; N]) -> Result<(), ReserveError> {
-        let span = match self.producer.ring.ready_in_batch(N) {
-            Some(span) => span,
-            None => self.producer.find_room(N)?,
-        };
-        self.producer.ring.write(&span, 0, &message);
-        self.producer.ring.stage(&span);
-        Ok(())
-    }
-
-    /// Makes every pushed message visible at once; returns how many.
-    pub fn commit(self) -> u64 {
-        self.producer.ring.commit_batch()
-    }
-}
-
-impl Drop for WriteBatch<'_> {
-    fn drop(&mut self) {
-        self.producer.ring.abort_batch();
-    }
 }

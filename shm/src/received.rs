@@ -208,6 +208,23 @@ impl ReadBatch<'_> {
         }
     }
 
+    /// Hands out every message of the batch and releases them together; returns how many.
+    ///
+    /// # Errors
+    /// As [`ReadBatch::next`]: `read` was not called then.
+    ///
+    /// # Panics
+    /// If `read` does: the messages up to that one are then released.
+    #[inline(always)]
+    pub fn for_each(mut self, mut read: impl FnMut(View<'_>)) -> Result<usize, RecvError> {
+        let mut taken = 0;
+        while let Some(view) = self.next()? {
+            read(view);
+            taken += 1;
+        }
+        Ok(taken)
+    }
+
     #[inline(always)]
     fn look(&mut self) -> Result<Option<Span>, RecvError> {
         if self.left == 0 || self.end.position >= self.limit {

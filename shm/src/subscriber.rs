@@ -37,6 +37,8 @@ pub struct Subscriber {
     told: bool,
     /// Lost, and not yet told.
     untold: u64,
+    /// Found behind messages that were handed out together: for the next call.
+    deferred: Option<RecvError>,
     /// Not `Sync`: two threads must not share one end.
     not_sync: std::marker::PhantomData<std::cell::Cell<()>>,
 }
@@ -73,6 +75,7 @@ impl Subscriber {
             buffer: Vec::new(),
             told: false,
             untold: 0,
+            deferred: None,
             not_sync: std::marker::PhantomData,
         })
     }
@@ -93,6 +96,12 @@ impl Subscriber {
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.line.current
+    }
+
+    /// Largest message, in bytes.
+    #[must_use]
+    pub fn message_max(&self) -> usize {
+        self.ring.geometry().message_max()
     }
 
     /// Position of the next message.
@@ -121,16 +130,95 @@ impl Subscriber {
         }
     }
 
-    /// The next message, waiting at most `timeout` for it.
+    /// The next message, waiting at most `timeout` for it; for ever with [`Duration::MAX`].
     ///
     /// # Errors
     /// `TimedOut` says what is known of the producer; otherwise as [`Subscriber::poll`].
     pub fn recv(&mut self, timeout: Duration) -> Result<Message<'_>, RecvError> {
+        let (position, len) = self.wait_for_message(timeout)?;
+        Ok(self.message(position, len))
+    }
+
+    /// The messages that are there, at most `limit`, waiting at most `timeout` for the first one;
+    /// returns how many there were. Each is copied and checked before `read` sees it.
+    ///
+    /// A loss ends what is handed out: the messages before it are in this call, it is told by the
+    /// next one, and those behind it are in the one after that. Between two messages of one call
+    /// nothing is missing.
+    ///
+    /// ```no_run
+    /// # fn follow(quotes: &mut laneway_shm::Subscriber) -> Result<(), laneway_shm::RecvError> {
+    /// # use std::time::Duration;
+    /// use laneway_shm::RecvError;
+    ///
+    /// loop {
+    ///     let read = |message: laneway_shm::Message<'_>| println!("{:?}", message.bytes);
+    ///     match quotes.recv_many(64, Duration::MAX, read) {
+    ///         Ok(_) => {}
+    ///         Err(RecvError::Lost { slots, .. }) => eprintln!("{slots} slots are gone"),
+    ///         Err(other) => return Err(other),
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Subscriber::recv`], before the first message only: what is found behind one is told by
+    /// the next call.
+    pub fn recv_many(
+        &mut self,
+        limit: usize,
+        timeout: Duration,
+        mut read: impl FnMut(Message<'_>),
+    ) -> Result<usize, RecvError> {
+        if limit == 0 {
+            return Ok(0);
+        }
+        let (position, len) = self.wait_for_message(timeout)?;
+        read(self.message(position, len));
+        Ok(1 + self.hand_out(limit - 1, read))
+    }
+
+    /// As [`Subscriber::recv_many`], without waiting: 0 if there is none.
+    ///
+    /// # Errors
+    /// As [`Subscriber::poll`], before the first message only.
+    pub fn poll_many(
+        &mut self,
+        limit: usize,
+        mut read: impl FnMut(Message<'_>),
+    ) -> Result<usize, RecvError> {
+        if limit == 0 {
+            return Ok(0);
+        }
+        let Some((position, len)) = self.advance_to_message()? else { return Ok(0) };
+        read(self.message(position, len));
+        Ok(1 + self.hand_out(limit - 1, read))
+    }
+
+    /// Messages behind one that was handed out, which must not be lost to an error.
+    pub(crate) fn hand_out(&mut self, limit: usize, mut read: impl FnMut(Message<'_>)) -> usize {
+        for taken in 0..limit {
+            match self.advance_to_message() {
+                Ok(Some((position, len))) => read(self.message(position, len)),
+                Ok(None) => return taken,
+                Err(error) => {
+                    self.deferred = Some(error);
+                    // The next call looks there first.
+                    self.attend_at = 0;
+                    return taken;
+                }
+            }
+        }
+        limit
+    }
+
+    fn wait_for_message(&mut self, timeout: Duration) -> Result<(u64, usize), RecvError> {
         let mut start = None;
         let mut spins = 0u32;
         loop {
-            if let Some((position, len)) = self.advance_to_message()? {
-                return Ok(self.message(position, len));
+            if let Some(found) = self.advance_to_message()? {
+                return Ok(found);
             }
             spins = spins.saturating_add(1);
             if !spins.is_multiple_of(SPINS_PER_LOOK) {
@@ -140,10 +228,8 @@ impl Subscriber {
             let start = *start.get_or_insert_with(Instant::now);
             if start.elapsed() >= timeout {
                 self.maintain()?;
-                return match self.advance_to_message()? {
-                    Some((position, len)) => Ok(self.message(position, len)),
-                    None => Err(RecvError::TimedOut { waited: timeout, state: self.link.peer }),
-                };
+                let error = RecvError::TimedOut { waited: timeout, state: self.link.peer };
+                return self.advance_to_message()?.ok_or(error);
             }
             if self.wait == WaitMode::Park && spins > SPINS_BEFORE_PARK {
                 let left = timeout.saturating_sub(start.elapsed());
@@ -199,6 +285,9 @@ impl Subscriber {
     /// Looks at the agent's events and the producer's verdict once in a while, as messages flow.
     #[cold]
     fn attend(&mut self) -> Result<(), RecvError> {
+        if let Some(error) = self.deferred.take() {
+            return Err(error);
+        }
         let due = self.link.pulse.beat();
         self.attend_at = self.ring.position().saturating_add(self.link.pulse.slots());
         if due {

@@ -320,6 +320,41 @@ fn a_stream_that_never_waits_lets_other_tasks_run() {
 }
 
 #[test]
+fn messages_sent_together_wait_for_room_and_a_dropped_future_leaves_none_of_them() {
+    const MESSAGES: usize = 10_000;
+    let (mut producer, mut consumer) = small(4);
+    let messages: Vec<[u8; 8]> = (0..MESSAGES as u64).map(u64::to_le_bytes).collect();
+    run(async {
+        let sender = async {
+            let (mut sent, mut attempt) = (0, 0);
+            while sent < MESSAGES {
+                let end = MESSAGES.min(sent + 7);
+                attempt += 1;
+                // Often given up in the middle of the wait.
+                let polls = 1 + attempt % 3;
+                let many = producer.send_many(&messages[sent..end]);
+                if let Some(now) = give_up_after(polls, many).await {
+                    let now = now.unwrap();
+                    assert!((1..=4).contains(&now));
+                    sent += now;
+                }
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(producer.send_many::<&[u8]>(&[]).await.unwrap(), 0);
+            producer.close().await.unwrap();
+        };
+        let receiver = async {
+            for expected in 0..MESSAGES as u64 {
+                assert_eq!(number(&mut consumer).await, expected);
+            }
+            let closed = consumer.recv().await.map(drop);
+            assert!(matches!(closed, Err(RecvError::Closed { .. })), "{closed:?}");
+        };
+        tokio::join!(sender, receiver);
+    });
+}
+
+#[test]
 fn a_lane_whose_ends_spin_is_refused() {
     let (producer, consumer) = pair(PairOptions::default()).unwrap();
     assert_eq!(producer.grant().park, WaitMode::default() == WaitMode::Park);

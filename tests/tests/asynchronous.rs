@@ -490,3 +490,56 @@ fn readers_of_a_broadcast_lane_are_awaited_each_over_its_own_lifeline() {
         assert!(matches!(gone, Err(RecvError::PeerGone { .. })), "{gone:?}");
     });
 }
+
+#[test]
+fn many_are_awaited_together_and_a_stream_tells_its_losses_between_the_messages() {
+    let _turn = turn();
+    let agent = Agent::start();
+    let policy = v1::BroadcastPolicy::Overwrite.into();
+    let cast = |name: &str| v1::LaneSpec {
+        shape: v1::Shape::Broadcast.into(),
+        broadcast: Some(v1::BroadcastSpec { policy, ..v1::BroadcastSpec::default() }),
+        ..sleeping(name, 8, 64)
+    };
+    agent.create(cast("ticks")).unwrap();
+    let mut reader = attach(&agent, "ticks").async_subscriber().unwrap();
+    let mut sender = producer(&agent, "ticks");
+    let messages: Vec<[u8; 8]> = (0..1000u64).map(u64::to_le_bytes).collect();
+    run(async {
+        let late = async {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            sender.send_many(&messages[..10]).await.unwrap()
+        };
+        let mut found = Vec::new();
+        let heard = reader.recv_many(4, |message| found.push(message.bytes.to_vec()));
+        let (heard, sent) = tokio::join!(heard, late);
+        assert_eq!((heard.unwrap(), sent), (4, 10));
+        let heard = reader.recv_many(100, |message| found.push(message.bytes.to_vec())).await;
+        assert_eq!(
+            (heard.unwrap(), found),
+            (6, messages[..10].iter().map(|m| m.to_vec()).collect::<Vec<_>>())
+        );
+
+        let mut rest = &messages[10..];
+        while !rest.is_empty() {
+            rest = &rest[sender.send_many(rest).await.unwrap()..];
+        }
+        sender.close().await.unwrap();
+        let (mut next, mut losses) = (10, 0);
+        while let Some(item) = reader.next().await {
+            match item {
+                Ok(message) => {
+                    assert_eq!(message, messages[next]);
+                    next += 1;
+                }
+                Err(RecvError::Lost { slots, position }) => {
+                    assert_eq!(position, next as u64 + slots);
+                    next = usize::try_from(position).unwrap();
+                    losses += 1;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!((next, losses), (1000, 1));
+    });
+}

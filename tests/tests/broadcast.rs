@@ -18,6 +18,8 @@ use nix::sys::signal::Signal;
 
 #[path = "broadcast/fairness.rs"]
 mod fairness;
+#[path = "broadcast/many.rs"]
+mod many;
 #[path = "../../shm/examples/market_data/feed.rs"]
 mod market_data;
 

@@ -94,6 +94,40 @@ impl AsyncProducer {
         Ok(WriteSlot::new(&mut self.inner, span))
     }
 
+    /// Sends as many of the messages as there is room for at once, from the first one on, waiting
+    /// for room for that; returns how many. Cancel-safe: they are in the lane once the future is
+    /// ready, and none of them if it was dropped before.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// # use laneway_shm::{PairOptions, asynchronous::async_pair};
+    /// # let (mut producer, mut consumer) = async_pair(PairOptions::default())?;
+    /// let mut quotes = &["bid", "ask", "last"][..];
+    /// while !quotes.is_empty() {
+    ///     quotes = &quotes[producer.send_many(quotes).await?..];
+    /// }
+    /// # assert_eq!(consumer.recv_many(8).await?.for_each(|_| ())?, 3);
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`AsyncProducer::send`], for the first message: what is wrong with another is told by the
+    /// call that begins with it.
+    ///
+    /// # Panics
+    /// As [`AsyncProducer::send`].
+    pub async fn send_many<M: AsRef<[u8]>>(
+        &mut self,
+        messages: &[M],
+    ) -> Result<usize, ReserveError> {
+        let Some(first) = messages.first() else { return Ok(0) };
+        self.room_for(first.as_ref().len()).await?;
+        self.inner.try_send_many(messages)
+    }
+
     /// Waits until there is room for a message of `len` bytes. It stays until this end uses it.
     /// Cancel-safe.
     ///

@@ -1,16 +1,27 @@
 //! A reader of a broadcast lane that may be overrun, awaited.
 
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use futures_core::Stream;
+
 use super::reading::Awaited;
 use super::sleeps;
 use crate::error::{AttachError, PeerState, RecvError};
 use crate::frozen::Look;
+use crate::roster::Reason;
 use crate::subscriber::{Message, Subscriber};
 
 /// A reader of a broadcast lane that does not wait for it, in an async runtime. `Send`, not
 /// `Sync`, not `Clone`.
+///
+/// A [`Stream`] of vectors as well: a loss is an item between the messages around it, and the
+/// stream ends with the one that the producer closed, or after an error that is final.
 #[derive(Debug)]
 pub struct AsyncSubscriber {
     inner: Awaited<Subscriber>,
+    /// The stream has said its last word.
+    finished: bool,
 }
 
 impl AsyncSubscriber {
@@ -20,7 +31,7 @@ impl AsyncSubscriber {
     /// `SpinLane` if the lane's ends never sleep.
     pub fn new(inner: Subscriber) -> Result<Self, AttachError> {
         sleeps(inner.grant().park)?;
-        Ok(Self { inner: Awaited::new(inner) })
+        Ok(Self { inner: Awaited::new(inner), finished: false })
     }
 
     /// The next message. Cancel-safe: it is copied out by the call that returns it.
@@ -32,10 +43,29 @@ impl AsyncSubscriber {
     /// # Panics
     /// Where it has to wait outside of a tokio runtime with its I/O driver.
     pub async fn recv(&mut self) -> Result<Message<'_>, RecvError> {
-        let look =
-            |end: &mut Subscriber| Ok(end.advance_to_message()?.map_or(Look::Nothing, Look::Found));
         let (position, len) = self.inner.until(look).await?;
         Ok(self.inner.end.message(position, len))
+    }
+
+    /// The messages that are there, at most `limit`, waiting for the first one; returns how many,
+    /// as [`Subscriber::recv_many`] does. Cancel-safe: nothing is taken before the future is ready.
+    ///
+    /// # Errors
+    /// As [`AsyncSubscriber::recv`], before the first message only: what is found behind one is
+    /// told by the next call.
+    ///
+    /// # Panics
+    /// As [`AsyncSubscriber::recv`].
+    pub async fn recv_many(
+        &mut self,
+        limit: usize,
+        mut read: impl FnMut(Message<'_>),
+    ) -> Result<usize, RecvError> {
+        if limit == 0 {
+            return Ok(0);
+        }
+        read(self.recv().await?);
+        Ok(1 + self.inner.end.hand_out(limit - 1, read))
     }
 
     /// What is known of the producer.
@@ -53,5 +83,31 @@ impl AsyncSubscriber {
     /// The reader itself. Its calls that wait block the thread.
     pub fn get_mut(&mut self) -> &mut Subscriber {
         &mut self.inner.end
+    }
+}
+
+fn look(end: &mut Subscriber) -> Result<Look<(u64, usize)>, RecvError> {
+    Ok(end.advance_to_message()?.map_or(Look::Nothing, Look::Found))
+}
+
+impl Stream for AsyncSubscriber {
+    type Item = Result<Vec<u8>, RecvError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        if this.finished {
+            return Poll::Ready(None);
+        }
+        let item = match ready!(this.inner.poll(cx, look)) {
+            Ok((position, len)) => Ok(this.inner.end.message(position, len).bytes.to_vec()),
+            Err(RecvError::Closed { .. }) => return Poll::Ready(None),
+            Err(error) => Err(error),
+        };
+        this.finished = match &item {
+            Err(RecvError::Revoked | RecvError::Corrupt(_)) => true,
+            Err(RecvError::GivenUp { reason, .. }) => *reason != Reason::Behind,
+            _ => false,
+        };
+        Poll::Ready(Some(item))
     }
 }
