@@ -64,6 +64,20 @@ class FrozenLostError(LanewayError):
     bytes_max: int
     """Its length in whole pages of 4 KiB, in bytes."""
 
+class LostError(LanewayError):
+    """The producer of a broadcast lane was faster; the next call goes on behind the loss."""
+
+    slots: int
+    """Slots that are gone; a message of one slot is one of them."""
+    position: int
+    """Position of the next message."""
+
+class GivenUpError(LanewayError):
+    """This reader is beyond the lane's budget. Told once; it goes on, and is told what it loses."""
+
+    position: int
+    """Position of the next message."""
+
 @final
 class Grant:
     """What the agent granted to an end."""
@@ -201,6 +215,44 @@ class Consumer:
         traceback: Optional[TracebackType],
     ) -> bool: ...
 
+@final
+class Subscriber:
+    """A reader of an evicting or overwriting broadcast lane. One thread at a time uses it.
+
+    Every message is whole; what the producer wrote over before it was read raises ``LostError``, once
+    and with its number of slots. That ends a ``for`` loop; the next one goes on.
+    """
+
+    def recv(self, timeout: Optional[float] = None) -> bytes:
+        """The next message, waiting for it at most ``timeout`` seconds."""
+    def poll(self) -> Optional[bytes]:
+        """The next message, if there is one now."""
+    def recv_many(self, limit: int = 1024, timeout: Optional[float] = None) -> list[bytes]:
+        """The messages that are there, waiting for the first one; nothing is missing between them."""
+    @property
+    def grant(self) -> Grant: ...
+    @property
+    def peer(self) -> _Peer: ...
+    @property
+    def position(self) -> int:
+        """Position of the next message, in slots since the lane was made."""
+    @property
+    def lost(self) -> int:
+        """Slots lost since the attach."""
+    def maintain(self) -> None:
+        """Looks at the agent's events; for a reader that receives rarely."""
+    def detach(self) -> None:
+        """Lets go of the lane."""
+    def __iter__(self) -> Subscriber: ...
+    def __next__(self) -> bytes: ...
+    def __enter__(self) -> Subscriber: ...
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        value: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> bool: ...
+
 def attach_producer(
     socket: _Socket,
     *,
@@ -226,3 +278,17 @@ def attach_consumer(
     lifeline: bool = False,
 ) -> Consumer:
     """Attaches the consumer's end, as ``attach_producer`` does the producer's."""
+
+def attach_subscriber(
+    socket: _Socket,
+    *,
+    ticket: Optional[str] = None,
+    lane: Optional[str] = None,
+    timeout: Optional[float] = 5.0,
+    pin: bool = True,
+    oldest: bool = False,
+) -> Subscriber:
+    """Attaches a reader of an evicting or overwriting lane, with a ticket of a consumer's.
+
+    It starts with the next message, or with the ``oldest`` that is retained.
+    """

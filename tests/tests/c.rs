@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use laneway_proto::v1::Role;
+use laneway_proto::v1::{BroadcastPolicy, BroadcastSpec, LaneSpec, Role, Shape};
 use laneway_shm::{Attach, RecvError};
 use laneway_tests::agent::{Agent, plain};
 use laneway_tests::bindings::{built, frames_go_between, has, numbered, root};
@@ -126,6 +126,28 @@ fn every_function_and_status_of_the_c_abi_does_what_the_header_says() {
             succeeded(&finished);
             assert_eq!(finished.stdout.trim(), "all of it");
         }
+    }
+}
+
+#[test]
+fn a_reader_in_c_that_is_overrun_is_told_how_many_slots_it_lost_and_goes_on() {
+    let _turn = turn();
+    if !has("cc") {
+        return skipped("a_reader_in_c_that_is_overrun", "no C compiler");
+    }
+    let program = Program::compile("tests/tests/c/overrun.c", Link::Shared);
+    for policy in [BroadcastPolicy::Overwrite, BroadcastPolicy::Evicting] {
+        let agent = Agent::start();
+        let broadcast = BroadcastSpec { policy: policy.into(), ..BroadcastSpec::default() };
+        let (shape, broadcast) = (Shape::Broadcast.into(), Some(broadcast));
+        agent.create(LaneSpec { shape, broadcast, ..plain("c", 56, 8) }).unwrap();
+        let ticket = |role| agent.ticket("c", role);
+        let tickets = [ticket(Role::Producer), ticket(Role::Consumer), ticket(Role::Consumer)];
+        let mut args: Vec<&str> = tickets.iter().map(String::as_str).collect();
+        args.push(if policy == BroadcastPolicy::Evicting { "evicting" } else { "overwriting" });
+        let finished = program.start(&agent.attach_socket(), &args).finish();
+        succeeded(&finished);
+        assert_eq!(finished.stdout.trim(), "all of it");
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use laneway_proto::v1::{LaneSpec, Role, Shape};
+use laneway_proto::v1::{BroadcastPolicy, BroadcastSpec, LaneSpec, Role, Shape};
 use laneway_shm::{Attach, RecvError};
 use laneway_tests::agent::{Agent, plain};
 use laneway_tests::bindings::{built, frames_go_between, has, numbered, python_with, root};
@@ -45,16 +45,23 @@ impl Python {
 
     /// A scenario of `python/behaviour.py` on a fresh lane.
     fn behaviour(&self, agent: &Agent, scenario: &str) -> Command {
-        let shape = match scenario {
-            "held" => Shape::Broadcast,
-            _ => Shape::Spsc,
+        let policy = match scenario {
+            "held" => Some(BroadcastPolicy::Gated),
+            "overrun" => Some(BroadcastPolicy::Overwrite),
+            "evicted" => Some(BroadcastPolicy::Evicting),
+            _ => None,
         };
+        let shape = if policy.is_some() { Shape::Broadcast } else { Shape::Spsc };
+        let broadcast = policy
+            .map(|policy| BroadcastSpec { policy: policy.into(), ..BroadcastSpec::default() });
         let lane = scenario.replace('_', "-");
-        let spec = LaneSpec { shape: shape.into(), ..plain(&lane, 56, 8) };
+        let spec = LaneSpec { shape: shape.into(), broadcast, ..plain(&lane, 56, 8) };
         agent.create(spec).unwrap();
         let mut command = self.command("tests/tests/python/behaviour.py");
         command.arg(scenario).arg(agent.attach_socket());
-        command.args([Role::Producer, Role::Consumer].map(|role| agent.ticket(&lane, role)));
+        let roles = [Role::Producer, Role::Consumer, Role::Consumer];
+        let tickets = if policy.is_some() { &roles[..] } else { &roles[..2] };
+        command.args(tickets.iter().map(|role| agent.ticket(&lane, *role)));
         command
     }
 
@@ -176,6 +183,15 @@ fn a_slow_reader_of_a_broadcast_lane_is_waited_for_as_long_as_python_says() {
         return skipped("a_slow_reader_of_a_broadcast_lane_is_waited_for", "no python3");
     };
     python.passes(&["held"]);
+}
+
+#[test]
+fn a_reader_in_python_that_is_overrun_or_given_up_is_told_and_goes_on() {
+    let _turn = turn();
+    let Some(python) = Python::find() else {
+        return skipped("a_reader_in_python_that_is_overrun", "no python3");
+    };
+    python.passes(&["overrun", "evicted"]);
 }
 
 #[test]

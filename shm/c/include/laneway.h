@@ -36,6 +36,10 @@
 // Costs a descriptor; one end of the two is enough to ask.
 #define LANEWAY_ATTACH_LIFELINE 2
 
+// For `laneway_attach_options`: a reader of a broadcast lane starts with the oldest message that
+// is retained, and not with the next one.
+#define LANEWAY_ATTACH_OLDEST 4
+
 // For `laneway_grant`: ends sleep when there is nothing to do.
 #define LANEWAY_GRANT_PARKS 1
 
@@ -90,8 +94,8 @@ typedef enum laneway_status {
   LANEWAY_STATUS_SYSTEM = 16,
   // A bug in the library. The handle answers this for ever; it can still be detached.
   LANEWAY_STATUS_PANICKED = 17,
-  // A broadcast lane that does not wait for its readers, which this interface cannot read; or
-  // one of any kind that was to take a frozen payload.
+  // A broadcast lane that does not wait for its readers and was to be attached as a consumer,
+  // another lane as a subscriber; or a broadcast lane that was to take a frozen payload.
   LANEWAY_STATUS_WRONG_SHAPE = 18,
   // The next message is a frozen payload, which this call does not take. It stays in the lane.
   LANEWAY_STATUS_FROZEN = 19,
@@ -100,6 +104,12 @@ typedef enum laneway_status {
   LANEWAY_STATUS_FROZEN_LOST = 20,
   // Neither end of the lane attached with `LANEWAY_ATTACH_LIFELINE`.
   LANEWAY_STATUS_NO_LIFELINE = 21,
+  // The producer of a broadcast lane was faster than this subscriber: so many slots are lost as
+  // the call tells. Told once for each loss; the next call goes on behind it.
+  LANEWAY_STATUS_LOST = 22,
+  // This subscriber is beyond the budget of an evicting lane, whose producer no longer counts
+  // with it. Told once; it may go on, and is told what it loses.
+  LANEWAY_STATUS_GIVEN_UP = 23,
 } laneway_status;
 
 // What is known of the other end. One that is silent is attached.
@@ -124,6 +134,9 @@ typedef struct laneway_frozen_builder laneway_frozen_builder;
 
 // The producer's end of a lane.
 typedef struct laneway_producer laneway_producer;
+
+// A reader of an evicting or overwriting broadcast lane.
+typedef struct laneway_subscriber laneway_subscriber;
 
 // How to attach. All zero is a good choice, and what a null pointer means.
 typedef struct laneway_attach_options {
@@ -505,6 +518,105 @@ enum laneway_status laneway_producer_close(struct laneway_producer *producer, ui
 // # Safety
 // One thread at a time uses the handle.
 enum laneway_status laneway_producer_detach(struct laneway_producer *producer);
+
+// Attaches a reader of an evicting or overwriting broadcast lane with a ticket of a consumer's; as
+// `laneway_consumer_attach`. It starts with the next message, unless `options` say otherwise.
+//
+// # Safety
+// `socket` and `ticket` are texts that end with 0. `options` is null or points to such a
+// struct. `subscriber` may be written.
+enum laneway_status laneway_subscriber_attach(const char *socket,
+                                              const char *ticket,
+                                              const struct laneway_attach_options *options,
+                                              struct laneway_subscriber **subscriber);
+
+// As `laneway_subscriber_attach` by the lane's name: its rule about user and group ids decides.
+//
+// # Safety
+// `socket` and `lane` are texts that end with 0. `options` is null or points to such a struct.
+// `subscriber` may be written.
+enum laneway_status laneway_subscriber_attach_by_name(const char *socket,
+                                                      const char *lane,
+                                                      const struct laneway_attach_options *options,
+                                                      struct laneway_subscriber **subscriber);
+
+// Waits for the next message at most `timeout_ns` and copies it to `buffer`. `len` tells its
+// length, also where the answer is `LANEWAY_STATUS_TOO_SMALL`: then the next call has it again.
+//
+// `lost` tells how many slots the producer wrote over before this reader came: more than 0 with
+// `LANEWAY_STATUS_LOST` alone, which takes no message. The next call goes on behind the loss.
+//
+// # Safety
+// One thread at a time uses the handle. `buffer` has `capacity` bytes that may be written.
+// `len` and `lost` may be written and are not part of them.
+enum laneway_status laneway_subscriber_recv(struct laneway_subscriber *subscriber,
+                                            void *buffer,
+                                            size_t capacity,
+                                            uint64_t timeout_ns,
+                                            size_t *len,
+                                            uint64_t *lost);
+
+// As `laneway_subscriber_recv` without a wait: `LANEWAY_STATUS_EMPTY` if no message is there now.
+//
+// # Safety
+// One thread at a time uses the handle. `buffer` has `capacity` bytes that may be written.
+// `len` and `lost` may be written and are not part of them.
+enum laneway_status laneway_subscriber_poll(struct laneway_subscriber *subscriber,
+                                            void *buffer,
+                                            size_t capacity,
+                                            size_t *len,
+                                            uint64_t *lost);
+
+// Waits for a message at most `timeout_ns` and receives those that are there, at most `count`,
+// each into a buffer of its own. `received` tells how many. Stops before a message that is longer
+// than its buffer, as `laneway_consumer_recv_many` does, and before a loss: the next call tells
+// it as `laneway_subscriber_recv` does, so that nothing is missing between two messages of a call.
+//
+// # Safety
+// One thread at a time uses the handle. `buffers` has `count` buffers, each with its
+// `capacity` bytes, that may be written. None overlaps another, the array, `received` or `lost`,
+// which may be written.
+enum laneway_status laneway_subscriber_recv_many(struct laneway_subscriber *subscriber,
+                                                 struct laneway_buffer *buffers,
+                                                 size_t count,
+                                                 uint64_t timeout_ns,
+                                                 size_t *received,
+                                                 uint64_t *lost);
+
+// Tells what the agent granted.
+//
+// # Safety
+// One thread at a time uses the handle. `grant` may be written.
+enum laneway_status laneway_subscriber_grant(struct laneway_subscriber *subscriber,
+                                             struct laneway_grant *grant);
+
+// Tells how far the reader is: the position of the next message, in slots since the lane was made,
+// and the slots that it lost since its attach.
+//
+// # Safety
+// One thread at a time uses the handle. `position` and `lost` may be written.
+enum laneway_status laneway_subscriber_position(struct laneway_subscriber *subscriber,
+                                                uint64_t *position,
+                                                uint64_t *lost);
+
+// Tells what is known of the producer.
+//
+// # Safety
+// One thread at a time uses the handle. `peer` may be written.
+enum laneway_status laneway_subscriber_peer(struct laneway_subscriber *subscriber,
+                                            enum laneway_peer *peer);
+
+// Looks at the agent's events, as `laneway_consumer_maintain`.
+//
+// # Safety
+// One thread at a time uses the handle.
+enum laneway_status laneway_subscriber_maintain(struct laneway_subscriber *subscriber);
+
+// Closes the handle.
+//
+// # Safety
+// One thread at a time uses the handle.
+enum laneway_status laneway_subscriber_detach(struct laneway_subscriber *subscriber);
 
 #ifdef __cplusplus
 }  // extern "C"

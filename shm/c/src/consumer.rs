@@ -351,7 +351,10 @@ pub unsafe extern "C" fn laneway_consumer_detach(consumer: *mut LanewayConsumer)
 }
 
 /// One buffer for each message.
-struct Buffers<'a>(&'a mut [LanewayBuffer]);
+///
+/// Whoever makes one was promised that each buffer may be written and that none overlaps anything
+/// else.
+pub(crate) struct Buffers<'a>(pub(crate) &'a mut [LanewayBuffer]);
 
 impl Shelf for Buffers<'_> {
     fn places(&self) -> usize {
@@ -360,8 +363,8 @@ impl Shelf for Buffers<'_> {
 
     fn room(&mut self, index: usize) -> Result<&mut [u8], Failure> {
         let buffer = &self.0[index];
-        // SAFETY: `laneway_consumer_recv_many`, the one maker of this shelf, was promised that each
-        // buffer may be written and that none overlaps anything else.
+        // SAFETY: each buffer may be written and none overlaps anything else, as was promised to
+        // the makers of this shelf: `laneway_consumer_recv_many`, `laneway_subscriber_recv_many`.
         unsafe { bytes_mut(buffer.data, buffer.capacity, "buffers") }
     }
 

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use laneway_shm::wire::{Grant, Pinning};
-use laneway_shm::{Attach, Consumer, FrozenFile, Incoming, PeerState, Producer, Profile};
+use laneway_shm::{Attach, Consumer, FrozenFile, Incoming, PeerState, Producer, Profile, Start};
 
 use crate::border::{Answer, Out};
 use crate::frozen::{self, LanewayFrozen};
@@ -20,6 +20,9 @@ pub const LANEWAY_ATTACH_NO_PIN: u32 = 1;
 /// For `laneway_attach_options`: asks for a lifeline to each peer, over which frozen payloads go.
 /// Costs a descriptor; one end of the two is enough to ask.
 pub const LANEWAY_ATTACH_LIFELINE: u32 = 2;
+/// For `laneway_attach_options`: a reader of a broadcast lane starts with the oldest message that
+/// is retained, and not with the next one.
+pub const LANEWAY_ATTACH_OLDEST: u32 = 4;
 /// For `laneway_grant`: ends sleep when there is nothing to do.
 pub const LANEWAY_GRANT_PARKS: u32 = 1;
 /// For `laneway_grant`: the lane is tuned for throughput, not for latency.
@@ -132,13 +135,17 @@ pub(crate) fn attach(
             .map_err(|_| Failure::argument("ticket", "has not 32 hexadecimal digits"))?,
     };
     let Some(options) = options else { return Ok(attach) };
-    let known = LANEWAY_ATTACH_NO_PIN | LANEWAY_ATTACH_LIFELINE;
+    let known = LANEWAY_ATTACH_NO_PIN | LANEWAY_ATTACH_LIFELINE | LANEWAY_ATTACH_OLDEST;
     if options.flags & !known != 0 || options.reserved != 0 {
         return Err(Failure::argument("options", "has flags that this version does not know"));
     }
     let attach = attach
         .pin(options.flags & LANEWAY_ATTACH_NO_PIN == 0)
-        .lifeline(options.flags & LANEWAY_ATTACH_LIFELINE != 0);
+        .lifeline(options.flags & LANEWAY_ATTACH_LIFELINE != 0)
+        .start(match options.flags & LANEWAY_ATTACH_OLDEST {
+            0 => Start::Newest,
+            _ => Start::Oldest,
+        });
     Ok(match options.timeout_ns {
         0 => attach,
         timeout_ns => attach.timeout(duration(timeout_ns)),

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::ffi::{CString, c_char};
 
-use laneway_shm::{AttachError, FrozenError, FrozenSendError, RecvError, ReserveError};
+use laneway_shm::{AttachError, FrozenError, FrozenSendError, Reason, RecvError, ReserveError};
 
 /// What a call answers. Later versions may add numbers; none changes its meaning.
 ///
@@ -49,8 +49,8 @@ pub enum LanewayStatus {
     System = 16,
     /// A bug in the library. The handle answers this for ever; it can still be detached.
     Panicked = 17,
-    /// A broadcast lane that does not wait for its readers, which this interface cannot read; or
-    /// one of any kind that was to take a frozen payload.
+    /// A broadcast lane that does not wait for its readers and was to be attached as a consumer,
+    /// another lane as a subscriber; or a broadcast lane that was to take a frozen payload.
     WrongShape = 18,
     /// The next message is a frozen payload, which this call does not take. It stays in the lane.
     Frozen = 19,
@@ -59,6 +59,12 @@ pub enum LanewayStatus {
     FrozenLost = 20,
     /// Neither end of the lane attached with `LANEWAY_ATTACH_LIFELINE`.
     NoLifeline = 21,
+    /// The producer of a broadcast lane was faster than this subscriber: so many slots are lost as
+    /// the call tells. Told once for each loss; the next call goes on behind it.
+    Lost = 22,
+    /// This subscriber is beyond the budget of an evicting lane, whose producer no longer counts
+    /// with it. Told once; it may go on, and is told what it loses.
+    GivenUp = 23,
 }
 
 /// A status that is not well, with its text.
@@ -124,8 +130,8 @@ impl From<AttachError> for Failure {
         };
         let text = match &error {
             AttachError::Refused { reason, message } => format!("{reason}: {message}"),
-            AttachError::WrongHandle { lane, .. } => {
-                format!("the lane {lane}: this interface cannot read such a lane")
+            AttachError::WrongHandle { lane, needed } => {
+                format!("the lane {lane}: attach it as a {needed}")
             }
             other => other.to_string(),
         };
@@ -156,6 +162,8 @@ impl From<RecvError> for Failure {
             RecvError::Frozen { .. } => LanewayStatus::Frozen,
             RecvError::FrozenLost { .. } => LanewayStatus::FrozenLost,
             RecvError::FrozenFailed { .. } => LanewayStatus::System,
+            RecvError::Lost { .. } => LanewayStatus::Lost,
+            RecvError::GivenUp { reason: Reason::Behind, .. } => LanewayStatus::GivenUp,
             _ => LanewayStatus::Corrupt,
         };
         Self::new(status, error.to_string())
@@ -228,6 +236,6 @@ mod tests {
         let lane = "does not wait for its readers";
         let failure = Failure::from(AttachError::WrongHandle { lane, needed: "subscriber" });
         assert_eq!(failure.status, LanewayStatus::WrongShape);
-        assert!(failure.text.contains(lane) && !failure.text.contains("subscriber"));
+        assert!(failure.text.contains(lane) && failure.text.contains("subscriber"));
     }
 }

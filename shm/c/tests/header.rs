@@ -46,6 +46,7 @@ fn generated() -> String {
         ("LanewayPeer", "laneway_peer"),
         ("LanewayProducer", "laneway_producer"),
         ("LanewayConsumer", "laneway_consumer"),
+        ("LanewaySubscriber", "laneway_subscriber"),
         ("LanewayFrozenBuilder", "laneway_frozen_builder"),
         ("LanewayFrozen", "laneway_frozen"),
         ("LanewayAttachOptions", "laneway_attach_options"),

@@ -148,7 +148,7 @@ fn to_bytes<'py>(py: Python<'py>, slot: &ReadSlot<'_>) -> PyResult<Bound<'py, Py
     })
 }
 
-fn limited(limit: usize) -> PyResult<usize> {
+pub(crate) fn limited(limit: usize) -> PyResult<usize> {
     if limit > 0 { Ok(limit) } else { Err(PyValueError::new_err("a limit is 1 or more")) }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use laneway_shm::{AttachError, FrozenError, FrozenSendError, RecvError, ReserveError};
+use laneway_shm::{AttachError, FrozenError, FrozenSendError, Reason, RecvError, ReserveError};
 use pyo3::exceptions::{PyConnectionError, PyException, PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -21,6 +21,8 @@ struct Exceptions {
     too_small: Py<PyType>,
     is_frozen: Py<PyType>,
     frozen_lost: Py<PyType>,
+    lost: Py<PyType>,
+    given_up: Py<PyType>,
 }
 
 static EXCEPTIONS: PyOnceLock<Exceptions> = PyOnceLock::new();
@@ -43,11 +45,13 @@ impl Exceptions {
             too_small: also("BufferTooSmallError", py.get_type::<PyValueError>())?,
             is_frozen: plain("IsFrozenError")?,
             frozen_lost: plain("FrozenLostError")?,
+            lost: plain("LostError")?,
+            given_up: plain("GivenUpError")?,
             base,
         })
     }
 
-    fn all(&self) -> [&Py<PyType>; 12] {
+    fn all(&self) -> [&Py<PyType>; 14] {
         [
             &self.base,
             &self.timed_out,
@@ -61,6 +65,8 @@ impl Exceptions {
             &self.too_small,
             &self.is_frozen,
             &self.frozen_lost,
+            &self.lost,
+            &self.given_up,
         ]
     }
 }
@@ -128,8 +134,9 @@ pub(crate) fn attach(py: Python<'_>, error: AttachError) -> PyErr {
         }
         AttachError::TimedOut { .. } => raise(py, |all| &all.timed_out, error),
         AttachError::NoTicket { .. } => PyValueError::new_err(error.to_string()),
-        AttachError::WrongHandle { lane, .. } => {
-            raise(py, |all| &all.base, format!("the lane {lane}: this module cannot read it"))
+        AttachError::WrongHandle { lane, needed } => {
+            let text = format!("the lane {lane}: attach it with attach_{needed}, and a new ticket");
+            raise(py, |all| &all.base, text)
         }
         AttachError::Segment(_) | AttachError::Frame(_) | AttachError::Unexpected { .. } => {
             raise(py, |all| &all.corrupt, error)
@@ -162,7 +169,16 @@ pub(crate) fn recv(py: Python<'_>, error: RecvError) -> PyErr {
             let raised = raise(py, |all| &all.frozen_lost, &error);
             with(py, with(py, raised, "position", *position), "bytes_max", *bytes_max)
         }
-        RecvError::Corrupt(_) | RecvError::Segment(_) => raise(py, |all| &all.corrupt, error),
+        RecvError::Lost { slots, position } => {
+            let raised = raise(py, |all| &all.lost, &error);
+            with(py, with(py, raised, "slots", *slots), "position", *position)
+        }
+        RecvError::GivenUp { reason: Reason::Behind, position, .. } => {
+            with(py, raise(py, |all| &all.given_up, &error), "position", *position)
+        }
+        RecvError::GivenUp { .. } | RecvError::Corrupt(_) | RecvError::Segment(_) => {
+            raise(py, |all| &all.corrupt, error)
+        }
         _ => raise(py, |all| &all.base, error),
     }
 }

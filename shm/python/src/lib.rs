@@ -9,11 +9,12 @@ mod error;
 mod frozen;
 mod grant;
 mod producer;
+mod subscriber;
 mod wait;
 
 use std::path::PathBuf;
 
-use laneway_shm::Attach;
+use laneway_shm::{Attach, Start};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -22,6 +23,7 @@ use consumer::Consumer;
 use frozen::Frozen;
 use grant::Grant;
 use producer::Producer;
+use subscriber::Subscriber;
 
 fn attach(
     py: Python<'_>,
@@ -75,6 +77,24 @@ fn attach_consumer(
     Ok(Consumer::new(consumer))
 }
 
+/// Attaches a reader of a broadcast lane that does not wait for its readers.
+#[pyfunction]
+#[pyo3(signature = (socket, *, ticket=None, lane=None, timeout=5.0, pin=true, oldest=false))]
+fn attach_subscriber(
+    py: Python<'_>,
+    socket: PathBuf,
+    ticket: Option<&str>,
+    lane: Option<&str>,
+    timeout: Option<f64>,
+    pin: bool,
+    oldest: bool,
+) -> PyResult<Subscriber> {
+    let start = if oldest { Start::Oldest } else { Start::Newest };
+    let attach = attach(py, socket, ticket, lane, timeout)?.pin(pin).start(start);
+    let subscriber = py.detach(|| attach.subscriber()).map_err(|error| error::attach(py, error))?;
+    Ok(Subscriber::new(subscriber))
+}
+
 #[pymodule]
 fn laneway(module: &Bound<'_, PyModule>) -> PyResult<()> {
     error::register(module)?;
@@ -84,8 +104,10 @@ fn laneway(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<Producer>()?;
     module.add_class::<Consumer>()?;
+    module.add_class::<Subscriber>()?;
     module.add_class::<Grant>()?;
     module.add_class::<Frozen>()?;
     module.add_function(wrap_pyfunction!(attach_producer, module)?)?;
-    module.add_function(wrap_pyfunction!(attach_consumer, module)?)
+    module.add_function(wrap_pyfunction!(attach_consumer, module)?)?;
+    module.add_function(wrap_pyfunction!(attach_subscriber, module)?)
 }

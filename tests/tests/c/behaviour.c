@@ -37,7 +37,7 @@ static void attaches(char **argv, laneway_producer **producer, laneway_consumer 
     EXPECT(laneway_consumer_attach(socket, argv[2], NULL, consumer), REFUSED);
     EXPECT(laneway_consumer_attach_by_name(socket, "nowhere", NULL, consumer), REFUSED);
     EXPECT(laneway_producer_attach_by_name(socket, "\xff", NULL, producer), INVALID_ARGUMENT);
-    options.flags = 4;
+    options.flags = 8;
     EXPECT(laneway_producer_attach(socket, argv[2], &options, producer), INVALID_ARGUMENT);
     options.flags = LANEWAY_ATTACH_NO_PIN;
     options.timeout_ns = SOON_NS;

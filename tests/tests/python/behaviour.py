@@ -358,6 +358,55 @@ def held(socket, tickets):
     reader.join()
 
 
+def overrun(socket, tickets):
+    """A reader that is overrun gets whole messages, and each loss once with its number."""
+    wrong = raises(laneway.LanewayError, laneway.attach_consumer, socket, ticket=tickets[1])
+    assert "attach_subscriber" in str(wrong)
+    producer = laneway.attach_producer(socket, ticket=tickets[0])
+    reader = laneway.attach_subscriber(socket, ticket=tickets[2])
+    while producer.peer != "live":
+        producer.maintain()
+    raises(laneway.TimedOutError, reader.recv, timeout=0.1)
+    assert reader.poll() is None and reader.lost == 0 and reader.peer == "live"
+    assert reader.grant.slot_count == 8 and reader.grant.message_max_bytes == 8 * 56
+    sent = [bytes([number]) * 8 for number in range(64)]
+    producer.send_many(sent[:4])
+    assert reader.recv(timeout=SOON) == sent[0] and reader.poll() == sent[1]
+    assert reader.recv_many(timeout=SOON) == sent[2:4] and reader.position == 4
+    raises(ValueError, reader.recv_many, 0)
+
+    producer.send_many(sent[4:40])
+    told = raises(laneway.LostError, reader.recv_many, timeout=SOON)
+    assert told.slots == reader.lost > 0 and told.position == reader.position == 4 + told.slots
+    assert reader.recv_many() == sent[told.position : 40]
+    producer.send_many(sent[40:60])
+    told = raises(laneway.LostError, lambda: list(reader))
+    producer.close()
+    assert list(reader) == sent[told.position : 60]
+    raises(laneway.ClosedError, reader.recv)
+    with reader:
+        reader.maintain()
+    raises(laneway.LanewayError, reader.poll)
+
+
+def evicted(socket, tickets):
+    """A reader beyond its budget is told once and goes on; one from the start finds the oldest."""
+    producer = laneway.attach_producer(socket, ticket=tickets[0])
+    producer.send_many([b"before"] * 3)
+    reader = laneway.attach_subscriber(socket, ticket=tickets[1], oldest=True)
+    while producer.peer != "live":
+        producer.maintain()
+    assert reader.recv(timeout=SOON) == b"before" and reader.position == 1
+    producer.send_many([b"x"] * 40)
+    told, count = [], 0
+    while count + reader.lost < 42:
+        try:
+            count += len(reader.recv_many(timeout=SOON))
+        except (laneway.GivenUpError, laneway.LostError) as error:
+            told.append(type(error))
+    assert told.count(laneway.GivenUpError) == 1 and laneway.LostError in told, told
+
+
 def bare(socket, tickets):
     """Without numpy the one function that needs it says so."""
     sys.modules["numpy"] = None
