@@ -156,6 +156,8 @@ impl<F: FnMut(View<'_>) -> u64> Merge<F> {
     /// Takes a lane out, with whatever it has not handed out.
     pub fn remove(&mut self, lane: LaneKey) -> Option<Consumer> {
         let (removed, consumer) = self.set.remove(lane)?;
+        self.untold
+            .take_if(|error| matches!(error, FanInError::Lane { lane: of, .. } if *of == lane));
         let moved = |index: usize| index - usize::from(index > removed);
         let heads = std::mem::take(&mut self.heads).into_iter();
         let heads = heads.filter(|Reverse(head)| head.lane != lane);

@@ -222,7 +222,10 @@ impl<'c> Case<'c> {
             true => self.end.consumer_mut().recv_many(limit, timeout),
             false => Ok(self.end.consumer_mut().poll_many(limit)),
         };
-        let result = result.and_then(|batch| take_batch(batch, within, dice, &geometry));
+        let result = result.and_then(|batch| match dice.below(4) {
+            0 => take_each(batch, dice, &geometry),
+            _ => take_batch(batch, within, dice, &geometry),
+        });
         // A stranger beyond the first message ends the batch and is told by the next call.
         self.account(before, result, limit);
     }
@@ -353,6 +356,15 @@ fn take_batch(
             Err(error) => panic!("oracle: {error} in the middle of a batch"),
         }
     }
+}
+
+fn take_each(batch: ReadBatch<'_>, dice: &Dice, geometry: &Geometry) -> Result<Taken, RecvError> {
+    let mut slots = 0;
+    let count = batch.for_each(|view| {
+        judge_view(view, dice);
+        slots += geometry.slots_for(view.len());
+    })?;
+    Ok(Taken { count, slots })
 }
 
 /// No read of a view leaves it, and every byte of it is one that was copied.

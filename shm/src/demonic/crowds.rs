@@ -6,7 +6,7 @@ use super::consumer::Pair;
 use super::*;
 use crate::fan_in::{FanIn, TypedFanIn, next_span};
 use crate::lanes::{FanInError, LaneKey, LaneSet};
-use crate::merge::Merge;
+use crate::merge::{Merge, Merged};
 use crate::received::View;
 use crate::typed::TypedConsumer;
 
@@ -120,24 +120,31 @@ impl<F: FnMut(View<'_>) -> u64> Group for ByStamp<F> {
     fn receive(
         &mut self,
         dice: &Dice,
-        _limit: usize,
+        limit: usize,
         timeout: Duration,
         found: &mut dyn FnMut(LaneKey, Vec<u8>),
     ) -> Result<usize, FanInError> {
-        let one = match dice.below(2) {
-            0 => self.merge.poll()?,
-            _ => Some(self.merge.recv(timeout)?),
-        };
-        let taken = one.map(|merged| {
+        let (newest, late) = (&mut self.newest, &mut self.late);
+        let mut taken = |merged: Merged<'_>| {
             found(merged.lane, merged.slot.to_vec());
-            (merged.stamp, merged.late)
-        });
-        let Some((stamp, late)) = taken else { return Ok(0) };
-        assert_eq!(late, stamp < self.newest, "oracle: late or not");
-        self.newest = self.newest.max(stamp);
-        self.late += u64::from(late);
+            assert_eq!(merged.late, merged.stamp < *newest, "oracle: late or not");
+            *newest = (*newest).max(merged.stamp);
+            *late += u64::from(merged.late);
+        };
+        let count = match dice.below(4) {
+            0 => self.merge.poll()?.map_or(0, |merged| {
+                taken(merged);
+                1
+            }),
+            1 => {
+                taken(self.merge.recv(timeout)?);
+                1
+            }
+            2 => self.merge.poll_many(limit, taken)?,
+            _ => self.merge.recv_many(limit, timeout, taken)?,
+        };
         assert_eq!(self.merge.late(), self.late, "oracle: late ones counted");
-        Ok(1)
+        Ok(count)
     }
 }
 

@@ -8,6 +8,7 @@ use crate::error::ReserveError;
 use crate::frozen::{FROZEN_IN_FLIGHT_MAX, FrozenBuilder, FrozenFile, FrozenSendError};
 use crate::lifeline::{self, Lifeline};
 use crate::memory::Memory as _;
+use crate::producer::WriteChunk;
 use crate::typed::TypedProducer;
 
 /// A frozen payload of one page.
@@ -47,7 +48,7 @@ impl<'c> Case<'c> {
 
     fn run(mut self) -> (u64, bool) {
         for _ in 0..=self.dice.below(96) {
-            let choice = self.dice.below(13);
+            let choice = self.dice.below(15);
             self.any(choice);
         }
         self.close();
@@ -98,6 +99,8 @@ impl<'c> Case<'c> {
             9 => self.batch(),
             10 => self.typed(),
             11 => self.frozen(),
+            12 => self.try_many(),
+            13 => self.chunk(),
             _ => self.ask(),
         }
     }
@@ -178,7 +181,10 @@ impl<'c> Case<'c> {
         let before = self.begin(1, false);
         let len = self.len().min(BYTES.len());
         let timeout = self.timeout();
-        let result = self.end.producer_mut().send(&BYTES[..len], timeout);
+        let result = match self.dice.below(2) {
+            0 => self.end.producer_mut().try_send(&BYTES[..len]),
+            _ => self.end.producer_mut().send(&BYTES[..len], timeout),
+        };
         self.judge(before, len, 1, result);
     }
 
@@ -230,6 +236,40 @@ impl<'c> Case<'c> {
         match result {
             Ok(said) => assert_eq!(said, count, "oracle: sent"),
             Err(error) => self.refused(&error, len),
+        }
+    }
+
+    fn try_many(&mut self) {
+        let count = self.count();
+        let before = self.begin(count, true);
+        let len = self.len().min(BYTES.len());
+        let messages = vec![&BYTES[..len]; count];
+        let result = self.end.producer_mut().try_send_many(&messages);
+        let sent = result.as_ref().copied().unwrap_or(0);
+        let moved = self.end.producer().position() - before;
+        let all = self.geometry.slots_for(len) * sent as u64;
+        assert!(sent <= count && moved == all, "oracle: slots committed");
+        if let Err(error) = result {
+            self.refused(&error, len);
+        }
+    }
+
+    fn chunk(&mut self) {
+        let (before, dice) = (self.begin(MANY, false), self.dice);
+        let (count, len) = (self.count(), self.len().min(BYTES.len()));
+        let (timeout, each) = (self.timeout(), self.geometry.slots_for(len));
+        let room_bytes = usize::try_from(each).unwrap() * count;
+        let room_bytes = room_bytes * self.geometry.payload() as usize;
+        let found = match dice.below(2) {
+            0 => self.end.producer_mut().try_chunk(count, len),
+            _ => self.end.producer_mut().chunk(count, len, timeout),
+        };
+        let result = found.map(|chunk| fill(chunk, count, len, dice));
+        let committed = result.as_ref().copied().unwrap_or(0);
+        let moved = self.end.producer().position() - before;
+        assert_eq!(moved, each * committed, "oracle: slots of a chunk");
+        if let Err(error) = result {
+            self.refused(&error, room_bytes);
         }
     }
 
@@ -348,6 +388,34 @@ impl<'c> Case<'c> {
         let end = std::mem::replace(&mut self.end, TypedProducer::new(producer));
         if let Err(error) = end.close(NOW) {
             self.refused(&error, 0);
+        }
+    }
+}
+
+/// Writes some messages of a chunk or all of them; how many became visible.
+fn fill(mut chunk: WriteChunk<'_>, count: usize, len: usize, dice: &Dice) -> u64 {
+    let handed = usize::try_from(dice.below(count as u64 + 1)).unwrap();
+    for taken in 0..handed {
+        assert_eq!(chunk.left(), count - taken, "oracle: left in a chunk");
+        let mut slot = chunk.next().unwrap().expect("oracle: room that was found is there");
+        assert!(slot.len() == len && slot.is_empty() == (len == 0), "oracle: reserved");
+        if let Some(bytes) = slot.as_mut() {
+            bytes.iter_mut().for_each(|byte| _ = byte.write(7));
+        }
+        let _ = slot.bytes_mut().map(|bytes| bytes.fill(7));
+        slot.write(0, &BYTES[..len]);
+    }
+    match dice.below(3) {
+        0 => 0,
+        1 => {
+            let committed = chunk.commit();
+            assert_eq!(committed, handed as u64, "oracle: messages of a chunk");
+            committed
+        }
+        _ => {
+            let rest = chunk.fill(|_, mut slot| slot.write(0, &BYTES[..len])).unwrap();
+            assert_eq!(rest, count as u64, "oracle: messages of a whole chunk");
+            rest
         }
     }
 }

@@ -38,7 +38,10 @@ impl<'c> Case<'c> {
 
     fn run(&mut self) -> (u64, bool) {
         for _ in 0..=self.dice.below(96) {
-            self.receive();
+            match self.dice.below(3) {
+                0 => self.receive_many(),
+                _ => self.receive(),
+            }
             self.end.maintain().unwrap();
         }
         (self.siege.total().max(1), self.fail_stop.0.is_some())
@@ -88,6 +91,38 @@ impl<'c> Case<'c> {
                 assert_eq!(after, before + lost_now, "oracle: moves on by a lie");
             }
             Err(error) => panic!("oracle: {error}"),
+        }
+    }
+
+    fn receive_many(&mut self) {
+        let limit = usize::try_from(1 + self.dice.below(8)).unwrap();
+        let (before, lost) = (self.end.position(), self.end.lost());
+        self.siege.begin(before, 4 * (limit + 1));
+        let (mut next, mut count) = (before, 0);
+        let read = |message: crate::Message<'_>| {
+            let marked = message.bytes.iter().all(|byte| *byte == DEMONIC);
+            assert!(marked && message.position >= next, "oracle: bytes");
+            (next, count) = (message.position + 1, count + 1);
+        };
+        let result = match self.dice.below(2) {
+            0 => self.end.poll_many(limit, read),
+            _ => self.end.recv_many(limit, NOW, read),
+        };
+        let (after, lost_now) = (self.end.position(), self.end.lost() - lost);
+        assert!(after >= next && lost_now <= after - before, "oracle: position");
+        match self.fail_stop.judge(result) {
+            Ok(taken) => {
+                assert!(taken == count && taken <= limit, "oracle: messages handed out");
+                self.found += taken as u64;
+            }
+            // The end of the stream is a slot, too.
+            Err(RecvError::Closed { position }) => {
+                assert_eq!((count, position), (0, after), "oracle: closed");
+            }
+            Err(error) => {
+                let found = (count, after);
+                assert_eq!(found, (0, before + lost_now), "oracle: {error} after a message");
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ use super::{none, root, rust, tests_of};
 /// Where the ends are. What is public there is called by applications.
 const ENDS: [&str; 21] = [
     "producer",
+    "producer/batch",
     "producer/readers",
     "consumer",
     "received",
