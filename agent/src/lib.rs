@@ -30,5 +30,4 @@ pub mod sysfs;
 pub mod telemetry;
 pub mod workload;
 
-#[cfg(any(test, feature = "test-support"))]
 pub use demo::syscalls;

@@ -6,7 +6,7 @@ use super::source::without_tests;
 use super::{none, root, rust, tests_of};
 
 /// Where the ends are. What is public there is called by applications.
-const ENDS: [&str; 21] = [
+const ENDS: [&str; 22] = [
     "producer",
     "producer/batch",
     "producer/readers",
