@@ -213,7 +213,7 @@ fn leaver(cast: Cast) -> impl Fn() + Send + Sync + 'static {
 #[test]
 fn a_reader_that_leaves_holds_nobody_from_then_on_and_has_read_what_it_read() {
     explore("leaver", SMALL, leaver(GATED));
-    explore("leaver, sleeping", MEDIUM, leaver(Cast { lane: PARK, ..GATED }));
+    explore("leaver, sleeping", (Some(3), Some(4)), leaver(Cast { lane: PARK, ..GATED }));
 }
 
 /// A batch, one message more and the end, for a reader that gates; then its release is seen.
