@@ -153,7 +153,8 @@ impl<'c> Case<'c> {
             Ok(taken) => {
                 assert!(taken.count <= limit, "oracle: {} of {limit}", taken.count);
                 let most = if taken.slots == 0 { 0 } else { taken.slots + taken.count as u64 };
-                assert!((taken.slots..=most).contains(&moved), "oracle: {moved} slots released for {taken:?}");
+                let fits = (taken.slots..=most).contains(&moved);
+                assert!(fits, "oracle: {moved} slots released for {taken:?}");
             }
             Err(RecvError::Closed { position }) => {
                 assert!(moved <= 1 && position == before + moved, "oracle: closed");
