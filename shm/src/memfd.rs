@@ -94,16 +94,6 @@ impl Draft {
         Ok(draft)
     }
 
-    /// Writes one word before the writer gets the segment.
-    ///
-    /// # Errors
-    /// The kernel's refusal to map.
-    pub fn set_word(&self, offset: usize, value: u64) -> Result<(), SegmentError> {
-        let region = Region::map_bare(&self.fd, mapping_len(self.header.size_bytes)?)?;
-        region.store_release(offset, value);
-        Ok(())
-    }
-
     /// The header that was written.
     #[must_use]
     pub fn header(&self) -> &Header {

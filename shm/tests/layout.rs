@@ -88,8 +88,8 @@ fn an_unknown_incompatible_feature_is_refused_by_name_and_a_compatible_one_is_ig
 /// A segment in whose header something was written before its writer got it.
 fn altered(kind: u64, offset: usize, value: u64) -> Result<(), SegmentError> {
     let size_bytes = if kind == layout::KIND_PRODUCER { 12288 } else { 4096 };
-    let draft = memfd::Draft::create(Header { size_bytes, ..header(kind) }, 4096, None)?;
-    draft.set_word(offset, value)?;
+    let header = Header { size_bytes, ..header(kind) };
+    let draft = memfd::Draft::create_with(header, 4096, None, &[(offset, value)])?;
     draft.seal()?.map().map(drop)
 }
 

@@ -153,14 +153,11 @@ fn blocks(file: impl AsFd) -> i64 {
 
 /// A segment before its seal, owned by [`OWNER`] if we may choose, with bytes on every page.
 fn draft(page: u64) -> Draft {
-    let draft = as_owner(|| Draft::create(header(page), page, None)).expect("enough pages");
-    for offset in (BASE..page * PAGES).step_by(8) {
-        if offset < 2 * BASE || offset >= page * PAGES - BASE {
-            let index = usize::try_from(offset).expect("a small segment");
-            draft.set_word(index, offset | 1 << 40).expect("not yet sealed");
-        }
-    }
-    draft
+    let (first, last) = (BASE..2 * BASE, page * PAGES - BASE..page * PAGES);
+    let offsets = first.step_by(8).chain(last.step_by(8));
+    let index = |offset| usize::try_from(offset).expect("a small segment");
+    let words: Vec<_> = offsets.map(|offset| (index(offset), offset | 1 << 40)).collect();
+    as_owner(|| Draft::create_with(header(page), page, None, &words)).expect("enough pages")
 }
 
 /// Runs `make` with the owner's uid on this thread alone.
