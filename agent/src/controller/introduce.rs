@@ -36,19 +36,8 @@ impl Controller {
 
     /// Shows an end that came back to its peer, and the peer to it.
     pub(super) fn introduce(&self, key: SegmentKey) {
-        let Some(record) = self.lanes.get(&key.lane) else {
-            return;
-        };
-        match (record.newest(Role::Consumer), key.role) {
-            _ if record.is_broadcast() => self.introduce_all(record, key),
-            (Some(consumer), Role::Producer) => {
-                let consumer = key.of(Role::Consumer, consumer.number);
-                self.show_consumer(record, key, consumer);
-                self.offer(record, consumer, key);
-            }
-            (None, Role::Producer) => {}
-            (_, Role::Consumer) => self.introduce_consumer(record, key),
-        }
+        self.greet(key);
+        self.introduce_mapped(key);
     }
 
     fn show_consumer(&self, record: &LaneRecord, producer: SegmentKey, consumer: SegmentKey) {
