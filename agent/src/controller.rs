@@ -37,6 +37,7 @@ pub use recover::Watched;
 use crate::admission::{Rejection, Rules};
 use crate::journal::{Journal, JournalError, TicketHash, TicketRecord};
 use crate::ledger::{Ledger, LedgerError, Role};
+use crate::model::capacity::PageSize;
 use crate::model::id::{LaneId, Name};
 use crate::model::lane::{LaneRecord, SchemaMismatch};
 use crate::model::topology::Topology;
@@ -161,6 +162,14 @@ pub enum ControlError {
     /// The actor ended.
     #[error("the agent is stopping")]
     Stopping,
+}
+
+impl ControlError {
+    /// The page sizes that were tried for `size_bytes`, and what the kernel said.
+    fn out_of_pages(size_bytes: u64, refused: &[(PageSize, String)]) -> Self {
+        let tried = refused.iter().map(|(size, why)| format!("{size}: {why}"));
+        Self::OutOfPages { size_bytes, tried: tried.collect::<Vec<_>>().join("; ") }
+    }
 }
 
 /// What the actor starts with.

@@ -113,6 +113,66 @@ fn a_shortage_is_an_error_at_creation_that_says_what_would_fit() {
 }
 
 #[test]
+fn a_producer_that_follows_onto_an_empty_pool_gets_smaller_pages_and_the_lane_says_so() {
+    let _turn = turn();
+    let test = "a_producer_that_follows_onto_an_empty_pool";
+    let Some(_reserved) = Reserved::add(HUGE_2M, 2) else {
+        return skipped(test, "no 2 MiB pages to be had");
+    };
+    let agent = Agent::start();
+    let spec = |name, require| {
+        let pages = Some(v1::PageRequest { page_size_bytes: HUGE_2M, require });
+        v1::LaneSpec { pages, ..pinned(name, HUGE_2M, v1::Pinning::None) }
+    };
+    agent.create(spec("may", false)).unwrap();
+    agent.create(spec("must", true)).unwrap();
+    for number in 0..free(HUGE_2M) {
+        agent.create(pinned(&format!("other-{number}"), HUGE_2M, v1::Pinning::None)).unwrap();
+    }
+    let attach = |lane| {
+        let ticket = agent.ticket(lane, Role::Producer);
+        Attach::with_ticket(agent.attach_socket(), &ticket).unwrap().producer()
+    };
+    let leave = |lane, producer: laneway_shm::Producer| {
+        drop(producer);
+        let is_gone =
+            |l: &v1::Lane| l.producer.as_ref().map(|end| end.state()) == Some(State::Gone);
+        agent.wait_for(lane, "the producer is gone", is_gone).placement.unwrap()
+    };
+    let send = |lane, number: u64| {
+        let mut producer = attach(lane).unwrap();
+        producer.send(&number.to_le_bytes(), SOON).unwrap();
+        (producer.grant().page_bytes, leave(lane, producer))
+    };
+    let (first, placed) = send("may", 0);
+    assert_eq!((first, placed.page_size_bytes, placed.steps_down.len()), (HUGE_2M, HUGE_2M, 0));
+    let (second, placed) = send("may", 1);
+    assert_eq!((second, placed.page_size_bytes), (4096, 4096));
+    assert_eq!(placed.segment_bytes, placed.page_count * 4096);
+    let [down] = placed.steps_down.as_slice() else { panic!("{placed:?}") };
+    assert_eq!(down.page_size_bytes, HUGE_2M);
+    assert!(down.reason.contains("no memory for 2097152 bytes"), "{}", down.reason);
+
+    // What was read gives its page back, and the next producer has it.
+    let ticket = agent.ticket("may", Role::Consumer);
+    let mut consumer =
+        Attach::with_ticket(agent.attach_socket(), &ticket).unwrap().consumer().unwrap();
+    for number in 0..2u64 {
+        assert_eq!(consumer.recv(SOON).unwrap().view().u64_at(0), Some(number));
+    }
+    assert!(consumer.recv(Duration::from_millis(50)).is_err());
+    agent.wait_for("may", "the first generation is let go", |lane| lane.open_generations == 1);
+    let (third, placed) = send("may", 2);
+    assert_eq!((third, placed.page_size_bytes, placed.steps_down.len()), (HUGE_2M, HUGE_2M, 0));
+    assert_eq!(consumer.recv(SOON).unwrap().view().u64_at(0), Some(2));
+
+    send("must", 0);
+    let refused = attach("must").unwrap_err().to_string();
+    assert!(refused.contains("INSUFFICIENT_HUGEPAGES"), "{refused}");
+    assert!(refused.contains("grow the pool"), "{refused}");
+}
+
+#[test]
 fn the_agent_grows_a_pool_at_start_and_gives_back_what_it_added() {
     let _turn = turn();
     if !is_root() {

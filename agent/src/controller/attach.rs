@@ -9,6 +9,7 @@ use laneway_shm::wire::{self, Claim, Frame, Grant, NO_CPU};
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
+use super::generations::pages_of;
 use super::tickets::ticket_hash;
 use super::{ControlError, Controller, Event, Session, now_ms, random, resume_claim};
 use crate::journal::TicketHash;
@@ -201,18 +202,8 @@ impl Controller {
             return Err(ControlError::GenerationsExhausted { open, limit });
         }
         let mut record = record.clone();
-        let pages = record.placement.page_holding();
-        self.books().add_pages(id.0, pages)?;
-        let segment = match self.make_generation(&mut record, start) {
-            Ok(segment) => segment,
-            Err(error) => {
-                self.books().remove_pages(id.0, PageState::Promised, pages)?;
-                return Err(error);
-            }
-        };
-        self.books().mark_backed(id.0)?;
-        let key = SegmentKey { lane: id, role: Role::Producer, number: segment.number };
-        record.generations.push(segment);
+        self.follow(&mut record, start)?;
+        let key = SegmentKey { lane: id, role: Role::Producer, number: record.generation };
         self.lanes.insert(id, record);
         self.save(id, ChangeKind::Changed)?;
         Ok(key)
@@ -369,18 +360,18 @@ impl Controller {
         match key.role {
             Role::Consumer => record.consumers.retain(|segment| segment.number != key.number),
             Role::Producer => {
-                let start = record.generations.pop().map_or(record.released, |old| old.start);
-                match self.make_generation(&mut record, start) {
-                    Ok(segment) => record.generations.push(segment),
-                    // Somebody took the pages: the next producer tries again.
-                    Err(error) => {
-                        warn!(lane = %key.lane, %error, "no segment for the next producer");
-                        let pages = record.placement.page_holding();
-                        let books = self.books().remove_pages(key.lane.0, PageState::Backed, pages);
-                        if let Err(error) = books {
-                            error!(lane = %key.lane, %error, "the books do not balance");
-                        }
-                    }
+                let lost = record.generations.pop();
+                let start = lost.as_ref().map_or(record.released, |lost| lost.start);
+                let pages = lost.map(|lost| pages_of(&record, &lost));
+                let books = pages.map_or(Ok(()), |pages| {
+                    self.books().remove_pages(key.lane.0, PageState::Backed, pages)
+                });
+                if let Err(error) = books {
+                    error!(lane = %key.lane, %error, "the books do not balance");
+                }
+                // Where somebody took the pages the next producer tries again.
+                if let Err(error) = self.follow(&mut record, start) {
+                    warn!(lane = %key.lane, %error, "no segment for the next producer");
                 }
             }
         }

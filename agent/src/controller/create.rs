@@ -7,12 +7,12 @@ use crate::admission::admit;
 use crate::journal::RequestRecord;
 use crate::ledger::Role;
 use crate::model::capacity::PageSize;
-use crate::model::id::{LaneId, Secret};
-use crate::model::lane::{LaneRecord, LaneSpec, SegmentRecord, Stage};
+use crate::model::id::LaneId;
+use crate::model::lane::{LaneRecord, LaneSpec, Stage};
 use crate::placement::depth::propose;
 use crate::placement::{Placement, place};
 use crate::plan::{SegmentKey, Step};
-use crate::provision::{Outcome, is_page_shortage};
+use crate::provision::is_page_shortage;
 use crate::registry::{ChangeKind, LaneView};
 
 impl Controller {
@@ -95,9 +95,7 @@ impl Controller {
         refused: &[(PageSize, String)],
     ) -> Result<Placement, ControlError> {
         if ladder.is_empty() {
-            let tried = refused.iter().map(|(size, why)| format!("{size}: {why}"));
-            let tried = tried.collect::<Vec<_>>().join("; ");
-            return Err(ControlError::OutOfPages { size_bytes, tried });
+            return Err(ControlError::out_of_pages(size_bytes, refused));
         }
         let request = spec.place_request(size_bytes, ladder.to_vec(), &self.rules.cpuset);
         place(&request, &self.topology, &self.ledger)
@@ -138,12 +136,12 @@ impl Controller {
         mut record: LaneRecord,
         request: &RequestId,
     ) -> Result<LaneView, ControlError> {
-        let id = record.id;
+        let (id, page_size) = (record.id, record.placement.page_size);
         let holding = record.placement.holding(record.spec.tenant.as_str());
         self.books().grant(id.0, holding)?;
         let made =
             self.journal.put_lane(&record, None).map_err(ControlError::from).and_then(|()| {
-                let segment = self.make_generation(&mut record, 0)?;
+                let segment = self.make_generation(&mut record, 0, page_size)?;
                 record.generations.push(segment);
                 record.stage = Stage::Ready;
                 record.revision = self.revision + 1;
@@ -171,41 +169,5 @@ impl Controller {
         tracing::info!(lane = %id, name = %record.spec.name, tenant = %record.spec.tenant,
             page_size = %record.placement.page_size, node = record.placement.node, "lane created");
         Ok(self.view(record))
-    }
-
-    /// Makes the next generation's segment, whose first message has position `start`.
-    pub(super) fn make_generation(
-        &mut self,
-        record: &mut LaneRecord,
-        start: u64,
-    ) -> Result<SegmentRecord, ControlError> {
-        let geometry = record.spec.geometry()?;
-        let page_size = record.placement.page_size;
-        record.generation += 1;
-        let mut segment = SegmentRecord {
-            number: record.generation,
-            nonce: Secret(random()),
-            token: Secret(random()),
-            start,
-            end: None,
-            size_bytes: geometry.segment_bytes().next_multiple_of(page_size.bytes()),
-            page_size,
-            file: None,
-            granted: None,
-            peer: None,
-            gone: false,
-            oldest: false,
-        };
-        let key = SegmentKey { lane: record.id, role: Role::Producer, number: segment.number };
-        let header = segment.header(record.id, Role::Producer, &geometry);
-        let node = Some(record.placement.node);
-        let step = Step::CreateSegment { key, header, page_size, node, words: Vec::new() };
-        for outcome in self.run_plan(&[step])? {
-            if let Outcome::Made { file, bound } = outcome {
-                segment.file = Some((file.device, file.inode));
-                record.bound = bound;
-            }
-        }
-        Ok(segment)
     }
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use super::generations::pages_of;
 use super::{ControlError, Controller, Setup, now_ms};
-use crate::ledger::{PageHolding, PageState, Role};
-use crate::model::capacity::PageCount;
+use crate::ledger::{PageState, Role};
 use crate::model::lane::{LaneRecord, SegmentRecord};
 use crate::plan::SegmentKey;
 use crate::provision::cpu::start_time;
@@ -99,19 +99,17 @@ impl Controller {
     /// A lane that nobody attached: the same lane on fresh memory, or gone if there is none.
     fn remake(&mut self, mut record: LaneRecord) -> Result<(), ControlError> {
         let lane = record.id;
-        self.books().grant(lane.0, record.placement.holding(record.spec.tenant.as_str()))?;
+        let mut holding = record.placement.holding(record.spec.tenant.as_str());
+        holding.pages.clear();
+        self.books().grant(lane.0, holding)?;
         record.generations.clear();
         record.generation = 0;
-        match self.make_generation(&mut record, 0) {
-            Ok(segment) => record.generations.push(segment),
-            Err(error) => {
-                warn!(%lane, %error, "lane cannot be made again and is given up");
-                self.books().release(lane.0)?;
-                self.journal.remove_lane(lane, &self.tickets_of(lane), None)?;
-                return Ok(());
-            }
+        if let Err(error) = self.follow(&mut record, 0) {
+            warn!(%lane, %error, "lane cannot be made again and is given up");
+            self.books().release(lane.0)?;
+            self.journal.remove_lane(lane, &self.tickets_of(lane), None)?;
+            return Ok(());
         }
-        self.books().mark_backed(lane.0)?;
         self.enter(record)
     }
 
@@ -144,16 +142,8 @@ impl Controller {
         };
         let pages = pages_of(record, &lost);
         self.books().remove_pages(record.id.0, PageState::Backed, pages)?;
-        self.books().add_pages(record.id.0, pages)?;
-        match self.make_generation(record, lost.start) {
-            Ok(segment) => {
-                record.generations.push(segment);
-                self.books().mark_backed(record.id.0)?;
-            }
-            Err(error) => {
-                warn!(lane = %record.id, %error, "no segment for the next producer");
-                self.books().remove_pages(record.id.0, PageState::Promised, pages)?;
-            }
+        if let Err(error) = self.follow(record, lost.start) {
+            warn!(lane = %record.id, %error, "no segment for the next producer");
         }
         Ok(())
     }
@@ -164,14 +154,6 @@ impl Controller {
         self.lanes.insert(id, record);
         self.save(id, ChangeKind::Changed)?;
         Ok(())
-    }
-}
-
-fn pages_of(record: &LaneRecord, segment: &SegmentRecord) -> PageHolding {
-    PageHolding {
-        node: record.placement.node,
-        page_size: segment.page_size,
-        count: PageCount::pages_for(segment.size_bytes, segment.page_size),
     }
 }
 

@@ -14,7 +14,7 @@ use tonic::Status;
 
 use super::status::BadField;
 use crate::ledger::Role;
-use crate::model::capacity::{CpuSet, PageSize};
+use crate::model::capacity::{CpuSet, PageCount, PageSize};
 use crate::model::id::Name;
 use crate::model::lane::{
     BroadcastPolicy, BroadcastSpec, EndSpec, HeldCore, LaneSpec, Pinning, SegmentRecord,
@@ -482,12 +482,17 @@ fn placement_to_proto(view: &LaneView) -> v1::Placement {
         .refused_pages
         .iter()
         .map(|(size, why)| v1::StepDown { page_size_bytes: size.bytes(), reason: why.clone() });
-    let segment_bytes = placed.page_count.bytes(placed.page_size).unwrap_or(0);
+    // What the newest generation lies on, which may be less than what was placed.
+    let newest = record.generations.last();
+    let page_size = newest.map_or(placed.page_size, |segment| segment.page_size);
+    let page_count = newest.map_or(placed.page_count, |segment| {
+        PageCount::pages_for(segment.size_bytes, segment.page_size)
+    });
     v1::Placement {
         numa_node: placed.node,
-        page_size_bytes: placed.page_size.bytes(),
-        page_count: placed.page_count.get(),
-        segment_bytes,
+        page_size_bytes: page_size.bytes(),
+        page_count: page_count.get(),
+        segment_bytes: page_count.bytes(page_size).unwrap_or(0),
         steps_down: refused.chain(considered).collect(),
         bound: record.bound,
         actual_numa_node: view.producer.upgrade().and_then(|view| view.numa_node()),
