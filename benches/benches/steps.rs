@@ -173,6 +173,7 @@ fn frames(c: &mut Criterion) {
         grade: b'B',
         broadcast: None,
         start: Start::Newest,
+        relation: None,
     }));
     let bytes = frame.encode();
     c.bench_function("frame/encode a grant", |b| b.iter(|| black_box(&frame).encode()));

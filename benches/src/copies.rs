@@ -2,7 +2,10 @@
 //! payload goes best from one core to another.
 //!
 //! The hand-over is between two threads that pass two buffers to and fro, one for each way, by
-//! value over a queue: whose turn it is owns both. So a method is measured without a ring's rules.
+//! value over a queue: whose turn it is owns both. So a method is measured without a ring's rules;
+//! a lane stands beside them, to see whether it chose well.
+
+mod lane;
 
 use std::hint::black_box;
 use std::ops::Range;
@@ -24,8 +27,8 @@ use crate::trial::{Cost, Kind, Sheet, Trial, TrialArgs, Tried, Way, What};
 /// Sizes that are copied out, in bytes.
 const OUT: [u32; 9] = [64, 128, 256, 512, 1024, 2048, 4096, 16_384, 65_536];
 /// Sizes that are handed over, in bytes.
-const OVER: [u32; 2] = [65_536, 1 << 20];
-/// Ways to hand over.
+const OVER: [u32; 4] = [4096, 16_384, 65_536, 1 << 20];
+/// Ways to hand over, but for a lane.
 const WAYS: [Way; 5] =
     [Way::Memcpy, Way::RepMovsb, Way::NonTemporal, Way::InPlace, Way::WrittenBack];
 /// Bytes copied between two looks at the clock.
@@ -35,7 +38,7 @@ const OFFSET: usize = 8;
 
 const EXAMPLES: &str = "\
 Examples:
-  laneway-bench copies                      out of a lane, and 64 KiB and 1 MiB by each method
+  laneway-bench copies                      out of a lane, and 4 KiB to 1 MiB by each method
   laneway-bench copies --quick              a first look
   laneway-bench copies --json > copies.json; laneway-bench report --input copies.json";
 
@@ -58,6 +61,9 @@ pub(crate) fn run(args: &CopiesArgs) -> Result<(), BenchError> {
             if trial.what == What::CopyOut {
                 return copied_out(trial, cpus.0, time).map(Tried::from);
             }
+            if trial.way == Way::Lane {
+                return lane::hand_over(trial.bytes, cpus, time).map(Tried::from);
+            }
             match Writing::by(trial.way) {
                 Some(writing) => {
                     hand_over(writing, trial.bytes as usize, cpus, time).map(Tried::from)
@@ -72,8 +78,10 @@ fn trials() -> Vec<Trial> {
     let out = OUT.into_iter().flat_map(|bytes| {
         [Way::Memcpy, Way::Lane].map(|way| Trial::new(What::CopyOut, bytes, way))
     });
-    let over =
-        OVER.into_iter().flat_map(|bytes| WAYS.map(|way| Trial::new(What::HandOver, bytes, way)));
+    let over = OVER.into_iter().flat_map(|bytes| {
+        let ways = WAYS.into_iter().chain([Way::Lane]);
+        ways.map(move |way| Trial::new(What::HandOver, bytes, way))
+    });
     out.chain(over).collect()
 }
 

@@ -1,6 +1,6 @@
 //! The one `unsafe` block of the benchmark: a consumer that reads the lane's own bytes.
 //!
-//! Only for the rows that `--trusted` asks for, where both ends are this program.
+//! Only for rows that say so, where both ends are this program.
 
 use laneway_shm::{Consumer, TrustedConsumer};
 

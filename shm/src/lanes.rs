@@ -11,9 +11,9 @@ use thiserror::Error;
 
 use crate::consumer::Consumer;
 use crate::error::RecvError;
+use crate::futex::{Woken, wait_any};
 use crate::layout::P_BELL;
 use crate::producer::SLEEP_MAX;
-use crate::region::{Woken, wait_any};
 use crate::ring::{UNJOINED_SLEEP, sleep_on_all};
 use crate::sync::spin_hint;
 

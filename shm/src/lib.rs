@@ -10,7 +10,7 @@
 //! |---|---|
 //! | [`layout`], [`geometry`], [`cursor`] | the format and its rules; pure |
 //! | [`memory`], [`ring`] | the protocol, over any memory; pure |
-//! | `region`, `copy`, [`memfd`] | mappings, racy copies, sealed files |
+//! | `region`, `copy`, `futex`, [`memfd`] | mappings, racy copies, sleeps, sealed files |
 //! | [`FrozenBuilder`], [`FrozenFile`], [`FrozenSegment`] | large payloads that are sealed files |
 //! | [`wire`], [`fdpass`] | the attach protocol's frames and descriptors |
 //! | [`lifeline`] | a socket between two ends, for those that wait in epoll |
@@ -76,11 +76,13 @@ mod control;
 mod copy;
 #[cfg(test)]
 mod demonic;
+mod distance;
 mod duplex;
 mod error;
 mod fan_in;
 mod follower;
 mod frozen;
+mod futex;
 mod generations;
 mod lanes;
 mod merge;
@@ -114,6 +116,7 @@ pub mod wire;
 pub use attach::{Attach, Receiver};
 pub use call::{CallCounts, CallError, CallId, Caller, Envelope};
 pub use consumer::Consumer;
+pub use distance::{Distance, Relation};
 pub use duplex::{Duplex, duplex_pair};
 pub use error::{
     AttachError, Corruption, FrameError, PeerState, RecvError, ReserveError, SegmentError,

@@ -124,6 +124,15 @@ pub trait OwnedMemory: Memory {
     /// Copies bytes in.
     fn copy_in(&self, offset: usize, source: &[u8]);
 
+    /// As [`OwnedMemory::copy_in`], past the caches, for a reader that shares none of them. What is
+    /// stored so counts as written only after [`OwnedMemory::drain`].
+    fn copy_past(&self, offset: usize, source: &[u8]) {
+        self.copy_in(offset, source);
+    }
+
+    /// Orders everything of [`OwnedMemory::copy_past`] before all later stores.
+    fn drain(&self) {}
+
     /// Wakes every sleeper on the 32-bit word at `offset`.
     fn wake(&self, offset: usize);
 }

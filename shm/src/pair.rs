@@ -98,6 +98,7 @@ pub(crate) fn pair_with(
         grade: b'D',
         broadcast: None,
         start: Start::Newest,
+        relation: None,
     };
     let producer = grant(Role::Producer, size_bytes, options.page_bytes);
     let consumer = grant(Role::Consumer, CONSUMER_SEGMENT_BYTES as u64, 4096);

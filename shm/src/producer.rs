@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::control::Link;
+use crate::distance::Distance;
 use crate::error::{PeerState, ReserveError, SegmentError};
 use crate::geometry::WORD_BYTES;
 use crate::layout::{CONSUMER_SEGMENT_BYTES, Header, KIND_CONSUMER};
@@ -66,6 +67,7 @@ impl Producer {
             Some(policy) => Writer::broadcast(region, geometry, wait, grant.base, policy),
         };
         ring.attend_in(link.pulse.slots());
+        ring.believe(grant.relation);
         // Nobody may interrupt a cpu that was isolated on purpose.
         if wait == WaitMode::Park && grant.grade != ISOLATED {
             ring.allow_light();
@@ -100,6 +102,14 @@ impl Producer {
     #[must_use]
     pub fn lifeline(&self) -> Option<&Arc<Lifeline>> {
         self.ring.peer()?.lifeline()
+    }
+
+    /// How far the consumer is: what the agent granted, and then what the time says in which the
+    /// consumer's cursor comes here, looked at while messages of 16 KiB and more are sent. Such
+    /// messages go past the caches to a far consumer, which has them sooner so.
+    #[must_use]
+    pub fn distance(&self) -> Distance {
+        self.ring.distance()
     }
 
     /// Largest message, in bytes: as many slots as the ring has, each with its payload.

@@ -14,14 +14,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
-use rustix::io::Errno;
-use rustix::thread::futex::{Wait, WaitFlags, WaitPtr, WaitvFlags, waitv};
-use rustix::time::{ClockId, Timespec, clock_gettime};
+use rustix::thread::futex::{Wait, WaitFlags, WaitPtr};
 
 use crate::barrier;
-use crate::copy::{copy_from_shared, copy_to_shared};
+use crate::copy::{self, copy_from_shared, copy_past_caches, copy_to_shared};
 use crate::error::SegmentError;
 use crate::frozen::FrozenFile;
+use crate::futex;
 use crate::geometry::WORD_BYTES;
 use crate::layout::P_TAIL_PAD;
 use crate::lifeline::Lifeline;
@@ -183,10 +182,10 @@ impl Region<Foreign> {
     /// A futex is keyed by the page, not by the right to write: the agent uses this to end a
     /// sleep whose peer died.
     pub(crate) fn wake_foreign(&self, offset: usize) {
-        futex_wake(self.at_u32(offset));
+        futex::wake(self.at_u32(offset));
     }
 
-    /// The futex word at `offset` while it is `expected`, for [`wait_any`].
+    /// The futex word at `offset` while it is `expected`, for [`futex::wait_any`].
     pub(crate) fn bell(&self, offset: usize, expected: u32) -> Wait {
         let mut bell = Wait::new();
         bell.val = expected.into();
@@ -475,25 +474,7 @@ impl<Access> Memory for Region<Access> {
     }
 
     fn wait(&self, offset: usize, expected: u32, timeout: Duration) {
-        let spec = libc::timespec {
-            tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
-            tv_nsec: libc::c_long::from(timeout.subsec_nanos().cast_signed()),
-        };
-        // SAFETY:
-        // - the word is inside the mapping and aligned (`at_u32`), and the mapping outlives the
-        //   call; FUTEX_WAIT only reads it, so a read-only mapping serves;
-        // - `spec` is a valid timespec for the duration of the call.
-        // The result is ignored on purpose: woken, changed, interrupted and timed out all mean
-        // "look again", and the caller does.
-        let _ = unsafe {
-            libc::syscall(
-                libc::SYS_futex,
-                self.at_u32(offset).as_ptr(),
-                libc::FUTEX_WAIT,
-                expected,
-                &raw const spec,
-            )
-        };
+        futex::wait(self.at_u32(offset), expected, timeout);
     }
 }
 
@@ -558,42 +539,17 @@ impl OwnedMemory for Region<Owned> {
         unsafe { copy_to_shared(source.as_ptr(), target, source.len()) }
     }
 
+    fn copy_past(&self, offset: usize, source: &[u8]) {
+        let target = self.at(offset, source.len());
+        // SAFETY: as in `copy_in`.
+        unsafe { copy_past_caches(source.as_ptr(), target, source.len()) }
+    }
+
+    fn drain(&self) {
+        copy::drain();
+    }
+
     fn wake(&self, offset: usize) {
-        futex_wake(self.at_u32(offset));
+        futex::wake(self.at_u32(offset));
     }
-}
-
-/// How a sleep on several words ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Woken {
-    /// A word was rung or had changed, or a signal came.
-    Early,
-    /// Nothing happened in time.
-    InTime,
-    /// The kernel has no such sleep, or forbids it: nobody slept.
-    Refused,
-}
-
-/// Sleeps while every one of the words is what was expected, at most `timeout`.
-///
-/// The kernel only reads the words, and refuses what is not mapped any more.
-pub(crate) fn wait_any(words: &[Wait], timeout: Duration) -> Woken {
-    let clock = ClockId::Monotonic;
-    let now = clock_gettime(clock);
-    let until = Timespec::try_from(timeout).ok().and_then(|timeout| now.checked_add(timeout));
-    if words.is_empty() {
-        return Woken::Refused;
-    }
-    match waitv(words, WaitvFlags::empty(), until.as_ref(), clock) {
-        Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Woken::Early,
-        Err(Errno::TIMEDOUT) => Woken::InTime,
-        Err(_) => Woken::Refused,
-    }
-}
-
-fn futex_wake(word: &AtomicU32) {
-    // SAFETY: FUTEX_WAKE uses the address as a key and touches no memory; the reference proves
-    // it mapped. Waking all, because any holder of a read-only mapping may sleep on the same word
-    // and would steal a wake of one. A failure leaves nobody asleep that was not before.
-    let _ = unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
 }

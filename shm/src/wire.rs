@@ -6,12 +6,13 @@
 
 mod fields;
 
+use crate::distance::Relation;
 use crate::error::{FrameError, SegmentError};
 use crate::geometry::Geometry;
 use crate::ring::{Policy, Profile, Start};
 use crate::roster::Reason;
 
-use fields::{Reader, Writer, field, reason_byte, role_byte, start_byte};
+use fields::{Reader, Writer, field, reason_byte, relation_byte, role_byte, start_byte};
 
 /// `LNWY`, the first word of every frame.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"LNWY");
@@ -114,6 +115,8 @@ pub struct Grant {
     pub broadcast: Option<Policy>,
     /// Where the reader of a broadcast lane asked to start.
     pub start: Start,
+    /// What the cores of both ends have in common; `None` if an end has no core.
+    pub relation: Option<Relation>,
 }
 
 impl Grant {
@@ -499,6 +502,7 @@ fn encode_grant(out: &mut Writer, grant: &Grant) {
     out.u8(policy);
     out.u64(budget);
     out.u8(start_byte(grant.start));
+    out.u8(relation_byte(grant.relation));
 }
 
 fn decode_grant(input: &mut Reader<'_>) -> Result<Grant, FrameError> {
@@ -539,6 +543,7 @@ fn decode_grant(input: &mut Reader<'_>) -> Result<Grant, FrameError> {
             (found, _) => return Err(field("broadcast", u64::from(found), "0 to 3")),
         },
         start: input.start()?,
+        relation: input.relation()?,
     })
 }
 
@@ -568,9 +573,10 @@ mod tests {
             grade: b'C',
             broadcast: None,
             start: Start::Newest,
+            relation: Some(Relation::OtherNode),
         };
         let granted = |broadcast| {
-            let grant = Grant { broadcast, start: Start::Oldest, ..grant.clone() };
+            let grant = Grant { broadcast, start: Start::Oldest, relation: None, ..grant.clone() };
             Frame::Grant(Box::new(grant))
         };
         let hello = |claim| Frame::Hello {

@@ -2,12 +2,14 @@
 
 mod crowd;
 mod frozen;
+mod payload;
 mod sleep;
 
 use std::mem::ManuallyDrop;
 
 use crate::bell::{Bell, Parked};
 use crate::cursor::{CommitWord, Kind, accept_released};
+use crate::distance::Gauge;
 use crate::error::Corruption;
 use crate::geometry::{Geometry, Place, WORD_BYTES};
 use crate::layout::{
@@ -65,6 +67,8 @@ pub struct Writer<P, C> {
     crowd: Option<Box<Crowd<C>>>,
     /// No slot at or beyond this position was handed out for writing, but for the next one.
     touched: u64,
+    /// Judged where messages are long enough for it to matter.
+    gauge: Gauge,
 }
 
 /// Messages written but not yet visible: the state to return to, and the word that shows them.
@@ -132,6 +136,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
             closed: false,
             crowd: None,
             touched: base,
+            gauge: Gauge::granted(None),
         };
         writer.measure_run();
         writer
@@ -286,7 +291,11 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         };
         // Pairs with the Release in Reader::publish [released]: what the consumer read from the
         // slots happened before we write them again.
-        let found = peer.load_acquire(C_RELEASED);
+        let load = || peer.load_acquire(C_RELEASED);
+        let found = match self.is_long(slots) {
+            true => self.gauge.watch(self.released, load),
+            false => load(),
+        };
         let accepted = accept_released(self.released, self.committed(), found);
         match accepted {
             Ok(released) => {
@@ -300,31 +309,6 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         }
         self.measure_run();
         accepted.map(drop)
-    }
-
-    /// Copies `bytes` to `offset` of a reserved message, over slot borders where needed.
-    ///
-    /// Bytes beyond the span's length are not written; the caller has checked the range.
-    #[inline(always)]
-    pub fn write(&self, span: &Span, offset: usize, bytes: &[u8]) {
-        if span.slots == 1 {
-            self.own.copy_in(span.place.offset + WORD_BYTES + offset, bytes);
-        } else {
-            self.write_long(span, offset, bytes);
-        }
-    }
-
-    fn write_long(&self, span: &Span, offset: usize, bytes: &[u8]) {
-        let payload = self.geometry.payload() as usize;
-        let (mut offset, mut rest) = (offset, bytes);
-        while !rest.is_empty() {
-            let slot = span.position() + (offset / payload) as u64;
-            let within = offset % payload;
-            let (now, later) = rest.split_at(rest.len().min(payload - within));
-            self.own.copy_in(self.geometry.slot_offset(slot) + WORD_BYTES + within, now);
-            offset += now.len();
-            rest = later;
-        }
     }
 
     /// Makes a message visible: one release store.

@@ -12,7 +12,7 @@ use laneway_shm::layout::{self, Header};
 use laneway_shm::memory::OwnedMemory;
 use laneway_shm::ring::{Found, Reader, Writer};
 use laneway_shm::wire::{Claim, Frame, Grant, NO_CPU, PeerSegment, Pinning, Role};
-use laneway_shm::{Policy, Profile, Reason, Start, WaitMode};
+use laneway_shm::{Policy, Profile, Reason, Relation, Start, WaitMode};
 
 mod oracle;
 
@@ -172,6 +172,7 @@ fn grant(broadcast: Option<Policy>) -> Frame {
         grade: b'C',
         broadcast,
         start: Start::Oldest,
+        relation: Some(Relation::SameL3),
     }))
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use laneway_proto::v1::{self, Role, end_status::State};
-use laneway_shm::Attach;
+use laneway_shm::{Attach, Relation};
 use laneway_tests::agent::{Agent, plain};
 use laneway_tests::hugepages::{Reserved, free, total};
 use laneway_tests::process::{Running, laneway_as};
@@ -67,6 +67,28 @@ fn messages_travel_on_pages_of_every_size() {
         assert!(seen.consumer.unwrap().counters.unwrap().messages > 4000);
         drop((producer, consumer));
         assert!(agent.stop().status.success());
+    }
+}
+
+#[test]
+fn the_grant_says_what_the_cores_have_in_common() {
+    let _turn = turn();
+    let agent = Agent::start();
+    let named = |relation: Option<Relation>| match relation {
+        None => "",
+        Some(Relation::SameCpu) => "same cpu",
+        Some(Relation::SameCore) => "same core",
+        Some(Relation::SameL2) => "same L2",
+        Some(Relation::SameL3) => "same L3",
+        Some(Relation::SameNode) => "same node",
+        Some(Relation::OtherNode) => "other node",
+    };
+    for (name, pinning) in [("cores", v1::Pinning::Self_), ("none", v1::Pinning::None)] {
+        let placement = agent.create(pinned(name, 4096, pinning)).unwrap().placement.unwrap();
+        let (producer, consumer) = both(&agent, name);
+        assert_eq!(named(producer.grant().relation), placement.relation);
+        assert_eq!(named(consumer.grant().relation), placement.relation);
+        assert_eq!(placement.relation.is_empty(), pinning == v1::Pinning::None, "{placement:?}");
     }
 }
 

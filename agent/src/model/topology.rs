@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use laneway_shm::Relation;
 use serde::{Deserialize, Serialize};
 
 use super::capacity::{CpuSet, PageCount, PageSize};
@@ -158,6 +159,19 @@ impl CacheRelation {
             Self::SameL3 => 3,
             Self::SameNode => 4,
             Self::OtherNode => 5,
+        }
+    }
+}
+
+impl From<CacheRelation> for Relation {
+    fn from(relation: CacheRelation) -> Self {
+        match relation {
+            CacheRelation::SameCpu => Self::SameCpu,
+            CacheRelation::SameCore => Self::SameCore,
+            CacheRelation::SameL2 => Self::SameL2,
+            CacheRelation::SameL3 => Self::SameL3,
+            CacheRelation::SameNode => Self::SameNode,
+            CacheRelation::OtherNode => Self::OtherNode,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Fields of frames: little-endian numbers, texts, and small choices, each checked as it is read.
 
 use super::{PeerSegment, Role, TEXT_MAX};
+use crate::distance::Relation;
 use crate::error::FrameError;
 use crate::ring::Start;
 use crate::roster::Reason;
@@ -102,6 +103,19 @@ impl<'a> Reader<'a> {
         }
     }
 
+    pub(super) fn relation(&mut self) -> Result<Option<Relation>, FrameError> {
+        Ok(Some(match self.u8()? {
+            0 => return Ok(None),
+            1 => Relation::SameCpu,
+            2 => Relation::SameCore,
+            3 => Relation::SameL2,
+            4 => Relation::SameL3,
+            5 => Relation::SameNode,
+            6 => Relation::OtherNode,
+            found => return Err(field("relation", u64::from(found), "0 to 6")),
+        }))
+    }
+
     pub(super) fn flag(&mut self, name: &'static str) -> Result<bool, FrameError> {
         match self.u8()? {
             0 => Ok(false),
@@ -148,6 +162,18 @@ pub(super) fn start_byte(start: Start) -> u8 {
     match start {
         Start::Newest => 0,
         Start::Oldest => 1,
+    }
+}
+
+pub(super) fn relation_byte(relation: Option<Relation>) -> u8 {
+    match relation {
+        None => 0,
+        Some(Relation::SameCpu) => 1,
+        Some(Relation::SameCore) => 2,
+        Some(Relation::SameL2) => 3,
+        Some(Relation::SameL3) => 4,
+        Some(Relation::SameNode) => 5,
+        Some(Relation::OtherNode) => 6,
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::Writer;
 use crate::bell::Bell;
 use crate::cursor::{CommitWord, Kind, accept_released};
+use crate::distance::Gauge;
 use crate::error::Corruption;
 use crate::geometry::Geometry;
 use crate::layout::{
@@ -102,7 +103,7 @@ impl<C: Memory> Crowd<C> {
 
     /// Looks at every cursor that counts. Who has left is forgotten before the agent says so, who
     /// lies is given up.
-    fn look(&mut self, own: &impl OwnedMemory, committed: u64) {
+    fn look(&mut self, own: &impl OwnedMemory, committed: u64, mut gauge: Option<&mut Gauge>) {
         self.members.retain(|member| {
             let left = member.gates && roster::has_left(&member.peer);
             if left {
@@ -113,7 +114,12 @@ impl<C: Memory> Crowd<C> {
         for member in self.members.iter_mut().filter(|member| member.gates) {
             // As in Writer::refresh. A reader that still drains an earlier generation, or has not
             // seen that it was let in, shows an older cursor: it holds what it joined at.
-            let found = member.peer.load_acquire(C_RELEASED).max(member.joined_at);
+            let load = || member.peer.load_acquire(C_RELEASED);
+            let found = match &mut gauge {
+                Some(gauge) => gauge.watch(member.cursor, load),
+                None => load(),
+            };
+            let found = found.max(member.joined_at);
             match accept_released(member.cursor, committed, found) {
                 Ok(cursor) => member.cursor = cursor,
                 Err(_) => {
@@ -278,7 +284,8 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         let (next, committed, count) =
             (self.next.position, self.committed(), self.geometry.count());
         let readers = crowd.members.len();
-        crowd.look(&self.own, committed);
+        let gauge = self.is_long(slots).then_some(&mut self.gauge);
+        crowd.look(&self.own, committed, gauge);
         let some_left = crowd.members.len() < readers;
         if crowd.loses() {
             let needed = next.saturating_add(slots);

@@ -1,7 +1,7 @@
 //! Packets of the attach protocol, from an input: any frame with any numbers, and any bytes.
 
 use laneway_shm::wire::{Claim, Frame, Grant, NO_CPU, PeerSegment, Pinning, Role};
-use laneway_shm::{Policy, Profile, Reason, Start};
+use laneway_shm::{Policy, Profile, Reason, Relation, Start};
 use laneway_tests::fuzz::Input;
 
 /// What comes with a packet.
@@ -29,6 +29,18 @@ fn role(input: &mut Input<'_>) -> Role {
 
 fn start(input: &mut Input<'_>) -> Start {
     if input.byte().is_multiple_of(2) { Start::Newest } else { Start::Oldest }
+}
+
+fn relation(input: &mut Input<'_>) -> Option<Relation> {
+    Some(match input.byte() % 7 {
+        0 => return None,
+        1 => Relation::SameCpu,
+        2 => Relation::SameCore,
+        3 => Relation::SameL2,
+        4 => Relation::SameL3,
+        5 => Relation::SameNode,
+        _ => Relation::OtherNode,
+    })
 }
 
 fn long(input: &mut Input<'_>) -> u128 {
@@ -88,6 +100,7 @@ fn grant(input: &mut Input<'_>) -> Grant {
         grade: b'D',
         broadcast,
         start: start(input),
+        relation: relation(input),
     }
 }
 

@@ -6,7 +6,7 @@ use super::source::without_tests;
 use super::{none, root, rust, tests_of};
 
 /// Where the ends are. What is public there is called by applications.
-const ENDS: [&str; 22] = [
+const ENDS: [&str; 23] = [
     "producer",
     "producer/batch",
     "producer/readers",
@@ -27,6 +27,7 @@ const ENDS: [&str; 22] = [
     "reader/leave",
     "writer",
     "writer/crowd",
+    "writer/payload",
     "writer/sleep",
     "follower",
 ];

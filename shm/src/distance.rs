@@ -1,0 +1,144 @@
+//! How far the consumer is from the producer, for the choice of the copy that suits the way.
+//!
+//! Between cores with a common cache a large payload is best written into that cache; from farther
+//! away the reader fetches it faster from memory than from the writer's caches
+//! (`docs/measurements.md`, "Copies"). The agent says what the granted cores have in common, as far
+//! as the machine tells: a virtual machine tells little, and its cores move. So the producer
+//! watches what is true: when the consumer's cursor has moved, its line was in the consumer's
+//! caches, and the time that it takes is the distance.
+
+use std::time::{Duration, Instant};
+
+/// What the cores of a lane's ends have in common, nearest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Relation {
+    /// They are one cpu: the ends take turns.
+    SameCpu,
+    /// They are two threads of one core.
+    SameCore,
+    /// They share a level 2 cache.
+    SameL2,
+    /// They share a level 3 cache.
+    SameL3,
+    /// They are of one NUMA node.
+    SameNode,
+    /// They are of different NUMA nodes.
+    OtherNode,
+}
+
+/// How far the consumer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distance {
+    /// The agent could not say, and nothing was measured yet.
+    Unknown,
+    /// The two cores share a cache.
+    Near,
+    /// They do not.
+    Far,
+}
+
+/// A line that takes as long as this comes from beyond a common cache. Near ones take 20 to 70 ns
+/// and far ones 180 to 250 on the machine of `docs/measurements.md`.
+const FAR_FROM: Duration = Duration::from_nanos(120);
+/// Looks that have to say the opposite before a certain judgement turns.
+const CERTAIN: i8 = 4;
+
+/// Judges the distance, look by look.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gauge {
+    /// Above zero far, below it near.
+    votes: i8,
+}
+
+impl Gauge {
+    /// As the agent says.
+    pub(crate) fn granted(relation: Option<Relation>) -> Self {
+        Self {
+            votes: match relation {
+                None | Some(Relation::SameCpu) => 0,
+                Some(relation) if relation <= Relation::SameL3 => -1,
+                Some(_) => 1,
+            },
+        }
+    }
+
+    /// Loads the consumer's cursor, and learns from the time that it took if it is not `known`.
+    pub(crate) fn watch(&mut self, known: u64, load: impl FnOnce() -> u64) -> u64 {
+        // The clock's own time is what lies between the first two looks at it.
+        let stamps = [Instant::now(), Instant::now()];
+        let found = load();
+        let end = Instant::now();
+        if found != known {
+            let [before, start] = stamps;
+            self.note((end - start).saturating_sub(start - before));
+        }
+        found
+    }
+
+    fn note(&mut self, fetch: Duration) {
+        let vote = if fetch >= FAR_FROM { 1 } else { -1 };
+        self.votes = (self.votes + vote).clamp(-CERTAIN, CERTAIN);
+    }
+
+    pub(crate) fn distance(self) -> Distance {
+        match self.votes {
+            0 => Distance::Unknown,
+            ..0 => Distance::Near,
+            1.. => Distance::Far,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEAR: Duration = Duration::from_nanos(60);
+    const FAR: Duration = Duration::from_nanos(210);
+
+    fn after(relation: Option<Relation>, fetches: &[Duration]) -> Distance {
+        let mut gauge = Gauge::granted(relation);
+        fetches.iter().for_each(|&fetch| gauge.note(fetch));
+        gauge.distance()
+    }
+
+    #[test]
+    fn the_agents_word_counts_until_lines_say_otherwise() {
+        use Relation::{OtherNode, SameCore, SameCpu, SameL2, SameL3, SameNode};
+        for relation in [SameCore, SameL2, SameL3] {
+            assert_eq!(after(Some(relation), &[]), Distance::Near, "{relation:?}");
+            assert_eq!(after(Some(relation), &[FAR, FAR]), Distance::Far, "{relation:?}");
+        }
+        for relation in [SameNode, OtherNode] {
+            assert_eq!(after(Some(relation), &[]), Distance::Far, "{relation:?}");
+            assert_eq!(after(Some(relation), &[NEAR, NEAR]), Distance::Near, "{relation:?}");
+        }
+        for relation in [None, Some(SameCpu)] {
+            assert_eq!(after(relation, &[]), Distance::Unknown, "{relation:?}");
+            assert_eq!(after(relation, &[FAR]), Distance::Far, "{relation:?}");
+        }
+    }
+
+    #[test]
+    fn one_interrupted_look_turns_no_judgement_and_a_move_of_the_cores_does() {
+        let mut many = vec![NEAR; 1000];
+        assert_eq!(after(None, &many), Distance::Near);
+        many.push(Duration::from_millis(3));
+        assert_eq!(after(None, &many), Distance::Near);
+        many.extend([FAR; 8]);
+        assert_eq!(after(None, &many), Distance::Far);
+    }
+
+    #[test]
+    fn a_cursor_that_has_not_moved_says_nothing() {
+        let mut gauge = Gauge::granted(None);
+        assert_eq!(gauge.watch(7, || 7), 7);
+        assert_eq!(gauge.distance(), Distance::Unknown);
+        let slow = || {
+            std::thread::sleep(Duration::from_millis(1));
+            8
+        };
+        assert_eq!(gauge.watch(7, slow), 8);
+        assert_eq!(gauge.distance(), Distance::Far);
+    }
+}

@@ -1,0 +1,71 @@
+//! How the bytes of a message come into its slots: which copy, and over slot borders.
+
+use super::Writer;
+use crate::distance::{Distance, Gauge, Relation};
+use crate::geometry::WORD_BYTES;
+use crate::memory::{Memory, OwnedMemory};
+use crate::ring::Span;
+
+/// Below this length the distance never matters, in bytes.
+const LONG_FROM: usize = 4096;
+/// From this length on, bytes for a far consumer go past the caches, in bytes.
+const PAST_CACHES_FROM: u64 = 16 << 10;
+
+impl<P: OwnedMemory, C: Memory> Writer<P, C> {
+    /// Starts with the agent's word on how far the consumer is.
+    pub(crate) fn believe(&mut self, relation: Option<Relation>) {
+        self.gauge = Gauge::granted(relation);
+    }
+
+    /// How far the consumer is, as judged so far.
+    #[must_use]
+    pub fn distance(&self) -> Distance {
+        self.gauge.distance()
+    }
+
+    /// Whether the distance matters for messages of so many slots.
+    pub(super) fn is_long(&self, slots: u64) -> bool {
+        slots.saturating_mul(u64::from(self.geometry.payload())) >= PAST_CACHES_FROM
+    }
+
+    /// Copies `bytes` to `offset` of a reserved message, over slot borders where needed.
+    ///
+    /// Bytes beyond the span's length are not written; the caller has checked the range.
+    #[inline(always)]
+    pub fn write(&self, span: &Span, offset: usize, bytes: &[u8]) {
+        if span.slots == 1 && bytes.len() < LONG_FROM {
+            self.own.copy_in(span.place.offset + WORD_BYTES + offset, bytes);
+        } else {
+            self.write_long(span, offset, bytes);
+        }
+    }
+
+    fn write_long(&self, span: &Span, offset: usize, bytes: &[u8]) {
+        if bytes.len() as u64 >= PAST_CACHES_FROM && self.distance() == Distance::Far {
+            self.each_piece(span, offset, bytes, |at, piece| self.own.copy_past(at, piece));
+            self.own.drain();
+        } else {
+            self.each_piece(span, offset, bytes, |at, piece| self.own.copy_in(at, piece));
+        }
+    }
+
+    /// Cuts at slot borders, and says where in the segment each piece goes.
+    fn each_piece(
+        &self,
+        span: &Span,
+        offset: usize,
+        bytes: &[u8],
+        mut write: impl FnMut(usize, &[u8]),
+    ) {
+        let payload = self.geometry.payload() as usize;
+        let (mut offset, mut rest) = (offset, bytes);
+        while !rest.is_empty() {
+            let slot = span.position() + (offset / payload) as u64;
+            let within = offset % payload;
+            let (now, later) = rest.split_at(rest.len().min(payload - within));
+            write(self.geometry.slot_offset(slot) + WORD_BYTES + within, now);
+            offset += now.len();
+            rest = later;
+        }
+    }
+}

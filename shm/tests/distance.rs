@@ -1,0 +1,148 @@
+//! Which way long messages go, over memory that says how far its reader is and keeps what went past
+//! the caches to itself until it is drained, as a processor may.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use laneway_shm::geometry::Geometry;
+use laneway_shm::layout::{C_RELEASED, CONSUMER_SEGMENT_BYTES};
+use laneway_shm::memory::{Memory, OwnedMemory};
+use laneway_shm::ring::{Found, Reader, Writer};
+use laneway_shm::{Distance, WaitMode};
+
+mod oracle;
+
+use oracle::heap::Heap;
+
+/// Where the consumer's memory is, and what the producer did.
+#[derive(Debug, Default)]
+struct Way {
+    far: Cell<bool>,
+    pending: RefCell<Vec<(usize, Vec<u8>)>>,
+    past: Cell<usize>,
+    through: Cell<usize>,
+}
+
+/// A [`Heap`] some way away.
+#[derive(Clone, Debug)]
+struct Distant {
+    heap: Heap,
+    way: Rc<Way>,
+}
+
+impl Distant {
+    fn new(bytes: usize, way: &Rc<Way>) -> Self {
+        Self { heap: Heap::new(bytes), way: way.clone() }
+    }
+}
+
+impl Memory for Distant {
+    fn load_acquire(&self, offset: usize) -> u64 {
+        if self.way.far.get() && offset == C_RELEASED {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        self.heap.load_acquire(offset)
+    }
+    fn load_u32(&self, offset: usize) -> u32 {
+        self.heap.load_u32(offset)
+    }
+    fn copy_out(&self, offset: usize, target: &mut [u8]) {
+        self.heap.copy_out(offset, target);
+    }
+    fn full_fence(&self) {}
+    fn wait(&self, _offset: usize, _expected: u32, _timeout: Duration) {}
+}
+
+impl OwnedMemory for Distant {
+    fn store_relaxed(&self, offset: usize, value: u64) {
+        self.heap.store_relaxed(offset, value);
+    }
+    fn store_release(&self, offset: usize, value: u64) {
+        self.heap.store_release(offset, value);
+    }
+    fn store_u32(&self, offset: usize, value: u32) {
+        self.heap.store_u32(offset, value);
+    }
+    fn copy_in(&self, offset: usize, source: &[u8]) {
+        self.way.through.set(self.way.through.get() + source.len());
+        self.heap.copy_in(offset, source);
+    }
+    fn copy_past(&self, offset: usize, source: &[u8]) {
+        self.way.past.set(self.way.past.get() + source.len());
+        self.way.pending.borrow_mut().push((offset, source.to_vec()));
+    }
+    fn drain(&self) {
+        for (offset, bytes) in self.way.pending.take() {
+            self.heap.copy_in(offset, &bytes);
+        }
+    }
+    fn wake(&self, _offset: usize) {}
+}
+
+struct Lane {
+    way: Rc<Way>,
+    writer: Writer<Distant, Distant>,
+    reader: Reader<Distant, Distant>,
+    number: u8,
+}
+
+impl Lane {
+    fn new(slot_payload: u32, slot_count: u32) -> Self {
+        let geometry = Geometry::try_new(slot_payload, slot_count).expect("geometry");
+        let way = Rc::new(Way::default());
+        let bytes = usize::try_from(geometry.segment_bytes()).expect("a small ring");
+        let own = Distant::new(bytes, &way);
+        let peer = Distant::new(CONSUMER_SEGMENT_BYTES, &way);
+        let mut writer = Writer::new(own.clone(), geometry, WaitMode::Spin, 0, 0);
+        writer.join(peer.clone(), 1);
+        let mut reader = Reader::new(peer, geometry, WaitMode::Spin, 0, 1);
+        reader.join(own);
+        Self { way, writer, reader, number: 0 }
+    }
+
+    /// Sends and receives one message; says how many of its bytes went past the caches.
+    fn travel(&mut self, len: usize) -> usize {
+        self.number = self.number.wrapping_add(1);
+        let message: Vec<u8> = (0..=250).cycle().map(|at| self.number ^ at).take(len).collect();
+        let before = (self.way.past.get(), self.way.through.get());
+        let span = self.writer.try_reserve(len).expect("honest").expect("there is room");
+        self.writer.write(&span, 0, &message);
+        self.writer.commit(&span);
+        let past = self.way.past.get() - before.0;
+        assert_eq!(past + self.way.through.get() - before.1, len, "every byte once");
+        let Some(Found::Message(span)) = self.reader.poll().expect("honest") else {
+            panic!("a message was committed");
+        };
+        let mut found = vec![0; len];
+        assert_eq!(self.reader.copy_out(&span, 0, &mut found), len);
+        assert!(found == message, "what was shown was not written yet");
+        self.reader.release(&span);
+        past
+    }
+}
+
+#[test]
+fn long_messages_go_past_the_caches_once_the_consumer_is_seen_to_be_far_and_no_others() {
+    for (payload, count) in [(20_000, 4), (5_000, 16)] {
+        let mut lane = Lane::new(payload, count);
+        assert_eq!(lane.writer.distance(), Distance::Unknown);
+        lane.way.far.set(true);
+        let sent: Vec<usize> = (0..20).map(|_| lane.travel(19_999)).collect();
+        assert_eq!(lane.writer.distance(), Distance::Far);
+        assert_eq!((sent[0], sent[19]), (0, 19_999), "{sent:?}");
+        assert_eq!(lane.travel(1000), 0);
+        lane.way.far.set(false);
+        let sent: Vec<usize> = (0..60).map(|_| lane.travel(19_999)).collect();
+        assert_eq!((sent[0], sent[59]), (19_999, 0), "{sent:?}");
+        assert_eq!(lane.writer.distance(), Distance::Near);
+    }
+}
+
+#[test]
+fn a_lane_of_short_messages_never_looks_at_the_clock() {
+    let mut lane = Lane::new(1000, 4);
+    lane.way.far.set(true);
+    assert_eq!((0..20).map(|_| lane.travel(999)).sum::<usize>(), 0);
+    assert_eq!(lane.writer.distance(), Distance::Unknown);
+}
