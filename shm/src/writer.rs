@@ -291,10 +291,9 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         };
         // Pairs with the Release in Reader::publish [released]: what the consumer read from the
         // slots happened before we write them again.
-        let load = || peer.load_acquire(C_RELEASED);
         let found = match self.is_long(slots) {
-            true => self.gauge.watch(self.released, load),
-            false => load(),
+            true => self.gauge.watch(peer, self.released),
+            false => peer.load_acquire(C_RELEASED),
         };
         let accepted = accept_released(self.released, self.committed(), found);
         match accepted {

@@ -140,6 +140,20 @@ fn long_messages_go_past_the_caches_once_the_consumer_is_seen_to_be_far_and_no_o
 }
 
 #[test]
+fn a_cursor_that_has_not_moved_says_nothing() {
+    let mut lane = Lane::new(20_000, 4);
+    lane.way.far.set(true);
+    for _ in 0..4 {
+        let span = lane.writer.try_reserve(20_000).expect("honest").expect("there is room");
+        lane.writer.commit(&span);
+    }
+    for _ in 0..20 {
+        assert!(lane.writer.try_reserve(20_000).expect("honest").is_none());
+    }
+    assert_eq!(lane.writer.distance(), Distance::Unknown);
+}
+
+#[test]
 fn a_lane_of_short_messages_never_looks_at_the_clock() {
     let mut lane = Lane::new(1000, 4);
     lane.way.far.set(true);

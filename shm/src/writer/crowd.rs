@@ -114,10 +114,9 @@ impl<C: Memory> Crowd<C> {
         for member in self.members.iter_mut().filter(|member| member.gates) {
             // As in Writer::refresh. A reader that still drains an earlier generation, or has not
             // seen that it was let in, shows an older cursor: it holds what it joined at.
-            let load = || member.peer.load_acquire(C_RELEASED);
             let found = match &mut gauge {
-                Some(gauge) => gauge.watch(member.cursor, load),
-                None => load(),
+                Some(gauge) => gauge.watch(&member.peer, member.cursor),
+                None => member.peer.load_acquire(C_RELEASED),
             };
             let found = found.max(member.joined_at);
             match accept_released(member.cursor, committed, found) {
