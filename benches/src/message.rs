@@ -332,14 +332,15 @@ pub(crate) struct Read {
 }
 
 impl Read {
-    /// Reads every byte.
+    /// Reads every byte, from the first one on: whoever has just copied the message out in wide
+    /// pieces is not made to wait for loads that lie across two of them.
     #[inline(always)]
     pub(crate) fn of(bytes: &[u8]) -> Self {
         let number = bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         let [low, ..] = number.to_le_bytes();
-        let rest = bytes.get(NUMBER_BYTES..).unwrap_or_default();
-        let whole = sum(rest) == u64::from(low).wrapping_mul(weight(rest.len()));
-        Self { number, len: bytes.len(), whole }
+        let rest = bytes.len().saturating_sub(NUMBER_BYTES);
+        let expected = u64::from(low).wrapping_mul(weight(rest)).wrapping_add(number);
+        Self { number, len: bytes.len(), whole: sum(bytes) == expected }
     }
 
     /// Whether it is the message of `len` bytes that was expected, or the end.
