@@ -19,7 +19,7 @@
 //! Frozen payloads are awaited as messages are ([`AsyncConsumer::recv_any`],
 //! [`AsyncProducer::send_frozen`]); mapping one takes the thread as long as the kernel needs to
 //! find its pages. Messages that are values have ends of their own ([`AsyncTypedConsumer`],
-//! [`AsyncTypedProducer`]).
+//! [`AsyncTypedSubscriber`], [`AsyncTypedProducer`]).
 //!
 //! Whoever needs more than is here finds the end itself by `get_mut`; its waiting calls block.
 //!
@@ -52,6 +52,7 @@ use std::task::{Context, Poll};
 pub use consumer::AsyncConsumer;
 pub use producer::AsyncProducer;
 pub use subscriber::AsyncSubscriber;
+pub use typed::subscriber::AsyncTypedSubscriber;
 pub use typed::{AsyncTypedConsumer, AsyncTypedProducer, async_typed_pair};
 
 use crate::attach::Attach;

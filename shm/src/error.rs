@@ -184,7 +184,8 @@ pub enum RecvError {
         /// What is known of the producer.
         state: PeerState,
     },
-    /// The next message has another length than was asked for; it stays in the lane.
+    /// The next message has another length than was asked for; it stays in the lane, or with a
+    /// reader that may be overrun as its copy.
     #[error("the next message has {found} bytes, not {expected}: `recv` takes any length")]
     Length {
         /// Length of the message, in bytes.

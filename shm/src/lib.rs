@@ -15,7 +15,7 @@
 //! | [`wire`], [`fdpass`] | the attach protocol's frames and descriptors |
 //! | [`lifeline`] | a socket between two ends, for those that wait in epoll |
 //! | [`Attach`], [`Producer`], [`Consumer`], [`TrustedConsumer`] | what a workload uses |
-//! | [`mod@message`], [`TypedProducer`], [`TypedConsumer`] | messages as values, their schema |
+//! | [`mod@message`], [`TypedProducer`], [`TypedConsumer`], [`TypedSubscriber`] | values, schemas |
 //! | [`FanIn`], [`TypedFanIn`], [`Merge`] | many lanes read by one, in turn or by time stamps |
 //! | [`Duplex`], [`Caller`], [`Responder`] | two lanes as a conversation; requests and responses |
 //! | [`observer`], [`pin`] | what the agent sees; what a thread runs on |
@@ -137,6 +137,7 @@ pub use ring::{GivenUp, Lag, Policy, Profile, Start, WaitMode};
 pub use roster::Reason;
 pub use subscriber::{Message, Subscriber};
 pub use trusted::{TrustedConsumer, TrustedSlot};
+pub use typed::subscriber::{TypedReceiver, TypedSubscriber};
 pub use typed::{TypedConsumer, TypedProducer, typed_pair};
 /// The crate that proves what a message's type must be; its derives are what `message!` uses.
 pub use zerocopy;

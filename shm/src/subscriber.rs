@@ -39,6 +39,8 @@ pub struct Subscriber {
     untold: u64,
     /// Found behind messages that were handed out together: for the next call.
     deferred: Option<RecvError>,
+    /// A message in the buffer that whoever read it refused: position and length.
+    kept: Option<(u64, usize)>,
     /// Not `Sync`: two threads must not share one end.
     not_sync: std::marker::PhantomData<std::cell::Cell<()>>,
 }
@@ -76,6 +78,7 @@ impl Subscriber {
             told: false,
             untold: 0,
             deferred: None,
+            kept: None,
             not_sync: std::marker::PhantomData,
         })
     }
@@ -107,7 +110,7 @@ impl Subscriber {
     /// Position of the next message.
     #[must_use]
     pub fn position(&self) -> u64 {
-        self.ring.position()
+        self.kept.map_or_else(|| self.ring.position(), |(position, _)| position)
     }
 
     /// Slots lost since the attach.
@@ -171,12 +174,10 @@ impl Subscriber {
         timeout: Duration,
         mut read: impl FnMut(Message<'_>),
     ) -> Result<usize, RecvError> {
-        if limit == 0 {
-            return Ok(0);
-        }
-        let (position, len) = self.wait_for_message(timeout)?;
-        read(self.message(position, len));
-        Ok(1 + self.hand_out(limit - 1, read))
+        self.many(limit, Some(timeout), |message| {
+            read(message);
+            Ok(1)
+        })
     }
 
     /// As [`Subscriber::recv_many`], without waiting: 0 if there is none.
@@ -188,33 +189,80 @@ impl Subscriber {
         limit: usize,
         mut read: impl FnMut(Message<'_>),
     ) -> Result<usize, RecvError> {
+        self.many(limit, None, |message| {
+            read(message);
+            Ok(1)
+        })
+    }
+
+    /// As [`Subscriber::take_many`], for the next message; waits for it where there is a timeout.
+    pub(crate) fn many(
+        &mut self,
+        limit: usize,
+        timeout: Option<Duration>,
+        read: impl FnMut(Message<'_>) -> Result<usize, RecvError>,
+    ) -> Result<usize, RecvError> {
         if limit == 0 {
             return Ok(0);
         }
-        let Some((position, len)) = self.advance_to_message()? else { return Ok(0) };
-        read(self.message(position, len));
-        Ok(1 + self.hand_out(limit - 1, read))
+        let first = match timeout {
+            Some(timeout) => Some(self.wait_for_message(timeout)?),
+            None => self.advance_to_message()?,
+        };
+        first.map_or(Ok(0), |first| self.take_many(first, limit, read))
     }
 
-    /// Messages behind one that was handed out, which must not be lost to an error.
-    pub(crate) fn hand_out(&mut self, limit: usize, mut read: impl FnMut(Message<'_>)) -> usize {
-        for taken in 0..limit {
+    /// Hands out the message that was found and those behind it until `read` has counted `limit`
+    /// items in them. Behind one that was handed out, which must not be lost to an error, what is
+    /// wrong is for the next call.
+    #[inline]
+    pub(crate) fn take_many(
+        &mut self,
+        first: (u64, usize),
+        limit: usize,
+        mut read: impl FnMut(Message<'_>) -> Result<usize, RecvError>,
+    ) -> Result<usize, RecvError> {
+        let mut count = self.take(first, &mut read)?;
+        while count < limit {
             match self.advance_to_message() {
-                Ok(Some((position, len))) => read(self.message(position, len)),
+                Ok(Some(found)) => match self.take(found, &mut read) {
+                    Ok(more) => count += more,
+                    // It was kept.
+                    Err(_) => break,
+                },
                 // A lie is told for ever: the next call says so by itself.
-                Ok(None) | Err(RecvError::Corrupt(_)) => return taken,
+                Ok(None) | Err(RecvError::Corrupt(_)) => break,
                 Err(error) => {
                     self.deferred = Some(error);
                     // The next call looks there first.
                     self.attend_at = 0;
-                    return taken;
+                    break;
                 }
             }
         }
-        limit
+        Ok(count)
     }
 
-    fn wait_for_message(&mut self, timeout: Duration) -> Result<(u64, usize), RecvError> {
+    /// What `read` makes of a message that was found. One that it refuses stays: the copy is kept,
+    /// and is the next call's.
+    #[inline]
+    pub(crate) fn take<R>(
+        &mut self,
+        found: (u64, usize),
+        read: impl FnOnce(Message<'_>) -> Result<R, RecvError>,
+    ) -> Result<R, RecvError> {
+        let taken = read(self.message(found.0, found.1));
+        if taken.is_err() {
+            self.kept = Some(found);
+            self.attend_at = 0;
+        }
+        taken
+    }
+
+    pub(crate) fn wait_for_message(
+        &mut self,
+        timeout: Duration,
+    ) -> Result<(u64, usize), RecvError> {
         let mut start = None;
         let mut spins = 0u32;
         loop {
@@ -251,6 +299,9 @@ impl Subscriber {
     #[inline]
     pub(crate) fn advance_to_message(&mut self) -> Result<Option<(u64, usize)>, RecvError> {
         if self.ring.position() >= self.attend_at {
+            if let Some(kept) = self.kept.take() {
+                return Ok(Some(kept));
+            }
             self.attend()?;
         }
         if self.untold > 0 {

@@ -10,6 +10,8 @@
 //! packed is a matter between its two ends: `recv_packed` also takes what was sent one by one, but
 //! `recv` refuses a slot that holds several.
 
+pub(crate) mod subscriber;
+
 use std::marker::PhantomData;
 use std::time::Duration;
 

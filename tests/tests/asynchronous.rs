@@ -14,6 +14,9 @@ use laneway_tests::turn;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
+#[path = "asynchronous/typed.rs"]
+mod typed;
+
 /// A lane that this user may attach by its name, on 4 KiB pages and without cores.
 fn open(name: &str, payload: u32, slots: u32) -> v1::LaneSpec {
     let uids = vec![nix::unistd::geteuid().as_raw()];

@@ -22,6 +22,8 @@ mod fairness;
 mod many;
 #[path = "../../shm/examples/market_data/feed.rs"]
 mod market_data;
+#[path = "broadcast/typed.rs"]
+mod typed;
 
 const SOON: Duration = Duration::from_secs(30);
 const NOT_YET: Duration = Duration::from_millis(50);

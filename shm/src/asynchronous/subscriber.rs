@@ -43,7 +43,7 @@ impl AsyncSubscriber {
     /// # Panics
     /// Where it has to wait outside of a tokio runtime with its I/O driver.
     pub async fn recv(&mut self) -> Result<Message<'_>, RecvError> {
-        let (position, len) = self.inner.until(look).await?;
+        let (position, len) = self.found().await?;
         Ok(self.inner.end.message(position, len))
     }
 
@@ -61,11 +61,29 @@ impl AsyncSubscriber {
         limit: usize,
         mut read: impl FnMut(Message<'_>),
     ) -> Result<usize, RecvError> {
+        self.many(limit, |message| {
+            read(message);
+            Ok(1)
+        })
+        .await
+    }
+
+    /// As [`Subscriber::take_many`], waiting for the first message.
+    pub(super) async fn many(
+        &mut self,
+        limit: usize,
+        read: impl FnMut(Message<'_>) -> Result<usize, RecvError>,
+    ) -> Result<usize, RecvError> {
         if limit == 0 {
             return Ok(0);
         }
-        read(self.recv().await?);
-        Ok(1 + self.inner.end.hand_out(limit - 1, read))
+        let first = self.found().await?;
+        self.inner.end.take_many(first, limit, read)
+    }
+
+    /// Position and length of the next message, which the caller's next step must hand out.
+    pub(super) async fn found(&mut self) -> Result<(u64, usize), RecvError> {
+        self.inner.until(look).await
     }
 
     /// What is known of the producer.
@@ -84,6 +102,28 @@ impl AsyncSubscriber {
     pub fn get_mut(&mut self) -> &mut Subscriber {
         &mut self.inner.end
     }
+
+    /// The stream's next item: what `take` makes of the next message.
+    pub(super) fn poll_item<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        take: impl FnOnce(&mut Subscriber, (u64, usize)) -> Result<T, RecvError>,
+    ) -> Poll<Option<Result<T, RecvError>>> {
+        if self.finished {
+            return Poll::Ready(None);
+        }
+        let found = ready!(self.inner.poll(cx, look));
+        let item = match found.and_then(|found| take(&mut self.inner.end, found)) {
+            Err(RecvError::Closed { .. }) => return Poll::Ready(None),
+            item => item,
+        };
+        self.finished = match &item {
+            Err(RecvError::Revoked | RecvError::Corrupt(_)) => true,
+            Err(RecvError::GivenUp { reason, .. }) => *reason != Reason::Behind,
+            _ => false,
+        };
+        Poll::Ready(Some(item))
+    }
 }
 
 fn look(end: &mut Subscriber) -> Result<Look<(u64, usize)>, RecvError> {
@@ -94,20 +134,9 @@ impl Stream for AsyncSubscriber {
     type Item = Result<Vec<u8>, RecvError>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = self.get_mut();
-        if this.finished {
-            return Poll::Ready(None);
-        }
-        let item = match ready!(this.inner.poll(cx, look)) {
-            Ok((position, len)) => Ok(this.inner.end.message(position, len).bytes.to_vec()),
-            Err(RecvError::Closed { .. }) => return Poll::Ready(None),
-            Err(error) => Err(error),
+        let take = |subscriber: &mut Subscriber, (position, len)| {
+            Ok(subscriber.message(position, len).bytes.to_vec())
         };
-        this.finished = match &item {
-            Err(RecvError::Revoked | RecvError::Corrupt(_)) => true,
-            Err(RecvError::GivenUp { reason, .. }) => *reason != Reason::Behind,
-            _ => false,
-        };
-        Poll::Ready(Some(item))
+        self.get_mut().poll_item(cx, take)
     }
 }

@@ -3,6 +3,8 @@
 //! A layer over the awaited ends for bytes, which it hands out: the same waits, the same promises
 //! for a future that is dropped.
 
+pub(super) mod subscriber;
+
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};

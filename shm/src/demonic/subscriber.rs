@@ -1,18 +1,22 @@
 //! A reader that may be overrun, by a producer that overruns it and lies.
 
+use super::consumer::Pair;
 use super::*;
 use crate::ring::{Policy, Start};
 use crate::roster::Entry;
 use crate::subscriber::Subscriber;
+use crate::typed::subscriber::TypedSubscriber;
 
 /// One subscriber and what must be true of it.
 struct Case<'c> {
-    end: Subscriber,
+    /// For values, and with them for bytes.
+    end: TypedSubscriber<Pair>,
     siege: Arc<Siege>,
     dice: &'c Dice,
     geometry: Geometry,
     fail_stop: FailStop,
     found: u64,
+    values: u64,
 }
 
 impl<'c> Case<'c> {
@@ -32,23 +36,34 @@ impl<'c> Case<'c> {
         let entry = Entry { offset: P_READERS, joined_at: base };
         end.ring.join_at(seen, &entry).unwrap();
         end.line.current = 1;
-        let fail_stop = FailStop::default();
-        Self { end, siege, dice, geometry: lane.geometry, fail_stop, found: 0 }
+        let (end, fail_stop) = (TypedSubscriber::new(end), FailStop::default());
+        Self { end, siege, dice, geometry: lane.geometry, fail_stop, found: 0, values: 0 }
     }
 
     fn run(&mut self) -> (u64, bool) {
         for _ in 0..=self.dice.below(96) {
-            match self.dice.below(3) {
+            match self.dice.below(6) {
                 0 => self.receive_many(),
+                1..4 => self.receive_values(),
                 _ => self.receive(),
             }
-            self.end.maintain().unwrap();
+            self.bytes().maintain().unwrap();
         }
         (self.siege.total().max(1), self.fail_stop.0.is_some())
     }
 
+    fn bytes(&mut self) -> &mut Subscriber {
+        self.end.subscriber_mut()
+    }
+
+    /// Where it is, and what it has lost.
+    fn account(&self) -> (u64, u64) {
+        let end = self.end.subscriber();
+        (end.position(), end.lost())
+    }
+
     fn receive(&mut self) {
-        let (before, lost) = (self.end.position(), self.end.lost());
+        let (before, lost) = self.account();
         // It looks twice, and for the start of a message when it was overrun.
         self.siege.begin(before, 4);
         let waits = self.dice.below(128) == 0;
@@ -56,8 +71,8 @@ impl<'c> Case<'c> {
             self.siege.be_quiet();
         }
         let result = match self.dice.below(2) {
-            0 => self.end.poll(),
-            _ => self.end.recv(if waits { SHORT } else { NOW }).map(Some),
+            0 => self.bytes().poll(),
+            _ => self.bytes().recv(if waits { SHORT } else { NOW }).map(Some),
         };
         let result = result.map(|found| {
             found.map(|message| {
@@ -66,7 +81,8 @@ impl<'c> Case<'c> {
                 (message.position, message.bytes.len())
             })
         });
-        let (after, lost_now) = (self.end.position(), self.end.lost() - lost);
+        let (after, lost_after) = self.account();
+        let lost_now = lost_after - lost;
         assert!(after >= before && lost_now <= after - before, "oracle: position");
         match self.fail_stop.judge(result) {
             Ok(Some((position, len))) => {
@@ -96,7 +112,7 @@ impl<'c> Case<'c> {
 
     fn receive_many(&mut self) {
         let limit = usize::try_from(1 + self.dice.below(8)).unwrap();
-        let (before, lost) = (self.end.position(), self.end.lost());
+        let (before, lost) = self.account();
         self.siege.begin(before, 4 * (limit + 1));
         let (mut next, mut count) = (before, 0);
         let read = |message: crate::Message<'_>| {
@@ -105,10 +121,11 @@ impl<'c> Case<'c> {
             (next, count) = (message.position + 1, count + 1);
         };
         let result = match self.dice.below(2) {
-            0 => self.end.poll_many(limit, read),
-            _ => self.end.recv_many(limit, NOW, read),
+            0 => self.bytes().poll_many(limit, read),
+            _ => self.bytes().recv_many(limit, NOW, read),
         };
-        let (after, lost_now) = (self.end.position(), self.end.lost() - lost);
+        let (after, lost_after) = self.account();
+        let lost_now = lost_after - lost;
         assert!(after >= next && lost_now <= after - before, "oracle: position");
         match self.fail_stop.judge(result) {
             Ok(taken) => {
@@ -125,16 +142,80 @@ impl<'c> Case<'c> {
             }
         }
     }
+
+    fn receive_values(&mut self) {
+        const SIZE: usize = size_of::<Pair>();
+        let limit = usize::try_from(1 + self.dice.below(8)).unwrap();
+        let (before, lost) = self.account();
+        self.siege.begin(before, 4 * (limit + 1));
+        let mut count = 0;
+        let mut read = |pair: Pair| {
+            assert_eq!(pair.as_bytes(), [DEMONIC; SIZE], "oracle: bytes");
+            count += 1;
+        };
+        let call = self.dice.below(7);
+        let result = match call {
+            0 => self.end.recv(NOW).map(&mut read).map(|()| 1),
+            1 => self.end.try_recv().map(|found| found.map(&mut read).map_or(0, |()| 1)),
+            2 => {
+                let mut target = Pair { first: 0, second: 0 };
+                self.end.recv_into(&mut target, NOW).map(|()| read(target)).map(|()| 1)
+            }
+            3 => self.end.recv_many(limit, NOW, &mut read),
+            4 => self.end.try_recv_many(limit, &mut read),
+            5 => self.end.recv_packed(limit, NOW, &mut read),
+            _ => self.end.try_recv_packed(limit, &mut read),
+        };
+        let (after, lost_after) = self.account();
+        let lost_now = lost_after - lost;
+        assert!(after >= before + lost_now, "oracle: position");
+        let (is_packed, max) = (call > 4, self.end.subscriber().message_max());
+        match self.fail_stop.judge(result) {
+            Ok(taken) => {
+                let room = usize::try_from(after - before - lost_now).unwrap() * max;
+                let most = if is_packed { limit - 1 + (max / SIZE).max(1) } else { limit };
+                let fits = taken <= most && taken * SIZE <= room;
+                assert!(taken == count && fits, "oracle: {taken} values of {limit}");
+                self.values += taken as u64;
+            }
+            Err(RecvError::Closed { position }) => {
+                assert_eq!((count, position), (0, after), "oracle: closed");
+            }
+            Err(error) => {
+                let found = (count, after);
+                assert_eq!(found, (0, before + lost_now), "oracle: {error} after a message");
+                if let RecvError::Length { found, .. } = error {
+                    let other = if is_packed { found % SIZE != 0 } else { found != SIZE };
+                    assert!((other || found == 0) && found <= max, "oracle: {found} refused");
+                    self.refused(found);
+                }
+            }
+        }
+    }
+
+    /// A message that was refused stays as it was copied: nobody looks at the lane for it again.
+    fn refused(&mut self, len: usize) {
+        if self.dice.below(2) == 0 {
+            let (before, _) = self.account();
+            self.siege.state().allowed = 0;
+            let message = self.bytes().poll().unwrap().expect("oracle: what was refused is gone");
+            let is_same = (message.position, message.bytes.len()) == (before, len);
+            assert!(is_same, "oracle: another message than the one that was refused");
+            self.siege.begin(before, 1);
+        }
+    }
 }
 
 #[test]
 fn a_subscribers_every_call_survives_a_producer_that_overruns_it_and_lies() {
-    let found = std::cell::Cell::new(0);
+    let found = std::cell::Cell::new((0, 0));
     besiege("subscriber", looks_wanted(), |lane, dice| {
         let mut case = Case::new(lane, dice);
         let outcome = case.run();
-        found.set(found.get() + case.found);
+        let (messages, values) = found.get();
+        found.set((messages + case.found, values + case.values));
         outcome
     });
-    assert!(found.get() > 300, "the demon lets nothing through: {}", found.get());
+    let (messages, values) = found.get();
+    assert!(messages > 300 && values > 50, "the demon lets too little through: {found:?}");
 }
