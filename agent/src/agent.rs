@@ -111,6 +111,7 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
     let control = Control::bind(config).await.map_err(listen("the control socket"))?;
     // Before the controller's thread starts: capabilities belong to threads.
     privilege::drop_what_is_not_needed();
+    let topology = Arc::new(setup.topology.clone());
     let (controller, watched) = actor::start(setup, attach)?;
     for process in watched {
         tokio::spawn(watch_process(process, controller.clone()));
@@ -118,7 +119,7 @@ async fn serve(config: &Config) -> Result<(), AgentError> {
     let (stop, stopped) = watch::channel(false);
     let mut terminate = stop_signal(SignalKind::terminate())?;
     let mut interrupt = stop_signal(SignalKind::interrupt())?;
-    let services = Services { controller: controller.clone(), registry, findings };
+    let services = Services { controller: controller.clone(), registry, topology, findings };
     let serving = control.serve(config, services, stopped);
     info!(control = %config.control_socket().display(), attach = %config.attach_socket().display(),
         version = env!("CARGO_PKG_VERSION"), "ready");

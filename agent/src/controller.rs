@@ -205,13 +205,13 @@ pub struct Controller {
     world: Box<dyn Provisioner>,
     journal: Journal,
     registry: Arc<Registry>,
-    topology: Arc<Topology>,
+    topology: Topology,
     sys_root: PathBuf,
     rules: Rules,
     generations_max: usize,
     boot_id: String,
     added: Arc<Added>,
-    ledger: Arc<Ledger>,
+    ledger: Ledger,
     lanes: HashMap<LaneId, LaneRecord>,
     names: HashMap<Name, LaneId>,
     /// Open connections of attached peers.
@@ -275,14 +275,9 @@ impl Controller {
     /// Refreshes what the kernel says is free.
     fn refresh_pools(&mut self) {
         match crate::sysfs::read_pools(&self.sys_root) {
-            Ok(memory) => Arc::make_mut(&mut self.topology).refresh(&memory),
+            Ok(memory) => self.topology.refresh(&memory),
             Err(error) => error!(%error, "hugepage pools cannot be read; using the last reading"),
         }
-    }
-
-    /// The books, to write in. Readers keep the state that they have.
-    fn books(&mut self) -> &mut Ledger {
-        Arc::make_mut(&mut self.ledger)
     }
 
     fn find(&self, name_or_id: &str) -> Result<LaneId, ControlError> {
@@ -370,8 +365,7 @@ impl Controller {
         let snapshot = Snapshot {
             revision: self.revision,
             lanes,
-            topology: Arc::clone(&self.topology),
-            ledger: Arc::clone(&self.ledger),
+            sums: self.ledger.sums(),
             added: Arc::clone(&self.added),
         };
         self.registry.publish(snapshot, change);
@@ -384,8 +378,8 @@ impl Controller {
         for key in held {
             self.attempt(&Step::DropSegment { key });
         }
-        let (topology, added) = (Arc::make_mut(&mut self.topology), Arc::make_mut(&mut self.added));
-        crate::provision::pools::shrink(&self.sys_root, topology, added);
+        let added = Arc::make_mut(&mut self.added);
+        crate::provision::pools::shrink(&self.sys_root, &mut self.topology, added);
         if let Err(error) = self.journal.set_fact("hugepages_added", &*self.added) {
             error!(%error, "what is left of the added hugepages could not be journalled");
         }

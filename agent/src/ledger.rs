@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 pub use error::LedgerError;
 pub use holding::{
-    CoreHolding, CpuHolder, Holding, PageHolding, PageState, PoolUsage, Role, TenantUsage,
+    CoreHolding, CpuHolder, Holding, PageHolding, PageState, PoolUsage, Role, Sums, TenantUsage,
 };
 
 use crate::model::capacity::PageSize;
@@ -181,6 +181,13 @@ impl Ledger {
         self.cpus.get(&cpu).map_or(&[], Vec::as_slice)
     }
 
+    /// What all lanes hold together, for those who look while the books are written.
+    #[must_use]
+    pub fn sums(&self) -> Sums {
+        let holders = self.cpus.iter().map(|(cpu, holders)| (*cpu, holders.len())).collect();
+        Sums { pools: self.pools.clone(), holders }
+    }
+
     /// What a lane holds, promised and backed; `None` where it has no account.
     #[must_use]
     pub fn holding(&self, key: u128) -> Option<Holding> {
@@ -331,9 +338,12 @@ impl Ledger {
     ) -> Result<(), LedgerError> {
         move_sum(&mut self.pools, page, Some(Shelf::Backed), Some(Shelf::Quarantined))?;
         let fresh = || Quarantine { tenant, pages: BTreeMap::new() };
-        let result = put(&mut self.quarantine.entry(key).or_insert_with(fresh).pages, page);
+        let entry = self.quarantine.entry(key).or_insert_with(fresh);
+        let result = put(&mut entry.pages, page);
         // A holding of no pages must not leave an empty entry behind.
-        self.quarantine.retain(|_, entry| !entry.pages.is_empty());
+        if entry.pages.is_empty() {
+            self.quarantine.remove(&key);
+        }
         result
     }
 }
@@ -509,6 +519,21 @@ mod tests {
         ledger.grant(3, holding("px", pages(0, 7), &[])).unwrap();
         let expected = TenantUsage { lanes: 2, hugepage_bytes: 2 * M2.bytes(), cores: 3 };
         assert_eq!(ledger.tenant_usage("dx"), expected);
+    }
+
+    #[test]
+    fn the_sums_are_those_of_the_books_and_do_not_grow_with_the_lanes() {
+        let mut ledger = Ledger::new();
+        for key in 0..1000 {
+            ledger.grant(key, holding("dx", pages(0, 2), &[core(2, false)])).unwrap();
+        }
+        ledger.mark_backed(7).unwrap();
+        ledger.retire(7).unwrap();
+        let sums = ledger.sums();
+        assert_eq!(sums.pool_usage(0, M2), ledger.pool_usage(0, M2));
+        assert_eq!(sums.pool_usage(1, M2), PoolUsage::default());
+        assert_eq!([2, 3].map(|cpu| sums.cpu_holders(cpu)), [999, 0]);
+        assert_eq!((sums.pools.len(), sums.holders.len()), (1, 1));
     }
 
     #[test]

@@ -10,10 +10,9 @@ use laneway_shm::observer::{ConsumerView, ProducerView};
 use rpds::RedBlackTreeMapSync;
 use tokio::sync::broadcast;
 
-use crate::ledger::Ledger;
+use crate::ledger::Sums;
 use crate::model::id::{LaneId, Name, parse_hex};
 use crate::model::lane::LaneRecord;
-use crate::model::topology::Topology;
 use crate::provision::pools::Added;
 
 /// Changes that a watcher may fall behind before it is cut off, and that one may resume over.
@@ -56,10 +55,8 @@ pub struct Snapshot {
     pub revision: u64,
     /// Lanes by name. Shares all that did not change with the snapshot before.
     pub lanes: Lanes,
-    /// Cores and pools, the pools as of the last placement.
-    pub topology: Arc<Topology>,
-    /// Who holds what.
-    pub ledger: Arc<Ledger>,
+    /// What the lanes hold together. Not who holds it: that is a copy as large as the lanes.
+    pub sums: Sums,
     /// Hugepages that the agent added.
     pub added: Arc<Added>,
 }

@@ -365,7 +365,7 @@ impl Controller {
                 let start = lost.as_ref().map_or(record.released, |lost| lost.start);
                 let pages = lost.map(|lost| pages_of(&record, &lost));
                 let books = pages.map_or(Ok(()), |pages| {
-                    self.books().remove_pages(key.lane.0, PageState::Backed, pages)
+                    self.ledger.remove_pages(key.lane.0, PageState::Backed, pages)
                 });
                 if let Err(error) = books {
                     error!(lane = %key.lane, %error, "the books do not balance");

@@ -138,7 +138,7 @@ impl Controller {
     ) -> Result<LaneView, ControlError> {
         let (id, page_size) = (record.id, record.placement.page_size);
         let holding = record.placement.holding(record.spec.tenant.as_str());
-        self.books().grant(id.0, holding)?;
+        self.ledger.grant(id.0, holding)?;
         let made =
             self.journal.put_lane(&record, None).map_err(ControlError::from).and_then(|()| {
                 let segment = self.make_generation(&mut record, 0, page_size)?;
@@ -155,11 +155,11 @@ impl Controller {
             let number = record.generation;
             let key = SegmentKey { lane: id, role: Role::Producer, number };
             self.attempt(&Step::DropSegment { key });
-            self.books().release(id.0)?;
+            self.ledger.release(id.0)?;
             self.journal.remove_lane(id, &[], None)?;
             return Err(error);
         }
-        self.books().mark_backed(id.0)?;
+        self.ledger.mark_backed(id.0)?;
         self.revision = record.revision;
         self.names.insert(record.spec.name.clone(), id);
         self.lanes.insert(id, record);

@@ -51,9 +51,9 @@ impl Controller {
             self.attempt(&Step::DropSegment { key });
         }
         if self.is_mapped(&record) {
-            self.books().retire(id.0)?;
+            self.ledger.retire(id.0)?;
         } else {
-            self.books().release(id.0)?;
+            self.ledger.release(id.0)?;
         }
         self.refresh_pools();
         self.publish_deleted(view);
@@ -105,7 +105,7 @@ impl Controller {
             .map(|(_, pages)| pages)
             .collect();
         for pages in held {
-            if let Err(error) = self.books().free_quarantined(lane.0, pages) {
+            if let Err(error) = self.ledger.free_quarantined(lane.0, pages) {
                 tracing::error!(%lane, %error, "quarantined pages could not be freed");
             }
         }

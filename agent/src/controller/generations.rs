@@ -27,14 +27,14 @@ impl Controller {
         for page_size in ladder.into_iter().filter(|size| *size <= placed) {
             let count = PageCount::pages_for(size_bytes, page_size);
             let pages = PageHolding { node: record.placement.node, page_size, count };
-            self.books().add_pages(id.0, pages)?;
+            self.ledger.add_pages(id.0, pages)?;
             match self.make_generation(record, start, page_size) {
                 Ok(segment) => {
                     record.generations.push(segment);
-                    return Ok(self.books().mark_backed(id.0)?);
+                    return Ok(self.ledger.mark_backed(id.0)?);
                 }
                 Err(error) => {
-                    self.books().remove_pages(id.0, PageState::Promised, pages)?;
+                    self.ledger.remove_pages(id.0, PageState::Promised, pages)?;
                     match error {
                         ControlError::Step(error) if is_page_shortage(&error, page_size) => {
                             warn!(lane = %id, %page_size, %error, "no pages for a generation");
@@ -138,7 +138,7 @@ impl Controller {
         };
         let segment = record.generations.remove(index);
         let pages = pages_of(record, &segment);
-        if let Err(error) = self.books().remove_pages(id.0, PageState::Backed, pages) {
+        if let Err(error) = self.ledger.remove_pages(id.0, PageState::Backed, pages) {
             error!(lane = %id, %error, "the books do not balance");
         }
     }

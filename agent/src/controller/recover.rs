@@ -8,7 +8,7 @@ use tracing::{info, warn};
 
 use super::generations::pages_of;
 use super::{ControlError, Controller, Setup, now_ms};
-use crate::ledger::{PageState, Role};
+use crate::ledger::{Ledger, PageState, Role};
 use crate::model::lane::{LaneRecord, SegmentRecord};
 use crate::plan::SegmentKey;
 use crate::provision::cpu::start_time;
@@ -39,13 +39,13 @@ impl Controller {
             world: setup.world,
             journal: setup.journal,
             registry: setup.registry,
-            topology: Arc::new(setup.topology),
+            topology: setup.topology,
             sys_root: setup.sys_root,
             rules: setup.rules,
             generations_max: setup.generations_max,
             boot_id: setup.boot_id,
             added: Arc::new(setup.added),
-            ledger: Arc::default(),
+            ledger: Ledger::new(),
             lanes: HashMap::new(),
             names: HashMap::new(),
             sessions: HashMap::new(),
@@ -101,12 +101,12 @@ impl Controller {
         let lane = record.id;
         let mut holding = record.placement.holding(record.spec.tenant.as_str());
         holding.pages.clear();
-        self.books().grant(lane.0, holding)?;
+        self.ledger.grant(lane.0, holding)?;
         record.generations.clear();
         record.generation = 0;
         if let Err(error) = self.follow(&mut record, 0) {
             warn!(%lane, %error, "lane cannot be made again and is given up");
-            self.books().release(lane.0)?;
+            self.ledger.release(lane.0)?;
             self.journal.remove_lane(lane, &self.tickets_of(lane), None)?;
             return Ok(());
         }
@@ -118,8 +118,8 @@ impl Controller {
         let lane = record.id;
         let mut holding = record.placement.holding(record.spec.tenant.as_str());
         holding.pages = record.generations.iter().map(|s| pages_of(&record, s)).collect();
-        self.books().grant(lane.0, holding)?;
-        self.books().mark_backed(lane.0)?;
+        self.ledger.grant(lane.0, holding)?;
+        self.ledger.mark_backed(lane.0)?;
         for (role, number) in gone {
             if let Some(segment) = record.segment_mut(*role, *number) {
                 segment.gone |= segment.peer.is_some();
@@ -141,7 +141,7 @@ impl Controller {
             return Ok(());
         };
         let pages = pages_of(record, &lost);
-        self.books().remove_pages(record.id.0, PageState::Backed, pages)?;
+        self.ledger.remove_pages(record.id.0, PageState::Backed, pages)?;
         if let Err(error) = self.follow(record, lost.start) {
             warn!(lane = %record.id, %error, "no segment for the next producer");
         }

@@ -2,6 +2,7 @@
 //!
 //! No rule lives here; which holdings go together is the ledger's to say.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -79,6 +80,13 @@ pub struct PoolUsage {
     pub quarantined: PageCount,
 }
 
+/// What all lanes hold together: as large as the machine, however many lanes there are.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Sums {
+    pub(super) pools: BTreeMap<(u32, PageSize), PoolUsage>,
+    pub(super) holders: BTreeMap<u32, usize>,
+}
+
 /// One reason why a cpu is not empty.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CpuHolder {
@@ -101,6 +109,20 @@ pub struct TenantUsage {
     pub hugepage_bytes: u64,
     /// Core holdings.
     pub cores: u64,
+}
+
+impl Sums {
+    /// The pages of one pool that are spoken for.
+    #[must_use]
+    pub fn pool_usage(&self, node: u32, page_size: PageSize) -> PoolUsage {
+        self.pools.get(&(node, page_size)).copied().unwrap_or_default()
+    }
+
+    /// How many ends hold a cpu.
+    #[must_use]
+    pub fn cpu_holders(&self, cpu: u32) -> usize {
+        self.holders.get(&cpu).copied().unwrap_or_default()
+    }
 }
 
 impl PoolUsage {

@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 use super::status::refusal;
 use crate::doctor::Finding;
 use crate::model::capacity::PageSize;
+use crate::model::topology::Topology;
 use crate::provision::pools::added_to;
 use crate::registry::Registry;
 use crate::sysfs;
@@ -18,8 +19,22 @@ use crate::sysfs;
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     pub(super) registry: Arc<Registry>,
+    /// As it was at the start.
+    pub(super) topology: Arc<Topology>,
     pub(super) sys_root: PathBuf,
     pub(super) findings: Arc<Vec<Finding>>,
+}
+
+impl Node {
+    /// The machine as it is now.
+    fn topology(&self) -> Result<Topology, Status> {
+        let memory = sysfs::read_pools(&self.sys_root).map_err(|error| {
+            refusal("SEGMENT_REFUSED", format!("pools cannot be read: {error}"))
+        })?;
+        let mut topology = (*self.topology).clone();
+        topology.refresh(&memory);
+        Ok(topology)
+    }
 }
 
 #[tonic::async_trait]
@@ -28,15 +43,14 @@ impl NodeService for Node {
         &self,
         _: Request<v1::GetTopologyRequest>,
     ) -> Result<Response<v1::GetTopologyResponse>, Status> {
-        let snapshot = self.registry.snapshot();
-        let nodes = snapshot.topology.nodes.iter().map(|node| v1::NumaNode {
+        let (topology, snapshot) = (self.topology()?, self.registry.snapshot());
+        let nodes = topology.nodes.iter().map(|node| v1::NumaNode {
             id: node.id,
             cpus: node.cpus.clone(),
             distances: node.distance.clone().into_iter().collect(),
             memory_total_bytes: node.memory_total_bytes,
         });
-        let holders = |cpu| snapshot.ledger.cpu_holders(cpu).len();
-        let cpus = snapshot.topology.cpus.iter().map(|cpu| v1::Cpu {
+        let cpus = topology.cpus.iter().map(|cpu| v1::Cpu {
             id: cpu.id,
             package: cpu.package,
             core: cpu.core,
@@ -45,7 +59,7 @@ impl NodeService for Node {
             l3: cpu.l3,
             isolated: cpu.isolated,
             nohz_full: cpu.nohz_full,
-            holders: u32::try_from(holders(cpu.id)).unwrap_or(u32::MAX),
+            holders: u32::try_from(snapshot.sums.cpu_holders(cpu.id)).unwrap_or(u32::MAX),
         });
         let (nodes, cpus) = (nodes.collect(), cpus.collect());
         Ok(Response::new(v1::GetTopologyResponse { nodes, cpus }))
@@ -55,16 +69,11 @@ impl NodeService for Node {
         &self,
         _: Request<v1::GetPoolsRequest>,
     ) -> Result<Response<v1::GetPoolsResponse>, Status> {
-        let snapshot = self.registry.snapshot();
-        let memory = sysfs::read_pools(&self.sys_root).map_err(|error| {
-            refusal("SEGMENT_REFUSED", format!("pools cannot be read: {error}"))
-        })?;
-        let mut topology = (*snapshot.topology).clone();
-        topology.refresh(&memory);
+        let (topology, snapshot) = (self.topology()?, self.registry.snapshot());
         let mut pools = Vec::new();
         for node in &topology.nodes {
             for pool in &node.pools {
-                let usage = snapshot.ledger.pool_usage(node.id, pool.page_size);
+                let usage = snapshot.sums.pool_usage(node.id, pool.page_size);
                 pools.push(v1::PagePool {
                     numa_node: node.id,
                     page_size_bytes: pool.page_size.bytes(),
@@ -75,7 +84,7 @@ impl NodeService for Node {
                     added_pages: added_to(&snapshot.added, node.id, pool.page_size),
                 });
             }
-            let small = snapshot.ledger.pool_usage(node.id, PageSize::BASE_4K);
+            let small = snapshot.sums.pool_usage(node.id, PageSize::BASE_4K);
             pools.push(v1::PagePool {
                 numa_node: node.id,
                 page_size_bytes: PageSize::BASE_4K.bytes(),

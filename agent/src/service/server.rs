@@ -22,6 +22,7 @@ use crate::actor::Handle;
 use crate::attach::listener::SocketFile;
 use crate::config::Config;
 use crate::doctor::Finding;
+use crate::model::topology::Topology;
 use crate::registry::Registry;
 
 /// Largest request, in bytes: a lane's specification with every list full is below 4 KiB.
@@ -47,6 +48,8 @@ pub struct Services {
     pub controller: Handle,
     /// The readers' side.
     pub registry: Arc<Registry>,
+    /// The machine, as it was at the start.
+    pub topology: Arc<Topology>,
     /// What this node can do.
     pub findings: Arc<Vec<Finding>>,
 }
@@ -160,6 +163,7 @@ async fn router(
     };
     let node = Node {
         registry: services.registry,
+        topology: services.topology,
         sys_root: config.agent.sys_root.clone(),
         findings: services.findings,
     };
