@@ -272,7 +272,7 @@ impl Controller {
         }
     }
 
-    /// Refreshes what the kernel says is free.
+    /// Asks the kernel what is free, for the placement that follows. Nobody else needs it.
     fn refresh_pools(&mut self) {
         match crate::sysfs::read_pools(&self.sys_root) {
             Ok(memory) => self.topology.refresh(&memory),

@@ -325,7 +325,8 @@ fn read_text(path: &Path) -> Result<Option<String>, SysfsError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),
     };
-    let mut text = String::new();
+    // Room for all of it: piece by piece it would be as many calls.
+    let mut text = String::with_capacity(FILE_SIZE_USUAL);
     file.take(FILE_SIZE_LIMIT).read_to_string(&mut text).map_err(failed)?;
     Ok(Some(text.trim().to_owned()))
 }
@@ -353,6 +354,8 @@ const HUGEPAGE_DIR: &str = "sys/kernel/mm/hugepages";
 const CACHE_INDEX_LIMIT: u32 = 16;
 /// Longer than any file read here; a wrong root must not fill the memory.
 const FILE_SIZE_LIMIT: u64 = 64 << 10;
+/// As long as any of them is, as a rule: a page.
+const FILE_SIZE_USUAL: usize = 4 << 10;
 
 #[cfg(test)]
 mod tests {

@@ -163,7 +163,6 @@ impl Controller {
         self.revision = record.revision;
         self.names.insert(record.spec.name.clone(), id);
         self.lanes.insert(id, record);
-        self.refresh_pools();
         self.publish(Some((ChangeKind::Created, id)));
         let record = &self.lanes[&id];
         tracing::info!(lane = %id, name = %record.spec.name, tenant = %record.spec.tenant,

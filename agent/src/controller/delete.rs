@@ -55,7 +55,6 @@ impl Controller {
         } else {
             self.ledger.release(id.0)?;
         }
-        self.refresh_pools();
         self.publish_deleted(view);
         Ok(())
     }
@@ -109,7 +108,6 @@ impl Controller {
                 tracing::error!(%lane, %error, "quarantined pages could not be freed");
             }
         }
-        self.refresh_pools();
         self.publish(None);
     }
 }

@@ -126,6 +126,33 @@ fn a_required_page_size_is_never_stepped_down() {
 }
 
 #[test]
+fn a_lane_is_placed_by_what_the_kernel_says_is_free_at_that_moment() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut controller = controller(dir.path(), &FakeWorld::default());
+    let none = RequestId::default();
+    let required = |name| LaneSpec { page_required: true, ..spec(name, Some(PageSize::HUGE_2M)) };
+    let kernel_says = |free: &str| {
+        for node in ["node0", "node1"] {
+            let pool = "hugepages/hugepages-2048kB/free_hugepages";
+            let file = dir.path().join("root/sys/devices/system/node").join(node).join(pool);
+            assert!(file.exists(), "{}", file.display());
+            std::fs::write(file, free).unwrap();
+        }
+    };
+    kernel_says("0\n");
+    let refused = controller.create(&none, false, required("orders")).unwrap_err();
+    assert_eq!(refused.reason(), "INSUFFICIENT_HUGEPAGES");
+    kernel_says("64\n");
+    controller.create(&none, false, required("orders")).unwrap();
+    kernel_says("0\n");
+    let refused = controller.create(&none, false, required("ticks")).unwrap_err();
+    assert_eq!(refused.reason(), "INSUFFICIENT_HUGEPAGES");
+    controller.delete(&none, false, "orders").unwrap();
+    kernel_says("64\n");
+    controller.create(&none, false, required("ticks")).unwrap();
+}
+
+#[test]
 fn a_reader_that_cannot_be_granted_keeps_no_place() {
     let dir = tempfile::tempdir().unwrap();
     let world = FakeWorld::default();
