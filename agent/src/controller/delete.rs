@@ -30,7 +30,9 @@ impl Controller {
         let answer = (!request.id.is_empty()).then_some((request.id.as_str(), &answer));
         let tickets = self.tickets_of(id);
         self.journal.remove_lane(id, &tickets, answer)?;
-        self.tickets.retain(|hash, _| !tickets.contains(hash));
+        for hash in &tickets {
+            self.tickets.remove(hash);
+        }
         self.forget(id)?;
         tracing::info!(lane = %id, name = %view.record.spec.name, "lane deleted");
         Ok(view)
