@@ -138,7 +138,8 @@ impl Memory for Demon {
         self.0.loaded();
         match offset {
             C_RELEASED => self.0.released(),
-            P_COMMITTED | P_JOINED | P_READERS..P_SLOTS => self.0.edge(),
+            // 0: a page is touched before a look at the cursor is timed.
+            0 | P_COMMITTED | P_JOINED | P_READERS..P_SLOTS => self.0.edge(),
             _ => self.0.answer(self.0.slot_of(offset)),
         }
     }
