@@ -360,7 +360,8 @@ impl Consumer {
     /// As [`Consumer::recv_arrays`], for those that are there now; returns how many.
     ///
     /// # Errors
-    /// As [`Consumer::try_recv_array`], for the first message only.
+    /// As [`Consumer::try_recv_array`], for the first message only: what cannot be taken after it
+    /// is told by the next call.
     #[inline(always)]
     pub fn try_recv_arrays<const N: usize>(
         &mut self,
@@ -373,12 +374,14 @@ impl Consumer {
             let now = self.ring.take_arrays((limit - taken) as u64, &mut read) as usize;
             taken += now;
             if now == 0 {
-                match self.try_recv_array(&mut read) {
-                    Ok(Some(())) => taken += 1,
-                    Err(error) if taken == 0 => return Err(error),
-                    // What is wrong is told by the next call: these messages were taken.
-                    Ok(None) | Err(_) => break,
+                let found = if taken == 0 { self.next_span()? } else { self.further_span() };
+                match found {
+                    // Of another length: the next call says so.
+                    Some(span) if taken > 0 && span.len != N => break,
+                    Some(span) => read(self.take_exactly(&span)?),
+                    None => break,
                 }
+                taken += 1;
             }
         }
         Ok(taken)

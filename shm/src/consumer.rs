@@ -285,6 +285,17 @@ impl Consumer {
         }
     }
 
+    /// A message behind those that a call has taken already. An end or a refused segment is told
+    /// once, which only a call that takes nothing can do: whatever is no message stays where it is.
+    pub(crate) fn further_span(&mut self) -> Option<Span> {
+        match self.ring.poll() {
+            Ok(Some(Found::Message(span))) if span.position() + span.slots <= self.line.end => {
+                self.attend().ok().map(|()| span)
+            }
+            _ => None,
+        }
+    }
+
     /// A message that was whole when its generation ended does not go beyond that end: the slots
     /// there are the next generation's.
     fn within_end(&mut self, span: &Span) -> Result<(), RecvError> {

@@ -247,3 +247,67 @@ fn prove(
     let segment = Segment::verify(fd, header)?;
     Ok((segment.map()?, segment.into_fd()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::consumer::Consumer;
+    use crate::cursor::{CommitWord, Kind};
+    use crate::geometry::WORD_BYTES;
+    use crate::memory::OwnedMemory as _;
+    use crate::pair::handed_over;
+    use crate::{PairOptions, Producer, pair};
+
+    fn lane(numbers: u64) -> (Producer, Consumer) {
+        let (mut producer, consumer) = pair(PairOptions::default()).unwrap();
+        for number in 0..numbers {
+            producer.send(&number.to_le_bytes(), Duration::ZERO).unwrap();
+        }
+        (producer, consumer)
+    }
+
+    fn ended(consumer: &mut Consumer, end: u64) {
+        consumer.line.ended(1, end, &mut consumer.link);
+        consumer.maintain().unwrap();
+    }
+
+    /// What one call takes of the messages that are there.
+    fn take(consumer: &mut Consumer) -> Result<Vec<u64>, RecvError> {
+        let mut numbers = Vec::new();
+        consumer.try_recv_arrays(10, |bytes| numbers.push(u64::from_le_bytes(bytes)))?;
+        Ok(numbers)
+    }
+
+    #[test]
+    fn an_end_behind_messages_that_were_taken_together_is_told_before_the_successors_are() {
+        let (producer, mut consumer) = lane(2);
+        let (grant, geometry) = (producer.grant().clone(), *consumer.ring.geometry());
+        producer.close(Duration::ZERO).unwrap();
+        ended(&mut consumer, 3);
+        let (own, region) = handed_over(&grant, geometry, KIND_PRODUCER).unwrap();
+        let at = geometry.slot_offset(3);
+        own.copy_in(at + WORD_BYTES, &7u64.to_le_bytes());
+        own.store_release(at, CommitWord::new(geometry.turn(3), Kind::Data, 8).0);
+        let successor = Pending { generation: 2, base: 3, end: None, region };
+        consumer.line.pending.push_back(successor);
+
+        assert_eq!(take(&mut consumer).unwrap(), [0, 1]);
+        assert_eq!(consumer.position(), 2, "the end is not released untold");
+        let closed = take(&mut consumer);
+        assert!(matches!(closed, Err(RecvError::Closed { position: 3 })), "{closed:?}");
+        assert_eq!(take(&mut consumer).unwrap(), [7]);
+    }
+
+    #[test]
+    fn a_segment_that_was_refused_is_told_once_behind_messages_that_were_taken_together() {
+        let (_producer, mut consumer) = lane(2);
+        ended(&mut consumer, 2);
+        consumer.line.refused = Some(SegmentError::Size { found: 1, expected: 2 });
+        assert_eq!(take(&mut consumer).unwrap(), [0, 1]);
+        let refused = take(&mut consumer);
+        assert!(matches!(refused, Err(RecvError::Segment(_))), "{refused:?}");
+        assert!(take(&mut consumer).unwrap().is_empty(), "once");
+    }
+}

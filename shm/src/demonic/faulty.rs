@@ -72,6 +72,23 @@ impl Packed {
     }
 }
 
+/// As [`Consumer::try_recv_arrays`], but whatever is found behind messages is told to nobody.
+pub(super) fn try_recv_arrays<const N: usize>(
+    consumer: &mut Consumer,
+    limit: usize,
+    mut read: impl FnMut([u8; N]),
+) -> Result<usize, RecvError> {
+    let mut taken = 0;
+    while taken < limit {
+        match consumer.try_recv_array(&mut read) {
+            Ok(Some(())) => taken += 1,
+            Err(error) if taken == 0 => return Err(error),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    Ok(taken)
+}
+
 /// How many cases the oracles needed to notice; a panic if they did not, or noticed something else.
 pub(super) fn assert_caught(bug: &str, case: impl Fn(&Lane, &Dice) -> (u64, bool)) {
     let dice = Dice::new(1);

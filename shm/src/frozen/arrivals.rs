@@ -239,17 +239,19 @@ impl Consumer {
     pub fn recv_any(&mut self, timeout: Duration) -> Result<Incoming<'_>, RecvError> {
         let start = Instant::now();
         loop {
-            match self.look_any()? {
-                Look::Found(found) => return Ok(self.incoming(found)),
-                Look::Nothing => {
-                    let left = timeout.saturating_sub(start.elapsed());
-                    match self.wait_for_span(left) {
-                        Ok(span) => return Ok(self.incoming(Any::Message(span))),
-                        Err(RecvError::Frozen { .. }) => continue,
-                        Err(error) => return Err(error),
-                    }
-                }
-                Look::Late => {}
+            let mut look = self.look_any()?;
+            if matches!(look, Look::Nothing) {
+                let left = timeout.saturating_sub(start.elapsed());
+                look = match self.wait_for_span(left) {
+                    Ok(span) => Look::Found(Any::Message(span)),
+                    // Looked at in this round: a slot that says one thing now and another then
+                    // must not keep the caller from its clock.
+                    Err(RecvError::Frozen { .. }) => self.look_arrived()?,
+                    Err(error) => return Err(error),
+                };
+            }
+            if let Look::Found(found) = look {
+                return Ok(self.incoming(found));
             }
             let waited = start.elapsed();
             if waited >= timeout {
@@ -291,9 +293,13 @@ impl Consumer {
         match self.next_message() {
             Ok(Some(span)) => Ok(Look::Found(Any::Message(span))),
             Ok(None) => Ok(Look::Nothing),
-            Err(RecvError::Frozen { .. }) => Ok(self.arrived()?.map_or(Look::Late, Look::Found)),
+            Err(RecvError::Frozen { .. }) => self.look_arrived(),
             Err(error) => Err(error),
         }
+    }
+
+    fn look_arrived(&mut self) -> Result<Look<Any>, RecvError> {
+        Ok(self.arrived()?.map_or(Look::Late, Look::Found))
     }
 
     pub(crate) fn incoming(&mut self, found: Any) -> Incoming<'_> {
