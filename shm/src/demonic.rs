@@ -317,8 +317,6 @@ impl Watch for OfConsumer {
                 let (odd, number) = (state.liar.dice.below(2) == 0, state.number());
                 paper.store_u32(offset, number << 1 | u32::from(odd));
             }
-            // The page is touched before a look at the cursor is timed: nobody asks what is there.
-            0 => {}
             _ => panic!("oracle: {size} bytes at {offset} are nothing to a producer"),
         }
     }

@@ -2,13 +2,13 @@
 //! something else in the ring.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::fdpass;
 use crate::frozen::{FrozenBuilder, FrozenFile, FrozenSegment, Incoming};
 use crate::lifeline::{self, Lifeline, Received};
 use crate::memfd;
+use crate::sync::{AtomicU64, Ordering};
 
 /// Lengths of the payloads, of one and of two pages.
 const LENGTHS: [usize; 2] = [100, 5000];
