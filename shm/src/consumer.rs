@@ -378,18 +378,20 @@ impl Consumer {
                     return Ok(true);
                 }
                 // The producer committed it, the agent counted it, and now it is not there.
-                return Err(Corruption::Truncated { position, end }.into());
+                return Err(self.ring.fail(Corruption::Truncated { position, end }).into());
             }
             if position > end {
                 // It was received and then taken back: the next generation starts before it.
-                return Err(Corruption::Truncated { position: end, end: position }.into());
+                let taken_back = Corruption::Truncated { position: end, end: position };
+                return Err(self.ring.fail(taken_back).into());
             }
         }
         let Some(next) = self.line.pending.front() else {
             return Ok(false);
         };
         if next.base > position {
-            return Err(Corruption::Truncated { position, end: next.base }.into());
+            let gap = Corruption::Truncated { position, end: next.base };
+            return Err(self.ring.fail(gap).into());
         }
         let way_in = match self.grant.broadcast {
             None => None,
@@ -589,8 +591,24 @@ mod tests {
         let (_producer, mut consumer) = lane(3);
         take(&mut consumer, 3);
         end(&mut consumer, 2);
+        for _ in 0..2 {
+            let found = consumer.poll().map(drop);
+            assert!(matches!(found, Err(RecvError::Corrupt(Corruption::Truncated { .. }))));
+        }
+    }
+
+    #[test]
+    fn a_message_that_was_counted_and_is_not_there_is_not_taken_when_it_comes_after_all() {
+        let (mut producer, mut consumer) = lane(1);
+        take(&mut consumer, 1);
+        end(&mut consumer, 2);
+        let missing = Corruption::Truncated { position: 1, end: 2 };
         let found = consumer.poll().map(drop);
-        assert!(matches!(found, Err(RecvError::Corrupt(Corruption::Truncated { .. }))));
+        assert!(matches!(found, Err(RecvError::Corrupt(c)) if c == missing), "{found:?}");
+        producer.send(b"late", Duration::ZERO).unwrap();
+        let found = consumer.poll().map(drop);
+        assert!(matches!(found, Err(RecvError::Corrupt(c)) if c == missing), "{found:?}");
+        assert_eq!(consumer.position(), 1);
     }
 
     #[test]
