@@ -2,10 +2,10 @@
 //!
 //! Between cores with a common cache a large payload is best written into that cache; from farther
 //! away the reader fetches it faster from memory than from the writer's caches
-//! (`docs/measurements.md`, "Copies"). The agent says what the granted cores have in common, as far
-//! as the machine tells: a virtual machine tells little, and its cores move. So the producer
-//! watches what is true: when the consumer's cursor has moved, its line was in the consumer's
-//! caches, and the time that it takes is the distance.
+//! (`docs/measurements.md`, "Hostile-safe copy"). The agent says what the granted cores have in
+//! common, as far as the machine tells: a virtual machine tells little, and its cores move. So the
+//! producer watches what is true: when the consumer's cursor has moved, its line was in the
+//! consumer's caches, and the time that it takes is the distance.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

@@ -14,7 +14,8 @@
 //! | [`FrozenBuilder`], [`FrozenFile`], [`FrozenSegment`] | large payloads that are sealed files |
 //! | [`wire`], [`fdpass`] | the attach protocol's frames and descriptors |
 //! | [`lifeline`] | a socket between two ends, for those that wait in epoll |
-//! | [`Attach`], [`Producer`], [`Consumer`], [`TrustedConsumer`] | what a workload uses |
+//! | [`Attach`], [`Producer`], [`Consumer`], [`Subscriber`] | what a workload uses |
+//! | [`TrustedConsumer`] | a consumer in place, whose caller vouches for its producer |
 //! | [`mod@message`], [`TypedProducer`], [`TypedConsumer`], [`TypedSubscriber`] | values, schemas |
 //! | [`FanIn`], [`TypedFanIn`], [`Merge`] | many lanes read by one, in turn or by time stamps |
 //! | [`Duplex`], [`Caller`], [`Responder`] | two lanes as a conversation; requests and responses |

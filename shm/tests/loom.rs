@@ -3,7 +3,8 @@
 //! The ring names no atomics, so the memory it runs on decides: here it is loom's. Payload bytes
 //! are relaxed words, so that a missing order shows as a torn message, with a race detector beside
 //! each; a sleep has no time-out, so that a lost wake-up shows as a deadlock. `LANEWAY_FULL=1`
-//! lifts the bounds on preemptions (build with `--release`). Planted faults prove the teeth.
+//! lifts the bounds on preemptions, or widens them where a model would not end (build with
+//! `--release`). Planted faults prove the teeth.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
