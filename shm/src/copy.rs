@@ -46,8 +46,8 @@ pub(crate) unsafe fn copy_to_shared(source: *const u8, target: *mut u8, len: usi
     unsafe { std::ptr::copy_nonoverlapping(source, target, len) }
 }
 
-/// As [`copy_to_shared`], past this core's caches to where a far reader fetches from. Later stores
-/// may be seen before these: the caller follows with [`drain`] before it shows anybody.
+/// As [`copy_to_shared`], past this core's caches to where a far reader fetches from. Other stores
+/// of this thread may be seen before or after these, whatever their order: [`drain`] is the border.
 ///
 /// # Safety
 /// As [`copy_to_shared`].
@@ -98,7 +98,7 @@ pub(crate) unsafe fn copy_past_caches(source: *const u8, target: *mut u8, len: u
     unsafe { copy_to_shared(source, target, len) }
 }
 
-/// Orders what [`copy_past_caches`] stored before all later stores.
+/// Orders all earlier stores, those of [`copy_past_caches`] as well, before all later ones.
 pub(crate) fn drain() {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: every x86-64 processor has SSE, and the instruction changes nothing.

@@ -33,7 +33,8 @@ pub enum Relation {
 /// How far the consumer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Distance {
-    /// The agent could not say, and nothing was measured yet.
+    /// The agent could not say, or both ends have one cpu, and nothing was measured yet; or what
+    /// was measured contradicts it.
     Unknown,
     /// The two cores share a cache.
     Near,
@@ -44,40 +45,53 @@ pub enum Distance {
 /// A line that takes as long as this comes from beyond a common cache. Near ones take 20 to 70 ns
 /// and far ones 180 to 250 on the machine of `docs/measurements.md`.
 const FAR_FROM: Duration = Duration::from_nanos(120);
-/// Looks that have to say the opposite before a certain judgement turns.
+/// Looks of one kind that make a judgement certain; one more of the other kind turns it.
 const CERTAIN: i8 = 4;
+/// While a producer waits and its consumer's cursor stands still, one look in so many is timed:
+/// the clock takes longer than the look.
+const WAITING: u8 = 64;
 
 /// Judges the distance, look by look.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Gauge {
     /// Above zero far, below it near.
     votes: i8,
+    /// Looks in a row that found nothing new.
+    idle: u8,
 }
 
 impl Gauge {
     /// As the agent says.
     pub(crate) fn granted(relation: Option<Relation>) -> Self {
-        Self {
-            votes: match relation {
-                None | Some(Relation::SameCpu) => 0,
-                Some(relation) if relation <= Relation::SameL3 => -1,
-                Some(_) => 1,
-            },
-        }
+        let votes = match relation {
+            None | Some(Relation::SameCpu) => 0,
+            Some(relation) if relation <= Relation::SameL3 => -1,
+            Some(_) => 1,
+        };
+        Self { votes, idle: 0 }
     }
 
     /// Loads the cursor in a consumer's segment, with acquire order, and learns from the time that
-    /// it took if it is not `known`.
+    /// it took if it is beyond what is `known`.
     pub(crate) fn watch(&mut self, peer: &impl Memory, known: u64) -> u64 {
+        // As in Writer::refresh.
+        let found = match self.idle % WAITING {
+            0 => self.timed(peer, known),
+            _ => peer.load_acquire(C_RELEASED),
+        };
+        self.idle = if found > known { 0 } else { self.idle.wrapping_add(1) };
+        found
+    }
+
+    fn timed(&mut self, peer: &impl Memory, known: u64) -> u64 {
         // Another line of the same page, so that its address is translated before the clock runs:
         // after a long copy that may take as long as a far line.
         black_box(peer.load_acquire(0));
         // The clock's own time is what lies between the first two looks at it.
         let stamps = [Instant::now(), Instant::now()];
-        // As in Writer::refresh.
         let found = peer.load_acquire(C_RELEASED);
         let end = Instant::now();
-        if found != known {
+        if found > known {
             let [before, start] = stamps;
             self.note((end - start).saturating_sub(start - before));
         }

@@ -125,12 +125,12 @@ pub trait OwnedMemory: Memory {
     fn copy_in(&self, offset: usize, source: &[u8]);
 
     /// As [`OwnedMemory::copy_in`], past the caches, for a reader that shares none of them. What is
-    /// stored so counts as written only after [`OwnedMemory::drain`].
+    /// stored so is in no order with other stores but by [`OwnedMemory::drain`].
     fn copy_past(&self, offset: usize, source: &[u8]) {
         self.copy_in(offset, source);
     }
 
-    /// Orders everything of [`OwnedMemory::copy_past`] before all later stores.
+    /// Orders all earlier stores before all later ones, [`OwnedMemory::copy_past`] included.
     fn drain(&self) {}
 
     /// Wakes every sleeper on the 32-bit word at `offset`.

@@ -105,8 +105,9 @@ impl Producer {
     }
 
     /// How far the consumer is: what the agent granted, and then what the time says in which the
-    /// consumer's cursor comes here, looked at while messages of 16 KiB and more are sent. Such
-    /// messages go past the caches to a far consumer, which has them sooner so.
+    /// consumer's cursor comes here, looked at where messages take slots of 16 KiB or more. What is
+    /// written at once and as long goes past the caches to a far consumer, which has it sooner so.
+    /// A lane that overwrites looks at no cursor: there the agent's word stands.
     #[must_use]
     pub fn distance(&self) -> Distance {
         self.ring.distance()

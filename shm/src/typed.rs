@@ -148,9 +148,7 @@ impl<T: Message> TypedProducer<T> {
     /// As [`Producer::try_send_arrays`].
     #[inline(always)]
     pub fn try_send_many(&mut self, messages: &[T]) -> Result<usize, ReserveError> {
-        let mut next = messages.iter();
-        let make = || next.next().map_or_else(T::Bytes::new_zeroed, to_bytes);
-        T::Bytes::try_send_many(&mut self.producer, messages.len(), make)
+        try_send_many(&mut self.producer, messages)
     }
 
     /// Messages that [`TypedProducer::send_packed`] puts into one slot.
@@ -223,6 +221,17 @@ impl<T: Message> TypedProducer<T> {
     pub fn into_producer(self) -> Producer {
         self.producer
     }
+}
+
+/// As many of the messages as there is room for now.
+#[inline(always)]
+pub(crate) fn try_send_many<T: Message>(
+    producer: &mut Producer,
+    messages: &[T],
+) -> Result<usize, ReserveError> {
+    let mut next = messages.iter();
+    let make = || next.next().map_or_else(T::Bytes::new_zeroed, to_bytes);
+    T::Bytes::try_send_many(producer, messages.len(), make)
 }
 
 /// Messages that go into one slot.

@@ -20,6 +20,8 @@ use oracle::heap::Heap;
 struct Way {
     far: Cell<bool>,
     pending: RefCell<Vec<(usize, Vec<u8>)>>,
+    /// Words were stored since the last border.
+    stored: Cell<bool>,
     past: Cell<usize>,
     through: Cell<usize>,
 }
@@ -56,9 +58,12 @@ impl Memory for Distant {
 
 impl OwnedMemory for Distant {
     fn store_relaxed(&self, offset: usize, value: u64) {
+        self.way.stored.set(true);
         self.heap.store_relaxed(offset, value);
     }
     fn store_release(&self, offset: usize, value: u64) {
+        assert!(self.way.pending.borrow().is_empty(), "{offset} is seen before the bytes");
+        self.way.stored.set(true);
         self.heap.store_release(offset, value);
     }
     fn store_u32(&self, offset: usize, value: u32) {
@@ -69,10 +74,12 @@ impl OwnedMemory for Distant {
         self.heap.copy_in(offset, source);
     }
     fn copy_past(&self, offset: usize, source: &[u8]) {
+        assert!(!self.way.stored.get(), "the bytes may be seen before the words");
         self.way.past.set(self.way.past.get() + source.len());
         self.way.pending.borrow_mut().push((offset, source.to_vec()));
     }
     fn drain(&self) {
+        self.way.stored.set(false);
         for (offset, bytes) in self.way.pending.take() {
             self.heap.copy_in(offset, &bytes);
         }

@@ -7,45 +7,73 @@ use crate::ledger::{PageHolding, PageState, Role};
 use crate::model::capacity::{PageCount, PageSize};
 use crate::model::id::{LaneId, Secret};
 use crate::model::lane::{LaneRecord, SegmentRecord};
+use crate::placement::{StepDown, StepDownReason, free_pages};
 use crate::plan::{SegmentKey, Step};
 use crate::provision::{Outcome, is_page_shortage};
 
 impl Controller {
     /// Makes and books the generation that follows, whose first message has position `start`.
     ///
-    /// It lies on the lane's pages, and on smaller ones where those are short just now: the one
-    /// before may keep them until its last message is read, and its lane must not be down so long.
+    /// It lies on the lane's pages, and on smaller ones where those are short just now and smaller
+    /// ones are free: the one before keeps its pages until somebody follows and its last message is
+    /// read, and its lane must not be down so long.
     pub(super) fn follow(
         &mut self,
         record: &mut LaneRecord,
         start: u64,
     ) -> Result<(), ControlError> {
-        let (id, placed) = (record.id, record.placement.page_size);
+        let placed = record.placement.page_size;
         let size_bytes = record.spec.geometry()?.segment_bytes();
         record.refused_pages.retain(|(size, _)| *size > placed);
         let ladder = record.spec.page_ladder(size_bytes);
         for page_size in ladder.into_iter().filter(|size| *size <= placed) {
             let count = PageCount::pages_for(size_bytes, page_size);
             let pages = PageHolding { node: record.placement.node, page_size, count };
-            self.ledger.add_pages(id.0, pages)?;
-            match self.make_generation(record, start, page_size) {
-                Ok(segment) => {
-                    record.generations.push(segment);
-                    return Ok(self.ledger.mark_backed(id.0)?);
-                }
-                Err(error) => {
-                    self.ledger.remove_pages(id.0, PageState::Promised, pages)?;
-                    match error {
-                        ControlError::Step(error) if is_page_shortage(&error, page_size) => {
-                            warn!(lane = %id, %page_size, %error, "no pages for a generation");
-                            record.refused_pages.push((page_size, error.to_string()));
-                        }
-                        error => return Err(error),
+            // The pages of its placement are the lane's; smaller ones are everybody's.
+            let why = match self.shortage(pages).filter(|_| page_size < placed) {
+                Some(short) => short.to_string(),
+                None => match self.follow_on(record, start, pages) {
+                    Err(ControlError::Step(error)) if is_page_shortage(&error, page_size) => {
+                        self.refresh_pools();
+                        error.to_string()
                     }
-                }
-            }
+                    result => return result,
+                },
+            };
+            warn!(lane = %record.id, %page_size, why, "no pages for a generation");
+            record.refused_pages.push((page_size, why));
         }
         Err(ControlError::out_of_pages(size_bytes, &record.refused_pages))
+    }
+
+    /// Why these pages cannot be had, as far as is known.
+    fn shortage(&self, pages: PageHolding) -> Option<StepDown> {
+        let PageHolding { node, page_size, count: needed } = pages;
+        let free = free_pages(&self.topology, &self.ledger, page_size);
+        let free = free.filter(|(id, _)| *id == node).map(|(_, free)| free).next();
+        let free = free.unwrap_or(PageCount::ZERO);
+        let reason = StepDownReason::TooFewPages { needed, free, node };
+        (free < needed).then_some(StepDown { page_size, reason })
+    }
+
+    fn follow_on(
+        &mut self,
+        record: &mut LaneRecord,
+        start: u64,
+        pages: PageHolding,
+    ) -> Result<(), ControlError> {
+        let id = record.id.0;
+        self.ledger.add_pages(id, pages)?;
+        match self.make_generation(record, start, pages.page_size) {
+            Ok(segment) => {
+                record.generations.push(segment);
+                Ok(self.ledger.mark_backed(id)?)
+            }
+            Err(error) => {
+                self.ledger.remove_pages(id, PageState::Promised, pages)?;
+                Err(error)
+            }
+        }
     }
 
     /// Makes the next generation's segment, whose first message has position `start`, and books
@@ -57,9 +85,8 @@ impl Controller {
         page_size: PageSize,
     ) -> Result<SegmentRecord, ControlError> {
         let geometry = record.spec.geometry()?;
-        record.generation += 1;
         let mut segment = SegmentRecord {
-            number: record.generation,
+            number: record.generation + 1,
             nonce: Secret(random()),
             token: Secret(random()),
             start,
@@ -82,6 +109,8 @@ impl Controller {
                 record.bound = bound;
             }
         }
+        // Not before: a number that was tried in vain would look like a generation that was.
+        record.generation = segment.number;
         Ok(segment)
     }
 

@@ -254,6 +254,50 @@ fn recovery_of_an_unattached_lane_makes_it_again_and_twice_is_the_same() {
 }
 
 #[test]
+fn recovery_on_smaller_pages_makes_the_same_lane_and_the_next_one_has_its_own_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let huge = Some(PageSize::HUGE_2M);
+    controller(dir.path(), &FakeWorld::default())
+        .create(&request("r"), false, spec("orders", huge))
+        .unwrap();
+    for (fail_at, found) in [(Some(0), PageSize::BASE_4K), (None, PageSize::HUGE_2M)] {
+        let world = FakeWorld::default();
+        world.with(|script| script.fail_at = fail_at);
+        let controller = controller(dir.path(), &world);
+        let lane = controller.journal.lanes().unwrap().remove(0);
+        let [segment] = lane.generations.as_slice() else { panic!("{lane:?}") };
+        assert_eq!((segment.number, segment.page_size), (1, found));
+        assert_eq!(lane.refused_pages.len(), usize::from(fail_at.is_some()));
+        let held = controller.ledger.holding(lane.id.0).unwrap().pages;
+        assert_eq!(held, [super::generations::pages_of(&lane, segment)]);
+        controller.ledger.audit().unwrap();
+    }
+}
+
+#[test]
+fn a_producer_that_follows_is_refused_where_no_pages_of_any_size_are_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = FakeWorld::default();
+    let mut controller = controller(dir.path(), &world);
+    let created = controller.create(&request("r"), false, spec("orders", Some(PageSize::HUGE_2M)));
+    let mut record = created.unwrap().record;
+    let before = controller.ledger.clone();
+    for node in &mut controller.topology.nodes {
+        node.memory_free_bytes = 0;
+    }
+    controller.sys_root = dir.path().join("nothing");
+    world.with(|script| script.fail_at = Some(script.steps));
+    let refused = controller.follow(&mut record, 7).unwrap_err();
+    assert_eq!(refused.reason(), "INSUFFICIENT_HUGEPAGES");
+    assert!(refused.to_string().contains("4 KiB"), "{refused}");
+    assert_eq!((record.generation, record.generations.len()), (1, 1));
+    assert_eq!(controller.ledger, before, "nothing is left in the books");
+    controller.follow(&mut record, 7).unwrap();
+    assert_eq!((record.generation, record.generations.len()), (2, 2));
+    controller.ledger.audit().unwrap();
+}
+
+#[test]
 fn whoever_was_granted_an_end_and_died_with_the_agent_keeps_no_place() {
     let dir = tempfile::tempdir().unwrap();
     let world = FakeWorld::default();

@@ -337,7 +337,7 @@ fn find_memory(
 
 /// What each node could give now: what the kernel has, less what is promised but not yet taken
 /// from it. Pages that are backed or in quarantine are gone from the kernel's count already.
-fn free_pages<'a>(
+pub(crate) fn free_pages<'a>(
     topology: &'a Topology,
     ledger: &'a Ledger,
     page_size: PageSize,

@@ -21,7 +21,7 @@ use crate::by_value::ByValue;
 use crate::error::{AttachError, RecvError, ReserveError};
 use crate::message::{Message, from_bytes};
 use crate::pair::PairOptions;
-use crate::typed::{fill_in_place, per_slot, take};
+use crate::typed::{fill_in_place, per_slot, take, try_send_many};
 
 /// Both ends of a new lane for messages of type `T`, inside one process, for an async runtime.
 ///
@@ -149,6 +149,38 @@ impl<T: Message> AsyncTypedProducer<T> {
     pub async fn send_with(&mut self, fill: impl FnOnce(&mut T)) -> Result<(), ReserveError> {
         fill_in_place(self.inner.reserve(size_of::<T>()).await?, fill);
         Ok(())
+    }
+
+    /// Sends as many of the messages as there is room for at once, waiting for room for the first;
+    /// returns how many. Cancel-safe: they are in the lane once the future is ready, and none of
+    /// them if it was dropped before.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// # use laneway_shm::asynchronous::async_typed_pair;
+    /// # let (mut producer, mut consumer) = async_typed_pair::<u64>(Default::default())?;
+    /// let mut prices = &[101, 99, 100][..];
+    /// while !prices.is_empty() {
+    ///     prices = &prices[producer.send_many(prices).await?..];
+    /// }
+    /// # assert_eq!(consumer.recv_many(8, |_| ()).await?, 3);
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`AsyncProducer::send`].
+    ///
+    /// # Panics
+    /// As [`AsyncProducer::send`].
+    pub async fn send_many(&mut self, messages: &[T]) -> Result<usize, ReserveError> {
+        if messages.is_empty() {
+            return Ok(0);
+        }
+        self.inner.room(size_of::<T>()).await?;
+        try_send_many(self.inner.get_mut(), messages)
     }
 
     /// Sends as many of the messages as a slot holds, packed into one, waiting for it; returns how

@@ -8,7 +8,7 @@ use crate::ring::Span;
 
 /// Below this length the distance never matters, in bytes.
 const LONG_FROM: usize = 4096;
-/// From this length on, bytes for a far consumer go past the caches, in bytes.
+/// From this length of one write on, it goes past the caches to a far consumer, in bytes.
 const PAST_CACHES_FROM: u64 = 16 << 10;
 
 impl<P: OwnedMemory, C: Memory> Writer<P, C> {
@@ -23,7 +23,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         self.gauge.distance()
     }
 
-    /// Whether the distance matters for messages of so many slots.
+    /// Whether the distance may matter where a message takes so many slots.
     pub(super) fn is_long(&self, slots: u64) -> bool {
         slots.saturating_mul(u64::from(self.geometry.payload())) >= PAST_CACHES_FROM
     }
@@ -40,8 +40,12 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         }
     }
 
+    #[inline(never)]
     fn write_long(&self, span: &Span, offset: usize, bytes: &[u8]) {
         if bytes.len() as u64 >= PAST_CACHES_FROM && self.distance() == Distance::Far {
+            // Before: a lane that loses has marked these slots as busy, and who sees the bytes has
+            // to see the mark. After: the commit shows them.
+            self.own.drain();
             self.each_piece(span, offset, bytes, |at, piece| self.own.copy_past(at, piece));
             self.own.drain();
         } else {
