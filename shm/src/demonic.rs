@@ -7,7 +7,7 @@
 //! only their owner could, at the worst possible moment. The oracles: accesses inside one slot,
 //! bounded work for each call, no panic, nothing handed out that was not committed, and fail-stop
 //! after the first `Corruption`. Calls with planted bugs prove that it has teeth. `LANEWAY_FULL=1`
-//! makes fifty times as many looks (build with `--release`), and `LANEWAY_SEED=2` others.
+//! makes twenty times as many looks (build with `--release`), and `LANEWAY_SEED=2` others.
 
 #[path = "../tests/demonic/liar.rs"]
 mod liar;
@@ -461,7 +461,7 @@ impl FailStop {
 /// Looks that each kind of victim has to survive.
 fn looks_wanted() -> u64 {
     let full = std::env::var_os("LANEWAY_FULL").is_some_and(|value| value == "1");
-    if full { 5_000_000 } else { 100_000 }
+    if full { 2_000_000 } else { 100_000 }
 }
 
 /// Where the seeds of the cases come from: other cases for each number in `LANEWAY_SEED`.
