@@ -47,17 +47,20 @@ pub enum Distance {
 const FAR_FROM: Duration = Duration::from_nanos(120);
 /// Looks of one kind that make a judgement certain; one more of the other kind turns it.
 const CERTAIN: i8 = 4;
-/// While a producer waits and its consumer's cursor stands still, one look in so many is timed:
-/// the clock takes longer than the look.
-const WAITING: u8 = 64;
+/// Behind a look that found nothing new, one in so many is timed: the clock takes longer than the
+/// look, and a producer that waits looks often. A prime, so that every one of several readers has
+/// its turn, also beside one that stands still.
+const WAITING: u8 = 61;
 
 /// Judges the distance, look by look.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Gauge {
     /// Above zero far, below it near.
     votes: i8,
-    /// Looks in a row that found nothing new.
-    idle: u8,
+    /// The last look found nothing new.
+    is_waiting: bool,
+    /// Looks so far.
+    looks: u8,
 }
 
 impl Gauge {
@@ -68,18 +71,19 @@ impl Gauge {
             Some(relation) if relation <= Relation::SameL3 => -1,
             Some(_) => 1,
         };
-        Self { votes, idle: 0 }
+        Self { votes, is_waiting: false, looks: 0 }
     }
 
     /// Loads the cursor in a consumer's segment, with acquire order, and learns from the time that
     /// it took if it is beyond what is `known`.
     pub(crate) fn watch(&mut self, peer: &impl Memory, known: u64) -> u64 {
         // As in Writer::refresh.
-        let found = match self.idle % WAITING {
-            0 => self.timed(peer, known),
-            _ => peer.load_acquire(C_RELEASED),
+        let found = match self.is_waiting && !self.looks.is_multiple_of(WAITING) {
+            true => peer.load_acquire(C_RELEASED),
+            false => self.timed(peer, known),
         };
-        self.idle = if found > known { 0 } else { self.idle.wrapping_add(1) };
+        self.is_waiting = found <= known;
+        self.looks = self.looks.wrapping_add(1);
         found
     }
 

@@ -9,7 +9,7 @@ use laneway_shm::geometry::Geometry;
 use laneway_shm::layout::{C_RELEASED, CONSUMER_SEGMENT_BYTES};
 use laneway_shm::memory::{Memory, OwnedMemory};
 use laneway_shm::ring::{Found, Reader, Writer};
-use laneway_shm::{Distance, WaitMode};
+use laneway_shm::{Distance, Policy, Start, WaitMode};
 
 mod oracle;
 
@@ -158,6 +158,29 @@ fn a_cursor_that_has_not_moved_says_nothing() {
         assert!(lane.writer.try_reserve(20_000).expect("honest").is_none());
     }
     assert_eq!(lane.writer.distance(), Distance::Unknown);
+}
+
+#[test]
+fn the_producer_of_a_broadcast_lane_learns_from_its_readers() {
+    let geometry = Geometry::try_new(20_000, 4).expect("geometry");
+    let way = Rc::new(Way::default());
+    way.far.set(true);
+    let bytes = usize::try_from(geometry.segment_bytes()).expect("a small ring");
+    let own = Distant::new(bytes, &way);
+    let mut writer = Writer::broadcast(own, geometry, WaitMode::Spin, 0, Policy::Gated);
+    let readers = [1, 2].map(|number| {
+        let peer = Distant::new(CONSUMER_SEGMENT_BYTES, &way);
+        writer.admit(peer.clone(), number, Start::Newest).expect("a place");
+        peer
+    });
+    for _ in 0..40 {
+        let span = writer.try_reserve(20_000).expect("honest").expect("there is room");
+        writer.commit(&span);
+        for reader in &readers {
+            reader.heap.store_release(C_RELEASED, writer.committed());
+        }
+    }
+    assert_eq!(writer.distance(), Distance::Far);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use laneway_proto::v1::{self, Role, end_status::State};
-use laneway_shm::{Attach, Relation};
+use laneway_shm::{Attach, Distance, Relation};
 use laneway_tests::agent::{Agent, plain};
 use laneway_tests::hugepages::{Reserved, free, total};
 use laneway_tests::process::{Running, laneway_as};
@@ -89,6 +89,12 @@ fn the_grant_says_what_the_cores_have_in_common() {
         assert_eq!(named(producer.grant().relation), placement.relation);
         assert_eq!(named(consumer.grant().relation), placement.relation);
         assert_eq!(placement.relation.is_empty(), pinning == v1::Pinning::None, "{placement:?}");
+        let expected = match producer.grant().relation {
+            None | Some(Relation::SameCpu) => Distance::Unknown,
+            Some(relation) if relation <= Relation::SameL3 => Distance::Near,
+            Some(_) => Distance::Far,
+        };
+        assert_eq!(producer.distance(), expected, "nothing was measured yet");
     }
 }
 
