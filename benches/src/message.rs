@@ -8,7 +8,7 @@
 use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
 
-use laneway_shm::{Consumer, Producer};
+use laneway_shm::{Consumer, Producer, View};
 
 use crate::error::BenchError;
 use crate::ports::{Inlet, LargeInlet, LargeOutlet, Numbers, Outlet};
@@ -20,6 +20,9 @@ pub(crate) const STOP: u64 = u64::MAX;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of the sequence number: the smallest message.
 pub(crate) const NUMBER_BYTES: usize = 8;
+/// Bytes of a large message that a strict reader copies out before it looks at them: a multiple of
+/// eight that stays in the nearest cache.
+const PIECE_BYTES: usize = 4096;
 /// Polls between two looks at the clock.
 const POLLS: u32 = 1 << 16;
 
@@ -337,10 +340,21 @@ impl Read {
     #[inline(always)]
     pub(crate) fn of(bytes: &[u8]) -> Self {
         let number = bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        let [low, ..] = number.to_le_bytes();
-        let rest = bytes.len().saturating_sub(NUMBER_BYTES);
-        let expected = u64::from(low).wrapping_mul(weight(rest)).wrapping_add(number);
-        Self { number, len: bytes.len(), whole: sum(bytes) == expected }
+        let whole = sum(bytes) == expected_sum(number, bytes.len());
+        Self { number, len: bytes.len(), whole }
+    }
+
+    /// The same from a lane that is not trusted, piece by piece through `buffer`: each byte is read
+    /// from the lane once (the first eight twice).
+    #[inline(always)]
+    pub(crate) fn of_view(view: View<'_>, buffer: &mut [u8]) -> Self {
+        let number = view.u64_at(0).unwrap_or(0);
+        let buffer_bytes = buffer.len().min(PIECE_BYTES);
+        let mut total = 0u64;
+        if let Some(buffer) = buffer.get_mut(..buffer_bytes) {
+            view.for_each_piece(buffer, |piece| total = total.wrapping_add(sum(piece)));
+        }
+        Self { number, len: view.len(), whole: total == expected_sum(number, view.len()) }
     }
 
     /// Whether it is the message of `len` bytes that was expected, or the end.
@@ -364,6 +378,14 @@ fn number(found: u64, len: usize, wanted: usize, expected: u64) -> Result<Seen, 
 #[cold]
 fn wrong(expected: u64, found: u64, len: usize) -> Result<Seen, BenchError> {
     Err(BenchError::Message { expected, found, len })
+}
+
+/// What [`sum`] makes of message `number`, if it is `len` bytes long.
+#[inline(always)]
+fn expected_sum(number: u64, len: usize) -> u64 {
+    let [low, ..] = number.to_le_bytes();
+    let rest = len.saturating_sub(NUMBER_BYTES);
+    u64::from(low).wrapping_mul(weight(rest)).wrapping_add(number)
 }
 
 /// Sum of all words and of the bytes after them: reads every byte, eight at a time or more.

@@ -1,7 +1,8 @@
 //! The ends that messages go through, and how a lane serves them.
 //!
 //! A lane's practice is the documented one for the size: small messages are built privately and
-//! sent by value, larger ones are written in place; both are copied out by a strict consumer.
+//! sent by value, larger ones are written in place; a strict consumer takes the
+//! former by value and copies the latter out, piece by piece.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use laneway_shm::{Consumer, Producer, ReserveError};
 
 use crate::error::BenchError;
 use crate::message::{
-    Idle, NUMBER_BYTES, PATIENCE, Read, STOP, Seen, Small, Verdict, fill, fill_uninit, judge,
+    Idle, NUMBER_BYTES, PATIENCE, Read, STOP, Seen, Small, Verdict, fill, fill_uninit,
 };
 use crate::stream::BATCH;
 
@@ -174,24 +175,16 @@ impl LargeInlet for Consumer {
     #[inline(always)]
     fn take_large(&mut self, buffer: &mut [u8], expected: u64) -> Result<Seen, BenchError> {
         let slot = self.recv(PATIENCE)?;
-        let (found, wanted) = (slot.len(), buffer.len());
-        let copied = slot.copy_to(buffer);
+        let read = Read::of_view(slot.view(), buffer);
         slot.release();
-        // The usual case has a length that the compiler knows.
-        if found == wanted {
-            judge(buffer, wanted, expected)
-        } else {
-            judge(buffer.get(..copied).unwrap_or_default(), wanted, expected)
-        }
+        read.judge(buffer.len(), expected)
     }
 
     #[inline(always)]
     fn take_large_batch(&mut self, buffer: &mut [u8], count: &mut u64) -> Result<Seen, BenchError> {
         let mut batch = self.recv_many(BATCH, PATIENCE)?;
         while let Some(view) = batch.next()? {
-            let copied = view.copy_to(buffer);
-            let bytes = buffer.get(..copied).unwrap_or_default();
-            if judge(bytes, buffer.len(), *count + 1)? == Seen::Stop {
+            if Read::of_view(view, buffer).judge(buffer.len(), *count + 1)? == Seen::Stop {
                 return Ok(Seen::Stop);
             }
             *count += 1;

@@ -149,6 +149,39 @@ impl View<'_> {
         (end <= self.len).then_some(Self { start: self.start + start, len, ..*self })
     }
 
+    /// Hands the range out piece by piece, each copied to `buffer` first and as long as it, but
+    /// for the last one; returns how many bytes there were: all, unless `buffer` is empty.
+    ///
+    /// Where every byte of a long message is looked at once, this is faster than a copy of the
+    /// whole: with 2 to 8 KiB a piece does not leave the nearest cache before it is looked at.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use laneway_shm::{PairOptions, pair};
+    /// # let (mut producer, mut consumer) = pair(PairOptions::default())?;
+    /// producer.send(&[1; 5000], Duration::ZERO)?;
+    /// let (mut buffer, mut sum) = ([0; 2048], 0);
+    /// let slot = consumer.recv(Duration::ZERO)?;
+    /// slot.view().for_each_piece(&mut buffer, |piece| {
+    ///     sum += piece.iter().map(|&byte| u32::from(byte)).sum::<u32>();
+    /// });
+    /// assert_eq!(sum, 5000);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[inline(always)]
+    pub fn for_each_piece(&self, buffer: &mut [u8], mut read: impl FnMut(&[u8])) -> usize {
+        let (mut start, end) = (self.start, self.start + self.len);
+        while start < end {
+            let wanted = buffer.len().min(end - start);
+            let Some(piece) = buffer.get_mut(..wanted).filter(|piece| !piece.is_empty()) else {
+                break;
+            };
+            start += self.consumer.ring.copy_out(&self.span, start, piece);
+            read(piece);
+        }
+        start - self.start
+    }
+
     /// A little-endian integer at `at`; `None` if it is not inside the range.
     #[must_use]
     #[inline]

@@ -97,6 +97,28 @@ fn a_message_over_several_slots_arrives_as_one() {
 }
 
 #[test]
+fn a_message_handed_out_in_pieces_is_whole_wherever_they_and_its_slots_end() {
+    let (mut producer, mut consumer) = pair(options(40, 64)).unwrap();
+    for len in (0..300).chain([2000, 2560]) {
+        let sent: Vec<u8> = (0..=250).cycle().take(len).collect();
+        producer.send(&sent, Duration::ZERO).unwrap();
+        let slot = consumer.poll().unwrap().unwrap();
+        for start in [0, 1, 8, 39, 40].into_iter().filter(|start| *start <= len) {
+            let view = slot.view().range(start, len - start).unwrap();
+            for piece_bytes in [1, 3, 40, 64, 100, 4000] {
+                let (mut found, mut buffer) = (Vec::new(), vec![0; piece_bytes]);
+                let taken = view.for_each_piece(&mut buffer, |piece| {
+                    assert_eq!(piece.len(), piece_bytes.min(len - start - found.len()));
+                    found.extend(piece);
+                });
+                assert_eq!((taken, &found[..]), (len - start, &sent[start..]));
+            }
+            assert_eq!(view.for_each_piece(&mut [], |_| panic!("an empty piece")), 0);
+        }
+    }
+}
+
+#[test]
 fn a_batch_appears_at_once_or_not_at_all() {
     let (mut producer, mut consumer) = pair(options(8, 8)).unwrap();
     let mut batch = producer.batch();

@@ -385,6 +385,14 @@ fn judge_view(view: View<'_>, dice: &Dice) {
         let bytes = part.to_vec();
         assert!(bytes.len() == wanted && marked(&bytes), "oracle: bytes of a part");
     }
+    // Few pieces: each is another look.
+    let (mut buffer, mut pieces) = (vec![0; dice.pick(&[0, len / 3 + 1, len + 1])], 0);
+    let limit = buffer.len();
+    let taken = view.for_each_piece(&mut buffer, |piece| {
+        assert!(!piece.is_empty() && piece.len() <= limit && marked(piece), "oracle: a piece");
+        pieces += piece.len();
+    });
+    assert_eq!((taken, pieces), if limit == 0 { (0, 0) } else { (len, len) }, "oracle: pieces");
     assert_eq!(view.u64_at(start).is_some(), start.checked_add(8).is_some_and(|end| end <= len));
     let mut target = vec![0; small(len)];
     let copied = view.copy_to(&mut target);
