@@ -17,8 +17,12 @@ pub(crate) const QUICK_SIZES: [usize; 3] = [56, 64, 4096];
 /// Slots of a latency lane: few enough to stay hot, enough that the producer asks for the
 /// consumer's cursor only once in 256 messages.
 const LATENCY_SLOTS: u32 = 256;
-/// Largest ring of a latency lane, in bytes: half of a small private L2, and still two slots.
+/// Largest ring of a latency lane of small messages, in bytes: half of a small private L2.
 const LATENCY_BYTES: usize = 256 << 10;
+/// The same of messages above [`HOT_MAX`], and still two slots: beyond a private L2.
+const LATENCY_LARGE_BYTES: usize = 2 << 20;
+/// Longest message whose ring stays hot, in bytes: the agent's rule.
+const HOT_MAX: usize = 2048;
 /// A stream's ring, in bytes: deeper than a private L2, within a shared L3.
 const STREAM_BYTES: usize = 4 << 20;
 /// Depths of rtrb, in elements, of which the better one counts.
@@ -47,7 +51,8 @@ impl Depths {
         let stride = Geometry::try_new(payload(bytes), 2)?.stride();
         let dense = Geometry::for_profile(payload(bytes), 2, Profile::Throughput)?.stride();
         let slots = (STREAM_BYTES / dense).next_power_of_two().max(4);
-        let hot = 1usize << (LATENCY_BYTES / stride).max(2).ilog2();
+        let ring = if bytes > HOT_MAX { LATENCY_LARGE_BYTES } else { LATENCY_BYTES };
+        let hot = 1usize << (ring / stride).max(2).ilog2();
         Ok(Self {
             latency: u32::try_from(hot).map_or(LATENCY_SLOTS, |hot| hot.min(LATENCY_SLOTS)),
             stream: u32::try_from(slots).unwrap_or(LATENCY_SLOTS),
@@ -260,9 +265,9 @@ mod tests {
     }
 
     #[test]
-    fn latency_rings_are_hot_powers_of_two() {
+    fn latency_rings_are_hot_for_small_messages_and_beyond_the_l2_for_large_ones() {
         let slots = SIZES.map(|bytes| Depths::of(bytes).unwrap().latency);
-        assert_eq!(slots, [256, 256, 256, 256, 128, 32, 2, 2]);
+        assert_eq!(slots, [256, 256, 256, 256, 128, 256, 16, 2]);
     }
 
     #[test]

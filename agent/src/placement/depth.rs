@@ -1,9 +1,9 @@
 //! How deep a ring is, where its owner leaves that to the agent. Pure.
 //!
-//! Latency wants few slots that stay hot; a stream between near cores wants a ring beyond the
-//! producer's private cache and within the shared one, because lines that have spilled there are
-//! cheaper to fetch; between far cores depth buys nothing (`docs/measurements.md`, "Depth of a
-//! ring").
+//! Latency wants few slots that stay hot, as long as messages are small. A dialogue of larger ones,
+//! and a stream between near cores, want a ring beyond the producer's private cache and within the
+//! shared one, because lines that have spilled there are cheaper to fetch; between far cores depth
+//! buys nothing (`docs/measurements.md`, "Depth of a ring").
 
 use laneway_shm::SegmentError;
 use laneway_shm::geometry::{Geometry, SLOT_COUNT_MAX};
@@ -15,6 +15,9 @@ use crate::model::topology::{CacheRelation, CacheSizes};
 /// Slots of a latency ring. The producer looks at the consumer's cursor once in as many messages,
 /// and a dialogue over rings of 2 to 16 slots was up to half slower than over 64 to 256.
 const HOT_SLOTS: u64 = 256;
+/// Longest message whose lines a dialogue wants to stay hot, in bytes: longer ones are written by
+/// microcode, to which lines that a reader of a read-only mapping has seen are dear.
+const HOT_PAYLOAD_MAX: u32 = 2048;
 /// Fewest slots: one end can always be a step ahead.
 const SLOTS_MIN: u64 = 4;
 /// Assumed private cache where the machine does not tell, in bytes: the smallest of today's.
@@ -43,7 +46,12 @@ pub fn propose(
     let l2 = caches.l2_bytes.unwrap_or(L2_BYTES);
     let near = relation.is_some_and(|relation| relation <= CacheRelation::SameL3);
     let (bytes, slots_max, why) = if profile == Profile::Latency {
-        (l2 / 4, HOT_SLOTS, "latency: few slots, within a quarter of the L2")
+        if slot_payload_bytes <= HOT_PAYLOAD_MAX {
+            (l2 / 4, HOT_SLOTS, "latency: few slots, within a quarter of the L2")
+        } else {
+            let why = "latency of more than 2048 bytes: beyond the L2, at most twice as large";
+            (l2 * 2, u64::from(SLOT_COUNT_MAX), why)
+        }
     } else if near {
         let l3 = caches.l3_bytes.unwrap_or(l2 * 16);
         let why = "throughput below one L3: four times the L2, at most a quarter of the L3";
@@ -75,7 +83,12 @@ mod tests {
         let (latency, stream) = (Profile::Latency, Profile::Throughput);
         let near = Some(CacheRelation::SameL3);
         assert_eq!(slots(56, latency, near), 256);
-        assert_eq!(slots(65_000, latency, near), 4);
+        assert_eq!(slots(2048, latency, near), 64);
+        for large in [2049, 4096, 65_000] {
+            let stride = Geometry::for_profile(large, 2, latency).unwrap().stride() as u64;
+            let ring = u64::from(slots(large, latency, near)) * stride;
+            assert!(ring > 1 << 20 && ring <= 2 << 20, "{large}: {ring}");
+        }
         assert_eq!(slots(56, stream, near), 65_536);
         assert_eq!(slots(8, stream, near), 262_144);
         assert_eq!(slots(4096, stream, near), 512);
