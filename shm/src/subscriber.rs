@@ -41,6 +41,8 @@ pub struct Subscriber {
     deferred: Option<RecvError>,
     /// A message in the buffer that whoever read it refused: position and length.
     kept: Option<(u64, usize)>,
+    /// The message in the buffer, if the last call handed it out by itself.
+    handed: Option<(u64, usize)>,
     /// Not `Sync`: two threads must not share one end.
     not_sync: std::marker::PhantomData<std::cell::Cell<()>>,
 }
@@ -79,6 +81,7 @@ impl Subscriber {
             untold: 0,
             deferred: None,
             kept: None,
+            handed: None,
             not_sync: std::marker::PhantomData,
         })
     }
@@ -127,10 +130,8 @@ impl Subscriber {
     /// successor attaches; `Corrupt`, for ever; `Revoked`; `Segment` if the next generation's
     /// segment was refused.
     pub fn poll(&mut self) -> Result<Option<Message<'_>>, RecvError> {
-        match self.advance_to_message()? {
-            Some((position, len)) => Ok(Some(self.message(position, len))),
-            None => Ok(None),
-        }
+        self.handed = self.advance_to_message()?;
+        Ok(self.handed.map(|(position, len)| self.message(position, len)))
     }
 
     /// The next message, waiting at most `timeout` for it; for ever with [`Duration::MAX`].
@@ -139,7 +140,32 @@ impl Subscriber {
     /// `TimedOut` says what is known of the producer; otherwise as [`Subscriber::poll`].
     pub fn recv(&mut self, timeout: Duration) -> Result<Message<'_>, RecvError> {
         let (position, len) = self.wait_for_message(timeout)?;
+        self.handed = Some((position, len));
         Ok(self.message(position, len))
+    }
+
+    /// Keeps the message that [`Subscriber::poll`] or [`Subscriber::recv`] has just handed out: it
+    /// is the next call's, whatever the producer writes over meanwhile. For a receiver that has no
+    /// room for it. Does nothing behind any other call.
+    ///
+    /// ```no_run
+    /// # fn follow(quotes: &mut laneway_shm::Subscriber) -> Result<(), laneway_shm::RecvError> {
+    /// # let mut room = [0; 64];
+    /// # use std::time::Duration;
+    /// let message = quotes.recv(Duration::MAX)?;
+    /// match room.get_mut(..message.bytes.len()) {
+    ///     Some(room) => room.copy_from_slice(message.bytes),
+    ///     None => quotes.keep(),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn keep(&mut self) {
+        if let Some(handed) = self.handed.take() {
+            self.kept = Some(handed);
+            // The next call looks there first.
+            self.attend_at = 0;
+        }
     }
 
     /// The messages that are there, at most `limit`, waiting at most `timeout` for the first one;
@@ -298,6 +324,7 @@ impl Subscriber {
     /// The next message into the buffer: its position and length.
     #[inline]
     pub(crate) fn advance_to_message(&mut self) -> Result<Option<(u64, usize)>, RecvError> {
+        self.handed = None;
         if self.ring.position() >= self.attend_at {
             if let Some(kept) = self.kept.take() {
                 return Ok(Some(kept));

@@ -77,6 +77,24 @@ pub fn numbered(number: u64) -> [u8; 56] {
     bytes
 }
 
+/// What the cores of a lane's ends may have in common, nearest first, in the agent's words, and how
+/// far the consumer then is before anything was measured.
+pub const RELATIONS: [(&str, &str); 6] = [
+    ("same cpu", "unknown"),
+    ("same core", "near"),
+    ("same L2", "near"),
+    ("same L3", "near"),
+    ("same node", "far"),
+    ("other node", "far"),
+];
+
+/// A lane each end of which gets a core.
+#[must_use]
+pub fn with_cores(name: &str) -> LaneSpec {
+    let end = || Some(EndSpec { pinning: Pinning::Self_.into(), ..EndSpec::default() });
+    LaneSpec { producer: end(), consumer: end(), ..plain(name, 56, 8) }
+}
+
 /// Lets the example of frozen frames in another language shoot for the one in Rust, the program
 /// `rust`, and then view what that one shoots.
 ///

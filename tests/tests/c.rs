@@ -7,7 +7,9 @@ use std::time::Duration;
 use laneway_proto::v1::{BroadcastPolicy, BroadcastSpec, LaneSpec, Role, Shape};
 use laneway_shm::{Attach, RecvError};
 use laneway_tests::agent::{Agent, plain};
-use laneway_tests::bindings::{built, frames_go_between, has, numbered, root};
+use laneway_tests::bindings::{
+    RELATIONS, built, frames_go_between, has, numbered, root, with_cores,
+};
 use laneway_tests::process::{Finished, Running};
 use laneway_tests::{skipped, turn};
 use tempfile::TempDir;
@@ -149,6 +151,27 @@ fn a_reader_in_c_that_is_overrun_is_told_how_many_slots_it_lost_and_goes_on() {
         succeeded(&finished);
         assert_eq!(finished.stdout.trim(), "all of it");
     }
+}
+
+#[test]
+fn ends_in_c_are_told_what_their_cores_have_in_common_and_how_far_the_consumer_is() {
+    let _turn = turn();
+    if !has("cc") {
+        return skipped("ends_in_c_are_told_what_their_cores_have_in_common", "no C compiler");
+    }
+    let program = Program::compile("tests/tests/c/cores.c", Link::Shared);
+    let agent = Agent::start();
+    let relation = agent.create(with_cores("cores")).unwrap().placement.unwrap().relation;
+    let number = RELATIONS.iter().position(|(name, _)| *name == relation).unwrap();
+    let distance = match RELATIONS[number].1 {
+        "near" => 1,
+        "far" => 2,
+        _ => 0,
+    };
+    let tickets = [Role::Producer, Role::Consumer].map(|role| agent.ticket("cores", role));
+    let finished = program.start(&agent.attach_socket(), &[&tickets[0], &tickets[1]]).finish();
+    succeeded(&finished);
+    assert_eq!(finished.stdout.trim(), format!("{0} {0} {distance}", number + 1), "{relation}");
 }
 
 #[test]

@@ -112,6 +112,24 @@ typedef enum laneway_status {
   LANEWAY_STATUS_GIVEN_UP = 23,
 } laneway_status;
 
+// What the granted cores of a lane's two ends have in common, nearest first.
+typedef enum laneway_relation {
+  // An end has no core.
+  LANEWAY_RELATION_UNKNOWN = 0,
+  // They are one cpu: the ends take turns.
+  LANEWAY_RELATION_SAME_CPU = 1,
+  // They are two threads of one core.
+  LANEWAY_RELATION_SAME_CORE = 2,
+  // They share a level 2 cache.
+  LANEWAY_RELATION_SAME_L2 = 3,
+  // They share a level 3 cache.
+  LANEWAY_RELATION_SAME_L3 = 4,
+  // They are of one NUMA node.
+  LANEWAY_RELATION_SAME_NODE = 5,
+  // They are of different NUMA nodes.
+  LANEWAY_RELATION_OTHER_NODE = 6,
+} laneway_relation;
+
 // What is known of the other end. One that is silent is attached.
 typedef enum laneway_peer {
   // It has not attached yet.
@@ -121,6 +139,17 @@ typedef enum laneway_peer {
   // Its process ended, or it detached.
   LANEWAY_PEER_GONE = 2,
 } laneway_peer;
+
+// How far the consumer is from the producer.
+typedef enum laneway_distance {
+  // The agent could not say, or both ends have one cpu, and nothing was measured yet; or what
+  // was measured contradicts it.
+  LANEWAY_DISTANCE_UNKNOWN = 0,
+  // The two cores share a cache.
+  LANEWAY_DISTANCE_NEAR = 1,
+  // They do not.
+  LANEWAY_DISTANCE_FAR = 2,
+} laneway_distance;
 
 // The consumer's end of a lane.
 typedef struct laneway_consumer laneway_consumer;
@@ -313,6 +342,13 @@ enum laneway_status laneway_consumer_recv_packed(struct laneway_consumer *consum
 enum laneway_status laneway_consumer_grant(struct laneway_consumer *consumer,
                                            struct laneway_grant *grant);
 
+// Tells what the granted cores of this end and of the producer have in common.
+//
+// # Safety
+// One thread at a time uses the handle. `relation` may be written.
+enum laneway_status laneway_consumer_relation(struct laneway_consumer *consumer,
+                                              enum laneway_relation *relation);
+
 // Tells the position of the next message, in slots since the lane was made.
 //
 // # Safety
@@ -478,6 +514,22 @@ enum laneway_status laneway_producer_abort(struct laneway_producer *producer);
 enum laneway_status laneway_producer_grant(struct laneway_producer *producer,
                                            struct laneway_grant *grant);
 
+// Tells what the granted cores of this end and of the consumer have in common.
+//
+// # Safety
+// One thread at a time uses the handle. `relation` may be written.
+enum laneway_status laneway_producer_relation(struct laneway_producer *producer,
+                                              enum laneway_relation *relation);
+
+// Tells how far the consumer is: what the agent granted, and then what the time says in which the
+// consumer's cursor comes here, looked at where messages take slots of 16 KiB or more. A lane that
+// overwrites looks at no cursor: there the agent's word stands.
+//
+// # Safety
+// One thread at a time uses the handle. `distance` may be written.
+enum laneway_status laneway_producer_distance(struct laneway_producer *producer,
+                                              enum laneway_distance *distance);
+
 // Tells the position after the last visible message, in slots since the lane was made.
 //
 // # Safety
@@ -583,12 +635,35 @@ enum laneway_status laneway_subscriber_recv_many(struct laneway_subscriber *subs
                                                  size_t *received,
                                                  uint64_t *lost);
 
+// As `laneway_subscriber_recv_many`, one message behind the other from `bytes` on, without gaps,
+// with their lengths in `lengths`.
+//
+// # Safety
+// One thread at a time uses the handle. `bytes` has `capacity` bytes and `lengths` `count`
+// numbers that may be written. Neither overlaps the other, `received` or `lost`, which may be
+// written.
+enum laneway_status laneway_subscriber_recv_packed(struct laneway_subscriber *subscriber,
+                                                   void *bytes,
+                                                   size_t capacity,
+                                                   size_t *lengths,
+                                                   size_t count,
+                                                   uint64_t timeout_ns,
+                                                   size_t *received,
+                                                   uint64_t *lost);
+
 // Tells what the agent granted.
 //
 // # Safety
 // One thread at a time uses the handle. `grant` may be written.
 enum laneway_status laneway_subscriber_grant(struct laneway_subscriber *subscriber,
                                              struct laneway_grant *grant);
+
+// Tells what the granted cores of this end and of the producer have in common.
+//
+// # Safety
+// One thread at a time uses the handle. `relation` may be written.
+enum laneway_status laneway_subscriber_relation(struct laneway_subscriber *subscriber,
+                                                enum laneway_relation *relation);
 
 // Tells how far the reader is: the position of the next message, in slots since the lane was made,
 // and the slots that it lost since its attach.

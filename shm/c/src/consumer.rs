@@ -6,7 +6,8 @@ use laneway_shm::Consumer;
 
 use crate::border::{Out, Table, bytes_mut, guarded, items, items_mut, text};
 use crate::ends::{
-    self, Claim, LanewayAttachOptions, LanewayBuffer, LanewayGrant, LanewayPeer, Packed, Shelf,
+    self, Claim, LanewayAttachOptions, LanewayBuffer, LanewayGrant, LanewayPeer, LanewayRelation,
+    Packed, Shelf,
 };
 use crate::frozen::LanewayFrozen;
 use crate::status::{Failure, LanewayStatus};
@@ -265,6 +266,28 @@ pub unsafe extern "C" fn laneway_consumer_grant(
             let out = Out::new(grant, "grant")?;
             CONSUMERS.with(consumer, |end| {
                 out.set(ends::grant(end.grant(), end.message_max()));
+                Ok(LanewayStatus::Ok)
+            })
+        }
+    })
+}
+
+/// Tells what the granted cores of this end and of the producer have in common.
+///
+/// # Safety
+/// One thread at a time uses the handle. `relation` may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn laneway_consumer_relation(
+    consumer: *mut LanewayConsumer,
+    relation: *mut LanewayRelation,
+) -> LanewayStatus {
+    guarded(|| {
+        // SAFETY: the place for `relation` is promised to this function, and that one thread
+        // uses the handle.
+        unsafe {
+            let out = Out::new(relation, "relation")?;
+            CONSUMERS.with(consumer, |end| {
+                out.set(ends::relation(end.grant()));
                 Ok(LanewayStatus::Ok)
             })
         }

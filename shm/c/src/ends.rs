@@ -5,7 +5,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use laneway_shm::wire::{Grant, Pinning};
-use laneway_shm::{Attach, Consumer, FrozenFile, Incoming, PeerState, Producer, Profile, Start};
+use laneway_shm::{
+    Attach, Consumer, Distance, FrozenFile, Incoming, PeerState, Producer, Profile, Relation, Start,
+};
 
 use crate::border::{Answer, Out};
 use crate::frozen::{self, LanewayFrozen};
@@ -78,6 +80,39 @@ pub enum LanewayPeer {
     Live = 1,
     /// Its process ended, or it detached.
     Gone = 2,
+}
+
+/// What the granted cores of a lane's two ends have in common, nearest first.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LanewayRelation {
+    /// An end has no core.
+    Unknown = 0,
+    /// They are one cpu: the ends take turns.
+    SameCpu = 1,
+    /// They are two threads of one core.
+    SameCore = 2,
+    /// They share a level 2 cache.
+    SameL2 = 3,
+    /// They share a level 3 cache.
+    SameL3 = 4,
+    /// They are of one NUMA node.
+    SameNode = 5,
+    /// They are of different NUMA nodes.
+    OtherNode = 6,
+}
+
+/// How far the consumer is from the producer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LanewayDistance {
+    /// The agent could not say, or both ends have one cpu, and nothing was measured yet; or what
+    /// was measured contradicts it.
+    Unknown = 0,
+    /// The two cores share a cache.
+    Near = 1,
+    /// They do not.
+    Far = 2,
 }
 
 /// Bytes to send.
@@ -175,6 +210,26 @@ pub(crate) fn peer(state: PeerState) -> LanewayPeer {
         PeerState::Live => LanewayPeer::Live,
         PeerState::Gone => LanewayPeer::Gone,
         _ => LanewayPeer::Absent,
+    }
+}
+
+pub(crate) fn relation(grant: &Grant) -> LanewayRelation {
+    match grant.relation {
+        None => LanewayRelation::Unknown,
+        Some(Relation::SameCpu) => LanewayRelation::SameCpu,
+        Some(Relation::SameCore) => LanewayRelation::SameCore,
+        Some(Relation::SameL2) => LanewayRelation::SameL2,
+        Some(Relation::SameL3) => LanewayRelation::SameL3,
+        Some(Relation::SameNode) => LanewayRelation::SameNode,
+        Some(Relation::OtherNode) => LanewayRelation::OtherNode,
+    }
+}
+
+pub(crate) fn distance(distance: Distance) -> LanewayDistance {
+    match distance {
+        Distance::Unknown => LanewayDistance::Unknown,
+        Distance::Near => LanewayDistance::Near,
+        Distance::Far => LanewayDistance::Far,
     }
 }
 

@@ -8,25 +8,16 @@ use crate::border::{Answer, Out};
 use crate::ends::Shelf;
 use crate::status::{Failure, LanewayStatus};
 
-/// A reader that may be overrun, and what it has taken out of the lane without handing it over.
+/// A reader that may be overrun.
 pub(crate) struct Inlet {
     pub(crate) subscriber: Subscriber,
-    /// A message that had no room, and its position.
-    kept: Option<(u64, Vec<u8>)>,
     /// What was found behind messages that were handed over.
     deferred: Option<RecvError>,
 }
 
 impl Inlet {
     pub(crate) fn new(subscriber: Subscriber) -> Self {
-        Self { subscriber, kept: None, deferred: None }
-    }
-
-    pub(crate) fn position(&self) -> u64 {
-        match &self.kept {
-            Some((position, _)) => *position,
-            None => self.subscriber.position(),
-        }
+        Self { subscriber, deferred: None }
     }
 
     /// Copies the next message out, or keeps it and answers its length alone. `None` if there is
@@ -39,23 +30,14 @@ impl Inlet {
         if let Some(error) = self.deferred.take() {
             return Err(error);
         }
-        let fitted = match &self.kept {
-            Some((_, bytes)) => fit(bytes, room),
-            None => {
-                let found = match timeout {
-                    Some(timeout) => Some(self.subscriber.recv(timeout)?),
-                    None => self.subscriber.poll()?,
-                };
-                let Some(message) = found else { return Ok(None) };
-                let fitted = fit(message.bytes, room);
-                if fitted.is_err() {
-                    self.kept = Some((message.position, message.bytes.to_vec()));
-                }
-                fitted
-            }
+        let found = match timeout {
+            Some(timeout) => Some(self.subscriber.recv(timeout)?),
+            None => self.subscriber.poll()?,
         };
-        if fitted.is_ok() {
-            self.kept = None;
+        let Some(message) = found else { return Ok(None) };
+        let fitted = fit(message.bytes, room);
+        if fitted.is_err() {
+            self.subscriber.keep();
         }
         Ok(Some(fitted))
     }

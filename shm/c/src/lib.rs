@@ -23,8 +23,8 @@ pub use consumer::*;
 pub use ends::{
     LANEWAY_ATTACH_LIFELINE, LANEWAY_ATTACH_NO_PIN, LANEWAY_ATTACH_OLDEST, LANEWAY_FOREVER,
     LANEWAY_GRANT_PARKS, LANEWAY_GRANT_PINNED_BY_AGENT, LANEWAY_GRANT_PINS_ITSELF,
-    LANEWAY_GRANT_THROUGHPUT, LANEWAY_NO_CPU, LanewayAttachOptions, LanewayBuffer, LanewayGrant,
-    LanewayPeer, LanewaySlice,
+    LANEWAY_GRANT_THROUGHPUT, LANEWAY_NO_CPU, LanewayAttachOptions, LanewayBuffer, LanewayDistance,
+    LanewayGrant, LanewayPeer, LanewayRelation, LanewaySlice,
 };
 pub use frozen::{
     LanewayFrozen, LanewayFrozenBuilder, laneway_frozen_builder_discard,

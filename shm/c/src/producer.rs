@@ -4,7 +4,8 @@ use std::ffi::{c_char, c_void};
 
 use crate::border::{Out, Table, bytes, guarded, items, text};
 use crate::ends::{
-    self, Claim, LanewayAttachOptions, LanewayGrant, LanewayPeer, LanewaySlice, Outlet,
+    self, Claim, LanewayAttachOptions, LanewayDistance, LanewayGrant, LanewayPeer, LanewayRelation,
+    LanewaySlice, Outlet,
 };
 use crate::frozen::{self, LanewayFrozen};
 use crate::status::LanewayStatus;
@@ -214,6 +215,52 @@ pub unsafe extern "C" fn laneway_producer_grant(
             let out = Out::new(grant, "grant")?;
             PRODUCERS.with(producer, |end| {
                 out.set(ends::grant(end.producer.grant(), end.producer.message_max()));
+                Ok(LanewayStatus::Ok)
+            })
+        }
+    })
+}
+
+/// Tells what the granted cores of this end and of the consumer have in common.
+///
+/// # Safety
+/// One thread at a time uses the handle. `relation` may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn laneway_producer_relation(
+    producer: *mut LanewayProducer,
+    relation: *mut LanewayRelation,
+) -> LanewayStatus {
+    guarded(|| {
+        // SAFETY: the place for `relation` is promised to this function, and that one thread
+        // uses the handle.
+        unsafe {
+            let out = Out::new(relation, "relation")?;
+            PRODUCERS.with(producer, |end| {
+                out.set(ends::relation(end.producer.grant()));
+                Ok(LanewayStatus::Ok)
+            })
+        }
+    })
+}
+
+/// Tells how far the consumer is: what the agent granted, and then what the time says in which the
+/// consumer's cursor comes here, looked at where messages take slots of 16 KiB or more. A lane that
+/// overwrites looks at no cursor: there the agent's word stands.
+///
+/// # Safety
+/// One thread at a time uses the handle. `distance` may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn laneway_producer_distance(
+    producer: *mut LanewayProducer,
+    distance: *mut LanewayDistance,
+) -> LanewayStatus {
+    guarded(|| {
+        // SAFETY: the place for `distance` is promised to this function, and that one thread
+        // uses the handle.
+        unsafe {
+            let out = Out::new(distance, "distance")?;
+            PRODUCERS.with(producer, |end| {
+                out.set(ends::distance(end.producer.distance()));
                 Ok(LanewayStatus::Ok)
             })
         }

@@ -5,7 +5,10 @@ use std::ffi::{c_char, c_void};
 
 use crate::border::{Out, Table, bytes_mut, guarded, items, items_mut, text};
 use crate::consumer::Buffers;
-use crate::ends::{self, Claim, LanewayAttachOptions, LanewayBuffer, LanewayGrant, LanewayPeer};
+use crate::ends::{
+    self, Claim, LanewayAttachOptions, LanewayBuffer, LanewayGrant, LanewayPeer, LanewayRelation,
+    Packed,
+};
 use crate::follow::Inlet;
 use crate::status::LanewayStatus;
 
@@ -153,6 +156,37 @@ pub unsafe extern "C" fn laneway_subscriber_recv_many(
     })
 }
 
+/// As `laneway_subscriber_recv_many`, one message behind the other from `bytes` on, without gaps,
+/// with their lengths in `lengths`.
+///
+/// # Safety
+/// One thread at a time uses the handle. `bytes` has `capacity` bytes and `lengths` `count`
+/// numbers that may be written. Neither overlaps the other, `received` or `lost`, which may be
+/// written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn laneway_subscriber_recv_packed(
+    subscriber: *mut LanewaySubscriber,
+    bytes: *mut c_void,
+    capacity: usize,
+    lengths: *mut usize,
+    count: usize,
+    timeout_ns: u64,
+    received: *mut usize,
+    lost: *mut u64,
+) -> LanewayStatus {
+    guarded(|| {
+        // SAFETY: the bytes, the lengths and the places for `received` and `lost` are promised to
+        // this function, apart from one another, and that one thread uses the handle.
+        unsafe {
+            let (received, lost) = (Out::new(received, "received")?, Out::new(lost, "lost")?);
+            let lengths = items_mut(lengths, count, "lengths")?;
+            let mut shelf = Packed::new(bytes_mut(bytes, capacity, "bytes")?, lengths);
+            SUBSCRIBERS
+                .with(subscriber, |end| end.recv_many(&mut shelf, timeout_ns, &received, &lost))
+        }
+    })
+}
+
 /// Tells what the agent granted.
 ///
 /// # Safety
@@ -169,6 +203,28 @@ pub unsafe extern "C" fn laneway_subscriber_grant(
             let out = Out::new(grant, "grant")?;
             SUBSCRIBERS.with(subscriber, |end| {
                 out.set(ends::grant(end.subscriber.grant(), end.subscriber.message_max()));
+                Ok(LanewayStatus::Ok)
+            })
+        }
+    })
+}
+
+/// Tells what the granted cores of this end and of the producer have in common.
+///
+/// # Safety
+/// One thread at a time uses the handle. `relation` may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn laneway_subscriber_relation(
+    subscriber: *mut LanewaySubscriber,
+    relation: *mut LanewayRelation,
+) -> LanewayStatus {
+    guarded(|| {
+        // SAFETY: the place for `relation` is promised to this function, and that one thread
+        // uses the handle.
+        unsafe {
+            let out = Out::new(relation, "relation")?;
+            SUBSCRIBERS.with(subscriber, |end| {
+                out.set(ends::relation(end.subscriber.grant()));
                 Ok(LanewayStatus::Ok)
             })
         }
@@ -192,7 +248,7 @@ pub unsafe extern "C" fn laneway_subscriber_position(
         unsafe {
             let (position, lost) = (Out::new(position, "position")?, Out::new(lost, "lost")?);
             SUBSCRIBERS.with(subscriber, |end| {
-                position.set(end.position());
+                position.set(end.subscriber.position());
                 lost.set(end.subscriber.lost());
                 Ok(LanewayStatus::Ok)
             })

@@ -44,6 +44,8 @@ fn generated() -> String {
     for (ours, theirs) in [
         ("LanewayStatus", "laneway_status"),
         ("LanewayPeer", "laneway_peer"),
+        ("LanewayRelation", "laneway_relation"),
+        ("LanewayDistance", "laneway_distance"),
         ("LanewayProducer", "laneway_producer"),
         ("LanewayConsumer", "laneway_consumer"),
         ("LanewaySubscriber", "laneway_subscriber"),

@@ -91,6 +91,10 @@ impl<'c> Case<'c> {
                 let whole = slots >= 1 && slots <= self.geometry.count() && len as u64 <= room;
                 assert!(position >= before && whole, "oracle: {len} bytes in {slots} slots");
                 self.found += 1;
+                if self.dice.below(8) == 0 {
+                    self.bytes().keep();
+                    self.stays(position, len);
+                }
             }
             Ok(None) | Err(RecvError::TimedOut { .. }) => {
                 assert_eq!(after, before, "oracle: moves on without a message");
@@ -187,22 +191,22 @@ impl<'c> Case<'c> {
                 if let RecvError::Length { found, .. } = error {
                     let other = if is_packed { found % SIZE != 0 } else { found != SIZE };
                     assert!((other || found == 0) && found <= max, "oracle: {found} refused");
-                    self.refused(found);
+                    if self.dice.below(2) == 0 {
+                        self.stays(after, found);
+                    }
                 }
             }
         }
     }
 
     /// A message that was refused stays as it was copied: nobody looks at the lane for it again.
-    fn refused(&mut self, len: usize) {
-        if self.dice.below(2) == 0 {
-            let (before, _) = self.account();
-            self.siege.state().allowed = 0;
-            let message = self.bytes().poll().unwrap().expect("oracle: what was refused is gone");
-            let is_same = (message.position, message.bytes.len()) == (before, len);
-            assert!(is_same, "oracle: another message than the one that was refused");
-            self.siege.begin(before, 1);
-        }
+    fn stays(&mut self, position: u64, len: usize) {
+        self.siege.state().allowed = 0;
+        let message = self.bytes().poll().unwrap().expect("oracle: what was refused is gone");
+        let is_same = (message.position, message.bytes.len()) == (position, len);
+        assert!(is_same, "oracle: another message than the one that was refused");
+        let position = self.bytes().position();
+        self.siege.begin(position, 1);
     }
 }
 

@@ -60,6 +60,36 @@ fn a_loss_ends_what_is_received_together_and_is_told_before_what_comes_behind_it
 }
 
 #[test]
+fn a_message_that_a_reader_keeps_is_the_next_calls_though_its_slot_was_written_over() {
+    let _turn = turn();
+    let agent = Agent::start();
+    agent.create(cast("ticks", BroadcastPolicy::Overwrite, 64)).unwrap();
+    let mut producer = producer(&agent, "ticks");
+    let mut subscriber = subscriber(&agent, "ticks", Start::Newest);
+    gather(&mut producer, 1);
+    producer.send_many(bytes(0..2), SOON).unwrap();
+    assert_eq!(number(&subscriber.recv(SOON).unwrap()), 0);
+    assert_eq!(number(&subscriber.poll().unwrap().unwrap()), 1);
+    subscriber.keep();
+    assert_eq!(subscriber.position(), 1);
+    producer.send_many(bytes(2..200), SOON).unwrap();
+    let again = subscriber.recv(SOON).unwrap();
+    assert_eq!((number(&again), again.position), (1, 1));
+    // Once more, and to those that are received together.
+    subscriber.keep();
+    subscriber.keep();
+    let mut found = Vec::new();
+    assert_eq!(subscriber.recv_many(9, SOON, |message| found.push(number(&message))).unwrap(), 1);
+    assert_eq!(found, [1]);
+    subscriber.keep();
+    let lost = subscriber.recv(SOON).map(drop);
+    assert!(matches!(lost, Err(RecvError::Lost { .. })), "{lost:?}");
+    subscriber.keep();
+    let next = subscriber.recv(SOON).unwrap();
+    assert_eq!(number(&next), next.position);
+}
+
+#[test]
 fn a_reader_that_falls_behind_in_the_middle_is_told_so_behind_what_it_received() {
     let _turn = turn();
     let agent = Agent::start();

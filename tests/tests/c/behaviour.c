@@ -47,6 +47,8 @@ static void attaches(char **argv, laneway_producer **producer, laneway_consumer 
 
 static void facts(laneway_producer *producer, laneway_consumer *consumer) {
     laneway_grant grant;
+    laneway_relation relation = LANEWAY_RELATION_OTHER_NODE;
+    laneway_distance distance = LANEWAY_DISTANCE_FAR;
     laneway_peer peer;
     uint64_t number;
     EXPECT(laneway_producer_grant(producer, &grant), OK);
@@ -55,6 +57,13 @@ static void facts(laneway_producer *producer, laneway_consumer *consumer) {
     CHECK(grant.cpu == LANEWAY_NO_CPU && grant.flags == 0);
     EXPECT(laneway_consumer_grant(consumer, &grant), OK);
     CHECK(grant.grade >= 'A' && grant.grade <= 'D');
+    /* Without cores nobody knows how far they are from each other. */
+    EXPECT(laneway_producer_relation(producer, &relation), OK);
+    CHECK(relation == LANEWAY_RELATION_UNKNOWN);
+    EXPECT(laneway_consumer_relation(consumer, &relation), OK);
+    CHECK(relation == LANEWAY_RELATION_UNKNOWN);
+    EXPECT(laneway_producer_distance(producer, &distance), OK);
+    CHECK(distance == LANEWAY_DISTANCE_UNKNOWN);
     EXPECT(laneway_producer_maintain(producer), OK);
     EXPECT(laneway_consumer_maintain(consumer), OK);
     EXPECT(laneway_producer_send(producer, "", 0, SOON_NS), OK);
@@ -173,6 +182,9 @@ static void bad_arguments(laneway_producer *producer, laneway_consumer *consumer
     EXPECT(laneway_consumer_recv_many(consumer, crooked, 1, SOON_NS, &len), INVALID_ARGUMENT);
     EXPECT(laneway_producer_send_many(producer, crooked, 1, SOON_NS, &len), INVALID_ARGUMENT);
     EXPECT(laneway_producer_reserve(producer, 1, SOON_NS, NULL), INVALID_ARGUMENT);
+    EXPECT(laneway_producer_relation(producer, NULL), INVALID_ARGUMENT);
+    EXPECT(laneway_producer_distance(producer, crooked), INVALID_ARGUMENT);
+    EXPECT(laneway_consumer_relation(consumer, NULL), INVALID_ARGUMENT);
 }
 
 static void bad_handles(laneway_producer *producer, laneway_consumer *consumer) {
@@ -184,6 +196,9 @@ static void bad_handles(laneway_producer *producer, laneway_consumer *consumer) 
            INVALID_HANDLE);
     EXPECT(laneway_producer_send((laneway_producer *)consumer, "", 0, 0), INVALID_HANDLE);
     EXPECT(laneway_producer_send((laneway_producer *)UINTPTR_MAX, "", 0, 0), INVALID_HANDLE);
+    EXPECT(laneway_producer_distance((laneway_producer *)consumer, NULL), INVALID_ARGUMENT);
+    EXPECT(laneway_consumer_relation((laneway_consumer *)producer, &(laneway_relation){0}),
+           INVALID_HANDLE);
     EXPECT(laneway_consumer_detach((laneway_consumer *)producer), INVALID_HANDLE);
     EXPECT(laneway_consumer_detach(NULL), INVALID_HANDLE);
 }
