@@ -104,6 +104,11 @@ class Grant:
     def profile(self) -> Literal["latency", "throughput"]: ...
     @property
     def pinning(self) -> Literal["none", "self", "enforced"]: ...
+    @property
+    def relation(
+        self,
+    ) -> Literal["same cpu", "same core", "same L2", "same L3", "same node", "other node", None]:
+        """What the cores of both ends have in common; ``None`` if an end has no core."""
 
 @final
 class Frozen:
@@ -151,6 +156,10 @@ class Producer:
     def grant(self) -> Grant: ...
     @property
     def peer(self) -> _Peer: ...
+    @property
+    def distance(self) -> Literal["unknown", "near", "far"]:
+        """How far the consumer is: as the agent says, and then as the time says in which its cursor
+        comes, looked at where messages take slots of 16 KiB or more."""
     @property
     def position(self) -> int:
         """Position after the last visible message, in slots since the lane was made."""
@@ -229,6 +238,15 @@ class Subscriber:
         """The next message, if there is one now."""
     def recv_many(self, limit: int = 1024, timeout: Optional[float] = None) -> list[bytes]:
         """The messages that are there, waiting for the first one; nothing is missing between them."""
+    def recv_into(self, buffer: _Buffer, timeout: Optional[float] = None) -> int:
+        """Copies the next message into a buffer that can be written; returns its length."""
+    def recv_array(self, dtype: Any, limit: int = 1024, timeout: Optional[float] = None) -> Any:
+        """The items of the messages that are there, at most ``limit`` messages, as one numpy array;
+        nothing is missing between them.
+
+        ValueError for a message whose length is no multiple of the item's; it stays for the next
+        call.
+        """
     @property
     def grant(self) -> Grant: ...
     @property

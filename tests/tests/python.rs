@@ -7,7 +7,9 @@ use std::time::Duration;
 use laneway_proto::v1::{BroadcastPolicy, BroadcastSpec, LaneSpec, Role, Shape};
 use laneway_shm::{Attach, RecvError};
 use laneway_tests::agent::{Agent, plain};
-use laneway_tests::bindings::{built, frames_go_between, has, numbered, python_with, root};
+use laneway_tests::bindings::{
+    RELATIONS, built, frames_go_between, has, numbered, python_with, root, with_cores,
+};
 use laneway_tests::hugepages::Reserved;
 use laneway_tests::process::{Finished, Running};
 use laneway_tests::{skipped, turn};
@@ -47,7 +49,7 @@ impl Python {
     fn behaviour(&self, agent: &Agent, scenario: &str) -> Command {
         let policy = match scenario {
             "held" => Some(BroadcastPolicy::Gated),
-            "overrun" => Some(BroadcastPolicy::Overwrite),
+            "overrun" | "overrun_into" | "overrun_arrays" => Some(BroadcastPolicy::Overwrite),
             "evicted" => Some(BroadcastPolicy::Evicting),
             _ => None,
         };
@@ -168,6 +170,23 @@ fn frames_go_between_python_and_rust_as_frozen_payloads_in_both_directions() {
 }
 
 #[test]
+fn ends_in_python_are_told_what_their_cores_have_in_common_and_how_far_the_consumer_is() {
+    let _turn = turn();
+    let Some(python) = Python::find() else {
+        return skipped("ends_in_python_are_told_what_their_cores_have_in_common", "no python3");
+    };
+    let agent = Agent::start();
+    let relation = agent.create(with_cores("cores")).unwrap().placement.unwrap().relation;
+    let (_, distance) = RELATIONS.into_iter().find(|(name, _)| *name == relation).unwrap();
+    let mut command = python.command("tests/tests/python/behaviour.py");
+    command.arg("cores").arg(agent.attach_socket());
+    command.args([Role::Producer, Role::Consumer].map(|role| agent.ticket("cores", role)));
+    let finished = Running::start(command).finish();
+    succeeded(&finished, "cores");
+    assert_eq!(finished.stdout.trim(), format!("{relation}, {relation}, {distance}"));
+}
+
+#[test]
 fn every_error_of_a_lane_is_a_typed_exception_with_its_numbers() {
     let _turn = turn();
     let Some(python) = Python::find() else {
@@ -191,7 +210,7 @@ fn a_reader_in_python_that_is_overrun_or_given_up_is_told_and_goes_on() {
     let Some(python) = Python::find() else {
         return skipped("a_reader_in_python_that_is_overrun", "no python3");
     };
-    python.passes(&["overrun", "evicted"]);
+    python.passes(&["overrun", "overrun_into", "evicted"]);
 }
 
 #[test]
@@ -213,7 +232,7 @@ fn messages_arrive_as_typed_numpy_arrays() {
             "no Python, or no numpy to be had",
         );
     };
-    Python::with(python).passes(&["arrays", "frozen_arrays"]);
+    Python::with(python).passes(&["arrays", "overrun_arrays", "frozen_arrays"]);
 }
 
 /// The stub and the module name the same things.

@@ -2,85 +2,23 @@
 
 use std::time::Duration;
 
-use laneway_shm::{Incoming, ReadSlot, RecvError};
-use pyo3::exceptions::{PyImportError, PyTypeError, PyValueError};
+use laneway_shm::{Incoming, RecvError};
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyMemoryView, PySlice};
+use pyo3::types::PyBytes;
 
 use crate::error;
 use crate::frozen::Frozen;
 use crate::grant::{self, Grant};
+use crate::inlet::{Inlet, Items, Room, limited, to_bytes};
 use crate::wait::{Held, in_slices, open, timeout};
 
 /// The consumer's end of a lane. One thread at a time uses it.
 #[pyclass(frozen, module = "laneway")]
 pub(crate) struct Consumer {
-    end: Held<Inlet>,
+    end: Held<Inlet<laneway_shm::Consumer>>,
 }
 
-struct Inlet {
-    consumer: laneway_shm::Consumer,
-    /// What was wrong behind messages that were handed over: told by the next call.
-    deferred: Option<RecvError>,
-}
-
-impl Inlet {
-    /// Hands the next message to `take`, if there is one now. A message that `take` cannot use
-    /// stays in the lane.
-    fn now<T>(
-        &mut self,
-        take: impl FnOnce(&ReadSlot<'_>) -> PyResult<T>,
-    ) -> PyResult<Result<Option<T>, RecvError>> {
-        if let Some(error) = self.deferred.take() {
-            return Ok(Err(error));
-        }
-        match self.consumer.poll() {
-            Ok(Some(slot)) => match take(&slot) {
-                Ok(taken) => Ok(Ok(Some(taken))),
-                Err(error) => {
-                    slot.keep();
-                    Err(error)
-                }
-            },
-            Ok(None) => Ok(Ok(None)),
-            Err(error) => Ok(Err(error)),
-        }
-    }
-
-    /// As [`Inlet::now`], waiting at most `timeout` for the message.
-    fn next<T>(
-        &mut self,
-        py: Python<'_>,
-        timeout: Duration,
-        mut take: impl FnMut(&ReadSlot<'_>) -> PyResult<T>,
-    ) -> PyResult<Result<T, RecvError>> {
-        loop {
-            match self.now(&mut take)? {
-                Ok(Some(taken)) => return Ok(Ok(taken)),
-                Ok(None) => {}
-                Err(error) => return Ok(Err(error)),
-            }
-            if let Err(error) = self.wait(py, timeout)? {
-                return Ok(Err(error));
-            }
-        }
-    }
-
-    /// Waits for a message and leaves it where it is.
-    fn wait(&mut self, py: Python<'_>, timeout: Duration) -> PyResult<Result<(), RecvError>> {
-        let consumer = &mut self.consumer;
-        let waited = in_slices(py, timeout, |slice| match consumer.recv(slice) {
-            Ok(slot) => {
-                slot.keep();
-                Ok(Some(()))
-            }
-            Err(RecvError::TimedOut { .. }) => Ok(None),
-            Err(error) => Err(error),
-        })?;
-        let state = self.consumer.peer();
-        Ok(waited.unwrap_or(Err(RecvError::TimedOut { waited: timeout, state })))
-    }
-
+impl Inlet<laneway_shm::Consumer> {
     /// The next message of either kind, waiting at most `timeout` for it; nothing if none came.
     fn any<'py>(
         &mut self,
@@ -88,12 +26,12 @@ impl Inlet {
         timeout: Duration,
     ) -> PyResult<Result<Option<Bound<'py, PyAny>>, RecvError>> {
         loop {
-            match self.now(|slot| to_bytes(py, slot))? {
+            match self.now(|message| to_bytes(py, message))? {
                 Ok(Some(bytes)) => return Ok(Ok(Some(bytes.into_any()))),
                 Ok(None) | Err(RecvError::Frozen { .. }) => {}
                 Err(error) => return Ok(Err(error)),
             }
-            let consumer = &mut self.consumer;
+            let consumer = &mut self.source;
             // A payload is mapped here once and all its pages are touched: not while others wait.
             let waited = in_slices(py, timeout, |slice| match consumer.recv_any(slice) {
                 Ok(Incoming::Frozen(slot)) => Ok(Some(Some(slot.take().file().clone()))),
@@ -115,46 +53,11 @@ impl Inlet {
             }
         }
     }
-
-    /// Hands over the messages that are there, at most `limit`, waiting for the first one.
-    fn many<T>(
-        &mut self,
-        py: Python<'_>,
-        limit: usize,
-        timeout: Duration,
-        mut take: impl FnMut(&ReadSlot<'_>) -> PyResult<T>,
-    ) -> PyResult<Vec<T>> {
-        let first = self.next(py, timeout, &mut take)?;
-        let mut taken = vec![first.map_err(|error| error::recv(py, error))?];
-        while taken.len() < limit {
-            match self.now(&mut take) {
-                Ok(Ok(Some(more))) => taken.push(more),
-                // What it cannot take now is the first one of the next call.
-                Ok(Ok(None)) | Err(_) => break,
-                Ok(Err(error)) => {
-                    self.deferred = Some(error);
-                    break;
-                }
-            }
-        }
-        Ok(taken)
-    }
-}
-
-fn to_bytes<'py>(py: Python<'py>, slot: &ReadSlot<'_>) -> PyResult<Bound<'py, PyBytes>> {
-    PyBytes::new_with(py, slot.len(), |bytes| {
-        slot.copy_to(bytes);
-        Ok(())
-    })
-}
-
-pub(crate) fn limited(limit: usize) -> PyResult<usize> {
-    if limit > 0 { Ok(limit) } else { Err(PyValueError::new_err("a limit is 1 or more")) }
 }
 
 impl Consumer {
     pub(crate) fn new(consumer: laneway_shm::Consumer) -> Self {
-        Self { end: Held::new(Inlet { consumer, deferred: None }) }
+        Self { end: Held::new(Inlet::new(consumer)) }
     }
 
     fn look<T>(
@@ -162,7 +65,7 @@ impl Consumer {
         py: Python<'_>,
         look: impl FnOnce(&mut laneway_shm::Consumer) -> T,
     ) -> PyResult<T> {
-        Ok(look(&mut open(py, &mut self.end.lock(py)?)?.consumer))
+        Ok(look(&mut open(py, &mut self.end.lock(py)?)?.source))
     }
 }
 
@@ -173,14 +76,14 @@ impl Consumer {
     fn recv<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyBytes>> {
         let timeout = self::timeout(timeout)?;
         let mut end = self.end.lock(py)?;
-        let message = open(py, &mut end)?.next(py, timeout, |slot| to_bytes(py, slot))?;
+        let message = open(py, &mut end)?.next(py, timeout, |message| to_bytes(py, message))?;
         message.map_err(|error| error::recv(py, error))
     }
 
     /// The next message, if there is one now.
     fn poll<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let mut end = self.end.lock(py)?;
-        let message = open(py, &mut end)?.now(|slot| to_bytes(py, slot))?;
+        let message = open(py, &mut end)?.now(|message| to_bytes(py, message))?;
         message.map_err(|error| error::recv(py, error))
     }
 
@@ -191,7 +94,7 @@ impl Consumer {
         let mut end = self.end.lock(py)?;
         let inlet = open(py, &mut end)?;
         let found = inlet.any(py, timeout)?;
-        let state = inlet.consumer.peer();
+        let state = inlet.source.peer();
         let found =
             found.and_then(|found| found.ok_or(RecvError::TimedOut { waited: timeout, state }));
         found.map_err(|error| error::recv(py, error))
@@ -209,7 +112,7 @@ impl Consumer {
         let mut end = self.end.lock(py)?;
         let inlet = open(py, &mut end)?;
         let skipped = match inlet.deferred.take() {
-            None | Some(RecvError::Frozen { .. }) => inlet.consumer.skip_frozen(),
+            None | Some(RecvError::Frozen { .. }) => inlet.source.skip_frozen(),
             Some(error) => Err(error),
         };
         skipped.map_err(|error| error::recv(py, error))
@@ -225,28 +128,16 @@ impl Consumer {
     ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
         let (limit, timeout) = (limited(limit)?, self::timeout(timeout)?);
         let mut end = self.end.lock(py)?;
-        open(py, &mut end)?.many(py, limit, timeout, |slot| to_bytes(py, slot))
+        open(py, &mut end)?.many(py, limit, timeout, |message| to_bytes(py, message))
     }
 
     /// Copies the next message into a buffer that can be written; returns its length.
     #[pyo3(signature = (buffer, timeout=None))]
     fn recv_into(&self, buffer: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<usize> {
         let (py, timeout) = (buffer.py(), self::timeout(timeout)?);
-        let view = PyMemoryView::from(buffer)?.call_method1("cast", ("B",))?;
-        if view.getattr("readonly")?.extract()? {
-            return Err(PyTypeError::new_err("the buffer cannot be written"));
-        }
-        let capacity: usize = view.getattr("nbytes")?.extract()?;
+        let room = Room::new(buffer)?;
         let mut end = self.end.lock(py)?;
-        let received = open(py, &mut end)?.next(py, timeout, |slot| {
-            if slot.len() > capacity {
-                return Err(error::too_small(py, slot.len(), capacity));
-            }
-            let bytes = to_bytes(py, slot)?;
-            let len = isize::try_from(slot.len())?;
-            view.set_item(PySlice::new(py, 0, len, 1), bytes)?;
-            Ok(slot.len())
-        })?;
+        let received = open(py, &mut end)?.next(py, timeout, |message| room.fill(message))?;
         received.map_err(|error| error::recv(py, error))
     }
 
@@ -260,30 +151,10 @@ impl Consumer {
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = dtype.py();
         let (limit, timeout) = (limited(limit)?, self::timeout(timeout)?);
-        let numpy = py.import("numpy").map_err(|missing| {
-            let error = PyImportError::new_err("recv_array needs numpy: pip install numpy");
-            error.set_cause(py, Some(missing));
-            error
-        })?;
-        let dtype = numpy.getattr("dtype")?.call1((dtype,))?;
-        let item_bytes: usize = dtype.getattr("itemsize")?.extract()?;
-        if item_bytes == 0 || dtype.getattr("hasobject")?.extract()? {
-            return Err(PyValueError::new_err("a dtype of numbers with a size is needed"));
-        }
-        let mut bytes = Vec::new();
+        let mut items = Items::new(dtype)?;
         let mut end = self.end.lock(py)?;
-        open(py, &mut end)?.many(py, limit, timeout, |slot| {
-            if slot.len() % item_bytes != 0 {
-                let len = slot.len();
-                let text = format!("the next message has {len} bytes, items have {item_bytes}");
-                return Err(PyValueError::new_err(text));
-            }
-            let start = bytes.len();
-            bytes.resize(start + slot.len(), 0);
-            slot.copy_to(&mut bytes[start..]);
-            Ok(())
-        })?;
-        numpy.call_method1("frombuffer", (PyByteArray::new(py, &bytes), dtype))
+        open(py, &mut end)?.many(py, limit, timeout, |message| items.push(message))?;
+        items.array()
     }
 
     /// What the agent granted.
@@ -322,7 +193,7 @@ impl Consumer {
     /// Nothing at the end of the stream: that ends the loop.
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let mut end = self.end.lock(py)?;
-        match open(py, &mut end)?.next(py, Duration::MAX, |slot| to_bytes(py, slot))? {
+        match open(py, &mut end)?.next(py, Duration::MAX, |message| to_bytes(py, message))? {
             Ok(message) => Ok(Some(message)),
             Err(RecvError::Closed { .. }) => Ok(None),
             Err(error) => Err(error::recv(py, error)),

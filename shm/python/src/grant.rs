@@ -1,7 +1,7 @@
 //! What the agent granted, as attributes.
 
 use laneway_shm::wire::{NO_CPU, Pinning};
-use laneway_shm::{PeerState, Profile};
+use laneway_shm::{Distance, PeerState, Profile, Relation};
 use pyo3::prelude::*;
 
 /// What the agent granted to an end.
@@ -19,6 +19,7 @@ pub(crate) struct Grant {
     parks: bool,
     profile: &'static str,
     pinning: &'static str,
+    relation: Option<&'static str>,
 }
 
 #[pymethods]
@@ -49,6 +50,14 @@ impl Grant {
                 Pinning::Own => "self",
                 Pinning::Enforced => "enforced",
             },
+            relation: grant.relation.map(|relation| match relation {
+                Relation::SameCpu => "same cpu",
+                Relation::SameCore => "same core",
+                Relation::SameL2 => "same L2",
+                Relation::SameL3 => "same L3",
+                Relation::SameNode => "same node",
+                Relation::OtherNode => "other node",
+            }),
         }
     }
 }
@@ -58,5 +67,13 @@ pub(crate) fn peer(state: PeerState) -> &'static str {
         PeerState::Live => "live",
         PeerState::Gone => "gone",
         _ => "absent",
+    }
+}
+
+pub(crate) fn distance(distance: Distance) -> &'static str {
+    match distance {
+        Distance::Unknown => "unknown",
+        Distance::Near => "near",
+        Distance::Far => "far",
     }
 }

@@ -8,6 +8,7 @@ mod consumer;
 mod error;
 mod frozen;
 mod grant;
+mod inlet;
 mod producer;
 mod subscriber;
 mod wait;

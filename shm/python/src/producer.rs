@@ -194,6 +194,12 @@ impl Producer {
         self.look(py, |end| grant::peer(end.peer()))
     }
 
+    /// "unknown", "near" or "far".
+    #[getter]
+    fn distance(&self, py: Python<'_>) -> PyResult<&'static str> {
+        self.look(py, |end| grant::distance(end.distance()))
+    }
+
     /// Position after the last visible message, in slots since the lane was made.
     #[getter]
     fn position(&self, py: Python<'_>) -> PyResult<u64> {

@@ -6,61 +6,20 @@ use laneway_shm::RecvError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::consumer::limited;
 use crate::error;
 use crate::grant::{self, Grant};
-use crate::wait::{Held, in_slices, open, timeout};
+use crate::inlet::{Inlet, Items, Room, limited, to_bytes};
+use crate::wait::{Held, open, timeout};
 
 /// A reader of an evicting or overwriting broadcast lane. One thread at a time uses it.
 #[pyclass(frozen, module = "laneway")]
 pub(crate) struct Subscriber {
-    end: Held<Inlet>,
-}
-
-struct Inlet {
-    subscriber: laneway_shm::Subscriber,
-    /// What was found behind messages that were handed over: told by the next call.
-    deferred: Option<RecvError>,
-}
-
-type Found<'py> = Result<Option<Bound<'py, PyBytes>>, RecvError>;
-
-impl Inlet {
-    /// The next message, if there is one now.
-    fn now<'py>(&mut self, py: Python<'py>) -> Found<'py> {
-        if let Some(error) = self.deferred.take() {
-            return Err(error);
-        }
-        Ok(self.subscriber.poll()?.map(|message| PyBytes::new(py, message.bytes)))
-    }
-
-    /// The next message, waiting at most `timeout` for it.
-    fn next<'py>(
-        &mut self,
-        py: Python<'py>,
-        timeout: Duration,
-    ) -> PyResult<Result<Bound<'py, PyBytes>, RecvError>> {
-        match self.now(py) {
-            Ok(Some(message)) => return Ok(Ok(message)),
-            Ok(None) => {}
-            Err(error) => return Ok(Err(error)),
-        }
-        let subscriber = &mut self.subscriber;
-        // What comes while others run is copied once more: it is taken before they can be stopped.
-        let waited = in_slices(py, timeout, |slice| match subscriber.recv(slice) {
-            Ok(message) => Ok(Some(message.bytes.to_vec())),
-            Err(RecvError::TimedOut { .. }) => Ok(None),
-            Err(error) => Err(error),
-        })?;
-        let state = self.subscriber.peer();
-        let late = RecvError::TimedOut { waited: timeout, state };
-        Ok(waited.unwrap_or(Err(late)).map(|bytes| PyBytes::new(py, &bytes)))
-    }
+    end: Held<Inlet<laneway_shm::Subscriber>>,
 }
 
 impl Subscriber {
     pub(crate) fn new(subscriber: laneway_shm::Subscriber) -> Self {
-        Self { end: Held::new(Inlet { subscriber, deferred: None }) }
+        Self { end: Held::new(Inlet::new(subscriber)) }
     }
 
     fn look<T>(
@@ -68,7 +27,7 @@ impl Subscriber {
         py: Python<'_>,
         look: impl FnOnce(&mut laneway_shm::Subscriber) -> T,
     ) -> PyResult<T> {
-        Ok(look(&mut open(py, &mut self.end.lock(py)?)?.subscriber))
+        Ok(look(&mut open(py, &mut self.end.lock(py)?)?.source))
     }
 }
 
@@ -79,13 +38,15 @@ impl Subscriber {
     fn recv<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyBytes>> {
         let timeout = self::timeout(timeout)?;
         let mut end = self.end.lock(py)?;
-        open(py, &mut end)?.next(py, timeout)?.map_err(|error| error::recv(py, error))
+        let message = open(py, &mut end)?.next(py, timeout, |message| to_bytes(py, message))?;
+        message.map_err(|error| error::recv(py, error))
     }
 
     /// The next message, if there is one now.
     fn poll<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let mut end = self.end.lock(py)?;
-        open(py, &mut end)?.now(py).map_err(|error| error::recv(py, error))
+        let message = open(py, &mut end)?.now(|message| to_bytes(py, message))?;
+        message.map_err(|error| error::recv(py, error))
     }
 
     /// The messages that are there, waiting for the first one; nothing is missing between them.
@@ -98,20 +59,34 @@ impl Subscriber {
     ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
         let (limit, timeout) = (limited(limit)?, self::timeout(timeout)?);
         let mut end = self.end.lock(py)?;
-        let inlet = open(py, &mut end)?;
-        let first = inlet.next(py, timeout)?;
-        let mut taken = vec![first.map_err(|error| error::recv(py, error))?];
-        while taken.len() < limit {
-            match inlet.now(py) {
-                Ok(Some(more)) => taken.push(more),
-                Ok(None) => break,
-                Err(error) => {
-                    inlet.deferred = Some(error);
-                    break;
-                }
-            }
-        }
-        Ok(taken)
+        open(py, &mut end)?.many(py, limit, timeout, |message| to_bytes(py, message))
+    }
+
+    /// Copies the next message into a buffer that can be written; returns its length.
+    #[pyo3(signature = (buffer, timeout=None))]
+    fn recv_into(&self, buffer: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<usize> {
+        let (py, timeout) = (buffer.py(), self::timeout(timeout)?);
+        let room = Room::new(buffer)?;
+        let mut end = self.end.lock(py)?;
+        let received = open(py, &mut end)?.next(py, timeout, |message| room.fill(message))?;
+        received.map_err(|error| error::recv(py, error))
+    }
+
+    /// The items of the messages that are there as one numpy array; nothing is missing between
+    /// them.
+    #[pyo3(signature = (dtype, limit=1024, timeout=None))]
+    fn recv_array<'py>(
+        &self,
+        dtype: &Bound<'py, PyAny>,
+        limit: usize,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = dtype.py();
+        let (limit, timeout) = (limited(limit)?, self::timeout(timeout)?);
+        let mut items = Items::new(dtype)?;
+        let mut end = self.end.lock(py)?;
+        open(py, &mut end)?.many(py, limit, timeout, |message| items.push(message))?;
+        items.array()
     }
 
     /// What the agent granted.
@@ -156,7 +131,7 @@ impl Subscriber {
     /// Nothing at the end of the stream: that ends the loop. A loss is raised.
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let mut end = self.end.lock(py)?;
-        match open(py, &mut end)?.next(py, Duration::MAX)? {
+        match open(py, &mut end)?.next(py, Duration::MAX, |message| to_bytes(py, message))? {
             Ok(message) => Ok(Some(message)),
             Err(RecvError::Closed { .. }) => Ok(None),
             Err(error) => Err(error::recv(py, error)),

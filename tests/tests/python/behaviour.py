@@ -106,12 +106,20 @@ def facts(socket, tickets):
         assert (grant.slot_payload_bytes, grant.slot_count) == (56, 8), grant
         assert grant.message_max_bytes == 8 * 56 and grant.page_bytes == 4096, grant
         assert grant.cpu is None and grant.pinning == "none", grant
+        assert grant.relation is None, grant
         assert grant.grade in "ABCD" and grant.profile in ("latency", "throughput"), grant
         assert end.position == 0
     producer.send_many([b"1", b"2"])
     assert (producer.position, producer.lag) == (2, 2)
     assert consumer.recv() == b"1" and consumer.position == 1
-    assert consumer.peer == "live"
+    assert consumer.peer == "live" and producer.distance == "unknown"
+
+
+def cores(socket, tickets):
+    """What the cores of both ends have in common, in the agent's words, and how far that is."""
+    producer = laneway.attach_producer(socket, ticket=tickets[0], pin=False)
+    consumer = laneway.attach_consumer(socket, ticket=tickets[1], pin=False)
+    print(producer.grant.relation, consumer.grant.relation, producer.distance, sep=", ")
 
 
 def contexts(socket, tickets):
@@ -358,14 +366,20 @@ def held(socket, tickets):
     reader.join()
 
 
+def with_reader(socket, producer, reader):
+    """A producer, and a reader that it knows."""
+    producer = laneway.attach_producer(socket, ticket=producer)
+    reader = laneway.attach_subscriber(socket, ticket=reader)
+    while producer.peer != "live":
+        producer.maintain()
+    return producer, reader
+
+
 def overrun(socket, tickets):
     """A reader that is overrun gets whole messages, and each loss once with its number."""
     wrong = raises(laneway.LanewayError, laneway.attach_consumer, socket, ticket=tickets[1])
     assert "attach_subscriber" in str(wrong)
-    producer = laneway.attach_producer(socket, ticket=tickets[0])
-    reader = laneway.attach_subscriber(socket, ticket=tickets[2])
-    while producer.peer != "live":
-        producer.maintain()
+    producer, reader = with_reader(socket, tickets[0], tickets[2])
     raises(laneway.TimedOutError, reader.recv, timeout=0.1)
     assert reader.poll() is None and reader.lost == 0 and reader.peer == "live"
     assert reader.grant.slot_count == 8 and reader.grant.message_max_bytes == 8 * 56
@@ -387,6 +401,51 @@ def overrun(socket, tickets):
     with reader:
         reader.maintain()
     raises(laneway.LanewayError, reader.poll)
+
+
+def overrun_into(socket, tickets):
+    """What a reader has no room for is there again, also when it was written over meanwhile."""
+    producer, reader = with_reader(socket, *tickets[:2])
+    buffer = bytearray(8)
+    producer.send(b"nine byte")
+    for timeout in (SOON, 0, None):
+        small = raises(laneway.BufferTooSmallError, reader.recv_into, buffer, timeout)
+        assert small.required == 9 and buffer == bytes(8)
+    raises(TypeError, reader.recv_into, b"constant")
+    producer.send_many([b"x"] * 30)
+    assert reader.position == 0 and reader.recv_into(bytearray(10)) == 9
+    told = raises(laneway.LostError, reader.recv_into, buffer)
+    assert told.slots > 0 and told.position == reader.position == 1 + told.slots
+    while reader.position < 31:
+        assert reader.recv_into(buffer) == 1 and buffer == b"x" + bytes(7)
+    raises(laneway.TimedOutError, reader.recv_into, buffer, timeout=0.01)
+    numbers = array.array("H", range(4))
+    watcher = once_it_waits(reader, lambda: producer.send(array.array("H", [7, 8])))
+    assert reader.recv_into(numbers) == 4 and numbers.tolist() == [7, 8, 2, 3]
+    watcher.join()
+
+
+def overrun_arrays(socket, tickets):
+    """Messages as one typed array, with nothing missing in it: a loss is told between two."""
+    import numpy
+
+    producer, reader = with_reader(socket, *tickets[:2])
+    ticks = numpy.arange(64, dtype="<u8")
+    producer.send_many([ticks[:1], ticks[1:3], b"", b"odd", ticks[3:4]])
+    found = reader.recv_array("<u8", timeout=SOON)
+    assert found.dtype == ticks.dtype and found.tolist() == [0, 1, 2]
+    found[0] = 7
+    raises(ValueError, reader.recv_array, "<u8")
+    assert reader.position == 3 and reader.recv() == b"odd"
+    raises(ValueError, reader.recv_array, object)
+    raises(ValueError, reader.recv_array, "<u8", 0)
+    producer.send_many(ticks[index] for index in range(4, 64))
+    told = raises(laneway.LostError, reader.recv_array, "<u8")
+    lost = told.slots
+    assert reader.recv_array("<u8", limit=2).tolist() == [3 + lost, 4 + lost]
+    producer.close()
+    assert (reader.recv_array("<u8") == ticks[5 + lost :]).all()
+    raises(laneway.ClosedError, reader.recv_array, "<u8")
 
 
 def evicted(socket, tickets):
