@@ -195,6 +195,11 @@ impl<P: Memory, C: OwnedMemory> Follower<P, C> {
         Ok(Heard::Lost { slots })
     }
 
+    /// As [`Reader::fail`], for what only the caller can know.
+    pub(crate) fn fail(&mut self, corruption: Corruption) -> Corruption {
+        self.reader.fail(corruption)
+    }
+
     /// Sleeps until something is committed, at most `timeout`. May return early.
     pub fn park(&mut self, timeout: Duration) {
         self.reader.park_while(timeout, finds_nothing);

@@ -392,20 +392,32 @@ impl Subscriber {
     #[cold]
     fn at_the_end(&mut self) -> Result<Option<(u64, usize)>, RecvError> {
         let (position, end) = (self.ring.position(), self.line.end);
-        if self.ring.peer().is_some() && position < end && end != u64::MAX {
-            // The end may have arrived after the last look at the slot.
-            return match self.ring.poll(&mut self.buffer, end)? {
-                Some(Heard::Message { position, len }) => Ok(Some((position, len))),
-                Some(Heard::Lost { slots }) => Err(self.tell_lost(slots)),
-                Some(Heard::End) => Err(self.line.close(self.ring.position())),
-                None => Err(Corruption::Truncated { position, end }.into()),
-            };
+        if self.ring.peer().is_some() && end != u64::MAX {
+            if position < end {
+                return self.last_look(position, end);
+            }
+            if position > end {
+                // It was received and then taken back: the next generation starts before it.
+                let taken_back = Corruption::Truncated { position: end, end: position };
+                return Err(self.ring.fail(taken_back).into());
+            }
         }
         let drained = self.ring.peer().is_none() || end != u64::MAX;
         if drained && self.next_generation()? {
             return Ok(None);
         }
         self.line.last_word(self.ring.position()).map(|()| None)
+    }
+
+    /// The end may have arrived after the last look at the slot.
+    fn last_look(&mut self, position: u64, end: u64) -> Result<Option<(u64, usize)>, RecvError> {
+        match self.ring.poll(&mut self.buffer, end)? {
+            Some(Heard::Message { position, len }) => Ok(Some((position, len))),
+            Some(Heard::Lost { slots }) => Err(self.tell_lost(slots)),
+            Some(Heard::End) => Err(self.line.close(self.ring.position())),
+            // The producer committed it, the agent counted it, and now it is not there.
+            None => Err(self.ring.fail(Corruption::Truncated { position, end }).into()),
+        }
     }
 
     /// Moves on to the next generation, if its producer has let this reader in or is gone.
@@ -441,5 +453,88 @@ impl Drop for Subscriber {
     /// Shows the whole cursor, and that nobody follows.
     fn drop(&mut self) {
         self.ring.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cursor::{CommitWord, Kind};
+    use crate::geometry::WORD_BYTES;
+    use crate::layout::{KIND_CONSUMER, KIND_PRODUCER, P_READERS};
+    use crate::memory::OwnedMemory as _;
+    use crate::pair::handed_over;
+    use crate::ring::{Policy, Start};
+    use crate::roster::Entry;
+    use crate::{PairOptions, pair};
+
+    /// A reader, and its producer's memory with so many numbers in it.
+    fn lane(numbers: u64) -> (Region<Owned>, Subscriber) {
+        let (producer, _) = pair(PairOptions::default()).unwrap();
+        let (broadcast, start) = (Some(Policy::Overwrite), Start::Newest);
+        let grant = Grant { broadcast, start, ..producer.grant().clone() };
+        let geometry = grant.geometry().unwrap();
+        let (memory, seen) = handed_over(&grant, geometry, KIND_PRODUCER).unwrap();
+        let (own, _) = handed_over(&grant, geometry, KIND_CONSUMER).unwrap();
+        let mut reader =
+            Subscriber::new(own, grant, Link::new(None, None, PeerState::Live)).unwrap();
+        reader.ring.join_at(seen, &Entry { offset: P_READERS, joined_at: 0 }).unwrap();
+        reader.line.current = 1;
+        (0..numbers).for_each(|number| commit(&memory, &reader, number));
+        (memory, reader)
+    }
+
+    /// What a producer does that sends its position.
+    fn commit(memory: &Region<Owned>, reader: &Subscriber, position: u64) {
+        let geometry = reader.ring.geometry();
+        let at = geometry.slot_offset(position);
+        memory.copy_in(at + WORD_BYTES, &position.to_le_bytes());
+        memory.store_release(at, CommitWord::new(geometry.turn(position), Kind::Data, 8).0);
+    }
+
+    fn end(reader: &mut Subscriber, at: u64) {
+        reader.line.ended(1, at, &mut reader.link);
+    }
+
+    fn take(reader: &mut Subscriber, numbers: u64) {
+        for number in 0..numbers {
+            assert_eq!(reader.poll().unwrap().unwrap().bytes, number.to_le_bytes());
+        }
+    }
+
+    fn is_corrupt(reader: &mut Subscriber, corruption: Corruption) {
+        let found = reader.poll().map(drop);
+        assert!(matches!(found, Err(RecvError::Corrupt(c)) if c == corruption), "{found:?}");
+    }
+
+    #[test]
+    fn a_message_that_was_counted_and_is_not_there_is_not_taken_when_it_comes_after_all() {
+        let (memory, mut reader) = lane(1);
+        take(&mut reader, 1);
+        end(&mut reader, 2);
+        let missing = Corruption::Truncated { position: 1, end: 2 };
+        is_corrupt(&mut reader, missing);
+        commit(&memory, &reader, 1);
+        is_corrupt(&mut reader, missing);
+        assert_eq!(reader.position(), 1);
+    }
+
+    #[test]
+    fn a_message_that_is_missing_behind_others_is_told_by_the_next_call_and_for_ever() {
+        let (memory, mut reader) = lane(1);
+        end(&mut reader, 2);
+        assert_eq!(reader.poll_many(9, |_| ()).unwrap(), 1);
+        commit(&memory, &reader, 1);
+        is_corrupt(&mut reader, Corruption::Truncated { position: 1, end: 2 });
+    }
+
+    #[test]
+    fn a_message_that_was_received_and_taken_back_is_no_silent_gap_in_the_next_generation() {
+        let (_memory, mut reader) = lane(3);
+        take(&mut reader, 3);
+        end(&mut reader, 2);
+        for _ in 0..2 {
+            is_corrupt(&mut reader, Corruption::Truncated { position: 2, end: 3 });
+        }
     }
 }
