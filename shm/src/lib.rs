@@ -138,6 +138,7 @@ pub use ring::{GivenUp, Lag, Policy, Profile, Start, WaitMode};
 pub use roster::Reason;
 pub use subscriber::{Message, Subscriber};
 pub use trusted::{TrustedConsumer, TrustedSlot};
+pub use typed::many::{TypedBatch, TypedChunk, TypedCopies};
 pub use typed::subscriber::{TypedReceiver, TypedSubscriber};
 pub use typed::{TypedConsumer, TypedProducer, typed_pair};
 /// The crate that proves what a message's type must be; its derives are what `message!` uses.

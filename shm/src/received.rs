@@ -258,8 +258,14 @@ impl ReadBatch<'_> {
         Ok(taken)
     }
 
+    /// Hands out nothing more.
+    #[inline]
+    pub(crate) fn end(&mut self) {
+        self.left = 0;
+    }
+
     #[inline(always)]
-    fn look(&mut self) -> Result<Option<Span>, RecvError> {
+    pub(crate) fn look(&mut self) -> Result<Option<Span>, RecvError> {
         if self.left == 0 || self.end.position >= self.limit {
             return Ok(None);
         }
@@ -270,7 +276,7 @@ impl ReadBatch<'_> {
     }
 
     #[inline(always)]
-    fn take(&mut self, span: Span) -> View<'_> {
+    pub(crate) fn take(&mut self, span: Span) -> View<'_> {
         self.left -= 1;
         self.spare += span.slots - 1;
         self.bytes += span.len as u64;

@@ -162,9 +162,7 @@ impl Subscriber {
     /// ```
     pub fn keep(&mut self) {
         if let Some(handed) = self.handed.take() {
-            self.kept = Some(handed);
-            // The next call looks there first.
-            self.attend_at = 0;
+            self.keep_found(handed);
         }
     }
 
@@ -239,8 +237,7 @@ impl Subscriber {
     }
 
     /// Hands out the message that was found and those behind it until `read` has counted `limit`
-    /// items in them. Behind one that was handed out, which must not be lost to an error, what is
-    /// wrong is for the next call.
+    /// items in them.
     #[inline]
     pub(crate) fn take_many(
         &mut self,
@@ -250,23 +247,31 @@ impl Subscriber {
     ) -> Result<usize, RecvError> {
         let mut count = self.take(first, &mut read)?;
         while count < limit {
-            match self.advance_to_message() {
-                Ok(Some(found)) => match self.take(found, &mut read) {
-                    Ok(more) => count += more,
-                    // It was kept.
-                    Err(_) => break,
-                },
-                // A lie is told for ever: the next call says so by itself.
-                Ok(None) | Err(RecvError::Corrupt(_)) => break,
-                Err(error) => {
-                    self.deferred = Some(error);
-                    // The next call looks there first.
-                    self.attend_at = 0;
-                    break;
-                }
+            let Some(found) = self.further_message() else { break };
+            match self.take(found, &mut read) {
+                Ok(more) => count += more,
+                // It was kept.
+                Err(_) => break,
             }
         }
         Ok(count)
+    }
+
+    /// A message behind those that a call has handed out, which must not be lost to an error: what
+    /// is wrong is for the next call.
+    #[inline]
+    pub(crate) fn further_message(&mut self) -> Option<(u64, usize)> {
+        match self.advance_to_message() {
+            Ok(found) => found,
+            // A lie is told for ever: the next call says so by itself.
+            Err(RecvError::Corrupt(_)) => None,
+            Err(error) => {
+                self.deferred = Some(error);
+                // The next call looks there first.
+                self.attend_at = 0;
+                None
+            }
+        }
     }
 
     /// What `read` makes of a message that was found. One that it refuses stays: the copy is kept,
@@ -279,10 +284,16 @@ impl Subscriber {
     ) -> Result<R, RecvError> {
         let taken = read(self.message(found.0, found.1));
         if taken.is_err() {
-            self.kept = Some(found);
-            self.attend_at = 0;
+            self.keep_found(found);
         }
         taken
+    }
+
+    /// Leaves a message that was found, and is in the buffer, to the next look.
+    pub(crate) fn keep_found(&mut self, found: (u64, usize)) {
+        self.kept = Some(found);
+        // The next call looks there first.
+        self.attend_at = 0;
     }
 
     pub(crate) fn wait_for_message(

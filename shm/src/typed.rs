@@ -10,6 +10,7 @@
 //! packed is a matter between its two ends: `recv_packed` also takes what was sent one by one, but
 //! `recv` refuses a slot that holds several.
 
+pub(crate) mod many;
 pub(crate) mod subscriber;
 
 use std::marker::PhantomData;
@@ -242,6 +243,12 @@ pub(crate) fn per_slot<T: Message>(producer: &Producer) -> usize {
 
 #[inline(always)]
 pub(crate) fn fill_in_place<T: Message>(mut slot: WriteSlot<'_>, fill: impl FnOnce(&mut T)) {
+    write_in_place(&mut slot, fill);
+    slot.commit();
+}
+
+#[inline(always)]
+fn write_in_place<T: Message>(slot: &mut WriteSlot<'_>, fill: impl FnOnce(&mut T)) {
     let in_place = slot.bytes_mut().and_then(|bytes| T::mut_from_bytes(bytes).ok());
     match in_place {
         Some(message) => fill(message),
@@ -251,7 +258,6 @@ pub(crate) fn fill_in_place<T: Message>(mut slot: WriteSlot<'_>, fill: impl FnOn
             slot.write(0, message.as_bytes());
         }
     }
-    slot.commit();
 }
 
 /// A consumer of messages of type `T`.

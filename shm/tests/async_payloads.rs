@@ -1,34 +1,23 @@
-//! Frozen payloads and typed messages of async ends within one process: in order, whoever waits for
-//! whom, whatever is given up meanwhile.
+//! Frozen payloads of async ends within one process: in order, whoever waits for whom, whatever is
+//! given up meanwhile.
 
 use std::future::poll_fn;
 use std::os::fd::AsFd;
 use std::pin::pin;
-use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
-use laneway_shm::asynchronous::{AsyncConsumer, AsyncProducer, async_pair, async_typed_pair};
+use laneway_shm::asynchronous::{AsyncConsumer, AsyncProducer, async_pair};
 use laneway_shm::lifeline::{Lifeline, Received};
 use laneway_shm::{
     FROZEN_IN_FLIGHT_MAX, FrozenBuilder, FrozenFile, FrozenSendError, Incoming, PairOptions,
-    RecvError, ReserveError, WaitMode, pair,
+    RecvError, WaitMode, pair,
 };
-use tokio::runtime::Builder;
-use tokio::time::timeout;
 
-/// No wake-up takes as long on any machine that is not stuck.
-const PATIENCE: Duration = Duration::from_secs(60);
+mod awaited;
+
+use awaited::{give_up_after, run};
+
 const PAGE: usize = 4096;
-
-laneway_shm::message! {
-    #[derive(PartialEq)]
-    struct Tick { price: u64, size: u32, venue: [u8; 4] }
-}
-
-fn tick(price: u64) -> Tick {
-    Tick { price, size: 7, venue: *b"XETR" }
-}
 
 fn slots(slot_count: u32) -> PairOptions {
     PairOptions { slot_count, ..PairOptions::default() }
@@ -36,12 +25,6 @@ fn slots(slot_count: u32) -> PairOptions {
 
 fn small(slot_count: u32) -> (AsyncProducer, AsyncConsumer) {
     async_pair(slots(slot_count)).expect("lane")
-}
-
-/// Runs to the end, or fails where a wake-up was lost.
-fn run<T>(test: impl Future<Output = T>) -> T {
-    let runtime = Builder::new_current_thread().enable_all().build().expect("runtime");
-    runtime.block_on(async { timeout(PATIENCE, test).await.expect("nobody is woken any more") })
 }
 
 /// A payload of one page with a number.
@@ -60,23 +43,6 @@ fn number(incoming: &Incoming<'_>) -> (bool, u64) {
             (true, u64::from_le_bytes(slot[..8].try_into().expect("8 bytes")))
         }
     }
-}
-
-/// Polls a future so many times, each time that it is woken, and drops it unless it was ready.
-async fn give_up_after<T>(polls: u32, future: impl Future<Output = T>) -> Option<T> {
-    let mut future = pin!(future);
-    let mut left = polls;
-    poll_fn(|cx| {
-        if left == 0 {
-            return Poll::Ready(None);
-        }
-        left -= 1;
-        if left == 0 {
-            cx.waker().wake_by_ref();
-        }
-        future.as_mut().poll(cx).map(Some)
-    })
-    .await
 }
 
 #[test]
@@ -318,125 +284,4 @@ fn lanes_that_cannot_carry_payloads_refuse_at_once() {
     let mut producer = AsyncProducer::new(producer).unwrap();
     let refused = run(producer.send_frozen(&payload(0)));
     assert!(matches!(refused, Err(FrozenSendError::NoLifeline { .. })), "{refused:?}");
-}
-
-#[test]
-fn values_arrive_as_they_were_sent_one_by_one_in_place_many_at_once_and_packed() {
-    let (mut producer, mut consumer) = async_typed_pair::<Tick>(slots(4)).unwrap();
-    run(async {
-        let sender = async {
-            for at in 0..300 {
-                producer.send(&tick(3 * at)).await.unwrap();
-                producer.send_with(|slot| *slot = tick(3 * at + 1)).await.unwrap();
-                // Three of them fit into a slot of 56 bytes.
-                let packed = [tick(3 * at + 2), tick(0), tick(1), tick(2)];
-                assert_eq!(producer.send_packed(&packed).await.unwrap(), 3);
-            }
-            assert_eq!(producer.send_packed(&[]).await.unwrap(), 0);
-            producer.close().await.unwrap();
-        };
-        let receiver = async {
-            for at in 0..300 {
-                assert_eq!(consumer.recv().await.unwrap(), tick(3 * at));
-                let mut found = Vec::new();
-                consumer.recv_many(1, |message| found.push(message)).await.unwrap();
-                assert_eq!(
-                    consumer.recv_packed(1, |message| found.push(message)).await.unwrap(),
-                    3
-                );
-                assert_eq!(found, [tick(3 * at + 1), tick(3 * at + 2), tick(0), tick(1)]);
-            }
-            assert!(matches!(consumer.recv().await, Err(RecvError::Closed { .. })));
-        };
-        tokio::join!(sender, receiver);
-    });
-}
-
-#[test]
-fn a_typed_stream_and_sink_carry_every_value_to_the_end() {
-    let (mut producer, consumer) = async_typed_pair::<Tick>(slots(4)).unwrap();
-    run(async {
-        let sender = async {
-            for at in 0..10_000 {
-                producer.feed(tick(at)).await.unwrap();
-            }
-            SinkExt::close(&mut producer).await.unwrap();
-        };
-        let receiver = async {
-            let found: Vec<_> = consumer.map(Result::unwrap).collect().await;
-            assert!(found.into_iter().eq((0..10_000).map(tick)));
-        };
-        tokio::join!(sender, receiver);
-    });
-}
-
-#[test]
-fn typed_futures_dropped_at_any_await_lose_and_repeat_nothing() {
-    const MESSAGES: u64 = 10_000;
-    let (mut producer, mut consumer) = async_typed_pair::<Tick>(slots(8)).unwrap();
-    run(async {
-        let sender = async {
-            let mut next = 0;
-            for round in 0.. {
-                if next == MESSAGES {
-                    break;
-                }
-                let polls = round % 3;
-                let sent = if round % 2 == 0 {
-                    give_up_after(polls, producer.send(&tick(next))).await
-                } else {
-                    let fill = |slot: &mut Tick| *slot = tick(next);
-                    give_up_after(polls, producer.send_with(fill)).await
-                };
-                next += u64::from(sent.is_some());
-                if round % 7 == 0 {
-                    tokio::task::yield_now().await;
-                }
-            }
-            producer.close().await.unwrap();
-        };
-        let receiver = async {
-            let mut expected = 0;
-            let next = |message| {
-                assert_eq!(message, tick(expected));
-                expected += 1;
-            };
-            let mut next = next;
-            for round in 0.. {
-                let heard = if round % 2 == 0 {
-                    give_up_after(round % 3, consumer.recv()).await.map(|one| one.map(&mut next))
-                } else {
-                    let many = give_up_after(round % 3, consumer.recv_many(3, &mut next)).await;
-                    many.map(|many| many.map(drop))
-                };
-                match heard {
-                    Some(Err(RecvError::Closed { .. })) => break,
-                    Some(Err(error)) => panic!("{error}"),
-                    Some(Ok(())) | None => {}
-                }
-            }
-            assert_eq!(expected, MESSAGES);
-        };
-        tokio::join!(sender, receiver);
-    });
-}
-
-#[test]
-fn a_message_of_another_length_is_told_and_stays_for_the_end_for_bytes() {
-    let (mut producer, mut consumer) = async_typed_pair::<Tick>(slots(8)).unwrap();
-    run(async {
-        producer.get_mut().send(b"another").await.unwrap();
-        producer.send(&tick(1)).await.unwrap();
-        for _ in 0..2 {
-            let refused = consumer.recv().await;
-            let named = matches!(refused, Err(RecvError::Length { found: 7, expected: 16 }));
-            assert!(named, "{refused:?}");
-        }
-        let streamed = consumer.next().await;
-        assert!(matches!(streamed, Some(Err(RecvError::Length { .. }))), "{streamed:?}");
-        assert_eq!(consumer.get_mut().recv().await.unwrap().to_vec(), b"another");
-        assert_eq!(consumer.next().await.unwrap().unwrap(), tick(1));
-        let too_large = producer.get_mut().send(&[0; 1000]).await;
-        assert!(matches!(too_large, Err(ReserveError::TooLarge { .. })), "{too_large:?}");
-    });
 }

@@ -2,29 +2,18 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use laneway_shm::asynchronous::{AsyncConsumer, AsyncProducer, async_pair};
 use laneway_shm::{AttachError, PairOptions, PeerState, RecvError, ReserveError, WaitMode, pair};
-use tokio::runtime::{Builder, Runtime};
-use tokio::time::timeout;
 
-/// No wake-up takes as long on any machine that is not stuck.
-const PATIENCE: Duration = Duration::from_secs(60);
+mod awaited;
 
-fn runtime() -> Runtime {
-    Builder::new_current_thread().enable_all().build().expect("runtime")
-}
+use awaited::{PATIENCE, give_up_after, run};
 
 fn small(slot_count: u32) -> (AsyncProducer, AsyncConsumer) {
     async_pair(PairOptions { slot_count, ..PairOptions::default() }).expect("lane")
-}
-
-/// Runs to the end, or fails where a wake-up was lost.
-fn run<T>(test: impl Future<Output = T>) -> T {
-    runtime().block_on(async { timeout(PATIENCE, test).await.expect("nobody is woken any more") })
 }
 
 /// The number in a message.
@@ -54,27 +43,6 @@ fn two_ends_wait_for_each_other_over_many_laps() {
         };
         tokio::join!(sender, receiver);
     });
-}
-
-/// Polls a future so many times, each time that it is woken, and drops it unless it was ready.
-async fn give_up_after<T>(polls: u32, future: impl Future<Output = T>) -> Option<T> {
-    let mut future = pin!(future);
-    let mut left = polls;
-    poll_fn(|cx| {
-        if left == 0 {
-            return Poll::Ready(None);
-        }
-        left -= 1;
-        match future.as_mut().poll(cx) {
-            Poll::Ready(ready) => Poll::Ready(Some(ready)),
-            Poll::Pending if left == 0 => {
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-            Poll::Pending => Poll::Pending,
-        }
-    })
-    .await
 }
 
 #[test]

@@ -133,6 +133,88 @@ fn a_message_of_another_length_is_refused_stays_and_can_be_taken_as_bytes() {
 }
 
 #[test]
+fn values_of_a_chunk_are_written_in_place_and_appear_at_once() {
+    fn there_and_back<T: Message + PartialEq + std::fmt::Debug>(of: impl Fn(u64) -> T) {
+        let (mut producer, mut consumer) = lane::<T>(24, 128);
+        for round in 0..50 {
+            let [first, second, third] = [3 * round, 3 * round + 1, 3 * round + 2].map(&of);
+            let mut chunk = producer.chunk(3, NOW).unwrap();
+            assert!(chunk.write(|value| *value = first).unwrap() && chunk.left() == 2);
+            assert_eq!(consumer.try_recv().unwrap(), None);
+            let rest = |index, value: &mut T| *value = [second, third][index];
+            assert_eq!(chunk.fill(rest).unwrap(), 3);
+            let found: Vec<T> = consumer.recv_batch(9, NOW).unwrap().collect();
+            assert_eq!(found, [first, second, third]);
+        }
+    }
+    there_and_back(tick);
+    there_and_back(odd);
+    there_and_back(long);
+    there_and_back(|number| Wide { number: u128::from(number) << 64 | 5 });
+    there_and_back(|number| number);
+}
+
+#[test]
+fn what_a_chunk_of_values_did_not_write_is_given_back_and_a_dropped_one_leaves_nothing() {
+    let (mut producer, mut consumer) = lane::<Tick>(16, 4);
+    let mut dropped = producer.chunk(4, NOW).unwrap();
+    dropped.write(|value| *value = tick(9)).unwrap();
+    drop(dropped);
+    let mut chunk = producer.try_chunk(4).unwrap();
+    assert!(chunk.write(|value| *value = tick(0)).unwrap());
+    // What the dropped chunk left in its slot is still there: it is the lane's.
+    assert!(chunk.write(|value| value.price = 1).unwrap());
+    assert_eq!(chunk.commit(), 2);
+    producer.send_many(&[2, 3].map(tick), NOW).unwrap();
+    assert!(matches!(producer.try_chunk(1), Err(ReserveError::Full { free: 0, .. })));
+    assert!(matches!(producer.chunk(1, NOW), Err(ReserveError::TimedOut { .. })));
+    assert!(matches!(producer.chunk(5, SOON), Err(ReserveError::TooLarge { .. })));
+    let mut nothing = producer.try_chunk(0).unwrap();
+    assert!(!nothing.write(|_| panic!("there is no room")).unwrap());
+    assert_eq!(nothing.commit(), 0);
+    let found: Vec<u64> = consumer.try_recv_batch(9).unwrap().map(|tick| tick.price).collect();
+    assert_eq!(found, [0, 1, 2, 3]);
+}
+
+#[test]
+fn a_batch_of_values_releases_what_it_handed_out_and_leaves_the_rest_in_the_lane() {
+    let (mut producer, mut consumer) = lane::<Tick>(40, 4);
+    assert_eq!(consumer.try_recv_batch(4).unwrap().count(), 0);
+    assert_eq!(consumer.recv_batch(0, SOON).unwrap().count(), 0);
+    assert!(matches!(consumer.recv_batch(4, NOW), Err(RecvError::TimedOut { .. })));
+    producer.send_many(&[0, 1, 2, 3].map(tick), NOW).unwrap();
+    let mut batch = consumer.recv_batch(3, SOON).unwrap();
+    assert_eq!((batch.next(), batch.next()), (Some(tick(0)), Some(tick(1))));
+    assert!(producer.try_send(&tick(4)).is_err(), "released before the batch ended");
+    drop(batch);
+    assert_eq!(consumer.consumer().position(), 2);
+    drop(consumer.recv_batch(3, SOON).unwrap());
+    assert_eq!(consumer.consumer().position(), 2);
+    assert_eq!(consumer.recv_batch(1, SOON).unwrap().collect::<Vec<_>>(), [tick(2)]);
+    assert_eq!(consumer.recv(NOW).unwrap(), tick(3));
+}
+
+#[test]
+fn whatever_ends_a_batch_of_values_is_told_by_the_next_call_and_stays_ended() {
+    let (mut producer, mut consumer) = lane::<Tick>(40, 8);
+    producer.send(&tick(0), NOW).unwrap();
+    producer.producer_mut().send(b"no tick", NOW).unwrap();
+    producer.send(&tick(1), NOW).unwrap();
+    let mut batch = consumer.recv_batch(9, NOW).unwrap();
+    assert_eq!((batch.next(), batch.next(), batch.next()), (Some(tick(0)), None, None));
+    drop(batch);
+    for refused in [consumer.recv_batch(9, SOON).map(drop), consumer.try_recv_batch(9).map(drop)] {
+        assert!(matches!(refused, Err(RecvError::Length { found: 7, expected: 16 })));
+    }
+    assert_eq!(consumer.consumer_mut().poll().unwrap().unwrap().to_vec(), b"no tick");
+    producer.close(NOW).unwrap();
+    assert_eq!(consumer.recv_batch(9, NOW).unwrap().collect::<Vec<_>>(), [tick(1)]);
+    for ended in [consumer.try_recv_batch(9).map(drop), consumer.recv_batch(9, SOON).map(drop)] {
+        assert!(matches!(ended, Err(RecvError::Closed { .. })), "{ended:?}");
+    }
+}
+
+#[test]
 fn packed_messages_share_slots_and_come_out_one_by_one_in_order() {
     fn there_and_back<T: Message + PartialEq + std::fmt::Debug>(
         payload: u32,
@@ -219,8 +301,10 @@ fn many_values_cross_threads_whole_and_in_order() {
 enum Operation {
     Send(bool),
     SendMany(usize),
+    SendChunk(usize, usize),
     SendPacked(usize),
     RecvPacked(usize),
+    RecvBatch(usize, usize),
 }
 
 fn operations() -> impl Strategy<Value = Vec<Operation>> {
@@ -228,7 +312,9 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
         1 => any::<bool>().prop_map(Operation::Send),
         1 => (0usize..20).prop_map(Operation::SendMany),
         1 => (0usize..20).prop_map(Operation::SendPacked),
-        3 => (0usize..20).prop_map(Operation::RecvPacked),
+        1 => (0usize..12, 0usize..12).prop_map(|(room, fill)| Operation::SendChunk(room, fill)),
+        2 => (0usize..20).prop_map(Operation::RecvPacked),
+        1 => (1usize..20, 0usize..20).prop_map(|(limit, take)| Operation::RecvBatch(limit, take)),
     ];
     proptest::collection::vec(operation, 1..80)
 }
@@ -261,10 +347,28 @@ proptest! {
                     let sent = producer.try_send_many(&values).unwrap();
                     model.extend(&values[..sent]);
                 }
+                Operation::SendChunk(room, fill) => {
+                    if let Ok(mut chunk) = producer.try_chunk(room) {
+                        let values = values(fill.min(room));
+                        for value in &values {
+                            prop_assert!(chunk.write(|slot| *slot = *value).unwrap());
+                        }
+                        prop_assert_eq!(chunk.commit(), values.len() as u64);
+                        model.extend(values);
+                    }
+                }
                 Operation::SendPacked(count) => {
                     let values = values(count);
                     let sent = producer.try_send_packed(&values).unwrap();
                     model.extend(&values[..sent]);
+                }
+                Operation::RecvBatch(limit, take) => {
+                    // A slot of several values ends it, and is no error behind another one.
+                    let Ok(batch) = consumer.try_recv_batch(limit) else { continue };
+                    let found: Vec<Odd> = batch.take(take).collect();
+                    prop_assert!(found.len() <= limit);
+                    let expected: Vec<Odd> = model.drain(..found.len()).collect();
+                    prop_assert_eq!(found, expected);
                 }
                 Operation::RecvPacked(limit) => {
                     let mut found = Vec::new();

@@ -14,8 +14,12 @@ use laneway_tests::turn;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
+#[path = "../../shm/tests/awaited/mod.rs"]
+mod awaited;
 #[path = "asynchronous/typed.rs"]
 mod typed;
+
+use awaited::run;
 
 /// A lane that this user may attach by its name, on 4 KiB pages and without cores.
 fn open(name: &str, payload: u32, slots: u32) -> v1::LaneSpec {
@@ -44,11 +48,6 @@ fn consumer(agent: &Agent, lane: &str) -> AsyncConsumer {
 
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
-}
-
-/// Runs to the end, or fails where a wake-up was lost.
-fn run<T>(test: impl Future<Output = T>) -> T {
-    runtime().block_on(async { timeout(PATIENCE, test).await.expect("nobody is woken any more") })
 }
 
 fn producer_is(agent: &Agent, lane: &str, state: State) {

@@ -11,7 +11,7 @@ use super::alarm::Alarm;
 use super::{LOOKS, Turn, sleeps};
 use crate::error::{AttachError, PeerState, ReserveError};
 use crate::frozen::{Attempt, FrozenFile, FrozenSendError};
-use crate::producer::{Producer, WriteSlot};
+use crate::producer::{Producer, WriteChunk, WriteSlot};
 use crate::ring::Span;
 use crate::wire::Frame;
 
@@ -126,6 +126,39 @@ impl AsyncProducer {
         let Some(first) = messages.first() else { return Ok(0) };
         self.room_for(first.as_ref().len()).await?;
         self.inner.try_send_many(messages)
+    }
+
+    /// Room for `count` messages of `len` bytes each, to be written where they lie and to become
+    /// visible together, waiting for all of it; as [`Producer::chunk`]. Cancel-safe: a chunk that
+    /// is not committed leaves nothing behind.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// # use laneway_shm::{PairOptions, asynchronous::async_pair};
+    /// # let (mut producer, mut consumer) = async_pair(PairOptions::default())?;
+    /// let chunk = producer.chunk(3, 8).await?;
+    /// chunk.fill(|index, mut slot| slot.write(0, &index.to_le_bytes()))?;
+    /// # assert_eq!(consumer.recv_many(8).await?.for_each(|_| ())?, 3);
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`AsyncProducer::send`], and `TooLarge` as with [`Producer::chunk`].
+    ///
+    /// # Panics
+    /// As [`AsyncProducer::send`].
+    pub async fn chunk(
+        &mut self,
+        count: usize,
+        len: usize,
+    ) -> Result<WriteChunk<'_>, ReserveError> {
+        if count > 0 {
+            self.room_for(self.inner.room_bytes(count, len)).await?;
+        }
+        Ok(WriteChunk::new(&mut self.inner, count, len))
     }
 
     /// Waits until there is room for a message of `len` bytes. It stays until this end uses it.

@@ -21,6 +21,7 @@ use crate::by_value::ByValue;
 use crate::error::{AttachError, RecvError, ReserveError};
 use crate::message::{Message, from_bytes};
 use crate::pair::PairOptions;
+use crate::typed::many::{TypedBatch, TypedChunk};
 use crate::typed::{fill_in_place, per_slot, take, try_send_many};
 
 /// Both ends of a new lane for messages of type `T`, inside one process, for an async runtime.
@@ -183,6 +184,32 @@ impl<T: Message> AsyncTypedProducer<T> {
         try_send_many(self.inner.get_mut(), messages)
     }
 
+    /// Room for `count` values, to be written where they lie and to become visible together,
+    /// waiting for all of it; as [`TypedProducer::chunk`](crate::TypedProducer::chunk).
+    /// Cancel-safe: a chunk that is not committed leaves nothing behind.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// # use laneway_shm::asynchronous::async_typed_pair;
+    /// # let (mut producer, mut consumer) = async_typed_pair::<u64>(Default::default())?;
+    /// producer.chunk(3).await?.fill(|index, price| *price = 100 + index as u64)?;
+    /// let prices: Vec<u64> = consumer.recv_batch(8).await?.collect();
+    /// assert_eq!(prices, [100, 101, 102]);
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`AsyncProducer::chunk`].
+    ///
+    /// # Panics
+    /// As [`AsyncProducer::send`].
+    pub async fn chunk(&mut self, count: usize) -> Result<TypedChunk<'_, T>, ReserveError> {
+        Ok(TypedChunk::new(self.inner.chunk(count, size_of::<T>()).await?))
+    }
+
     /// Sends as many of the messages as a slot holds, packed into one, waiting for it; returns how
     /// many. The consumer must receive them with [`AsyncTypedConsumer::recv_packed`]. Cancel-safe:
     /// all of them are in the lane once the future is ready, and none if it was dropped before.
@@ -323,6 +350,24 @@ impl<T: Message> AsyncTypedConsumer<T> {
     ) -> Result<usize, RecvError> {
         self.inner.found().await?;
         T::Bytes::try_recv_many(self.inner.get_mut(), limit, |bytes| read(from_bytes(bytes)))
+    }
+
+    /// The values that are there, at most `limit`, as an iterator, waiting for the first one; as
+    /// [`TypedConsumer::recv_batch`](crate::TypedConsumer::recv_batch). Cancel-safe: nothing is
+    /// taken before it is handed out.
+    ///
+    /// # Errors
+    /// As [`AsyncTypedConsumer::recv`], for the first value only: what is wrong after it ends the
+    /// batch, and is told by the next call.
+    ///
+    /// # Panics
+    /// As [`AsyncConsumer::recv`].
+    pub async fn recv_batch(&mut self, limit: usize) -> Result<TypedBatch<'_, T>, RecvError> {
+        let first = match limit {
+            0 => None,
+            _ => Some(self.inner.found().await?),
+        };
+        TypedBatch::new(self.inner.get_mut(), limit, first)
     }
 
     /// Packed messages, slot by slot until at least `limit` were handed out or no more slots are

@@ -280,7 +280,7 @@ impl<'c> Case<'c> {
 
     fn typed(&mut self) {
         const SIZE: usize = size_of::<Pair>();
-        let (limit, choice, timeout) = (self.limit(), self.dice.below(6), NOW);
+        let (limit, choice, timeout) = (self.limit(), self.dice.below(8), NOW);
         let before = self.begin(limit);
         let slots = self.end.consumer().ring.geometry().slots_for(SIZE);
         let mut read = 0;
@@ -297,7 +297,9 @@ impl<'c> Case<'c> {
                 self.end.recv_into(&mut target, timeout).map(|()| marked(target)).map(|()| 1)
             }
             4 => self.end.recv_many(limit, timeout, &mut marked),
-            _ => self.end.try_recv_many(limit, &mut marked),
+            5 => self.end.try_recv_many(limit, &mut marked),
+            6 => self.end.recv_batch(limit, timeout).map(|batch| batch.map(&mut marked).count()),
+            _ => self.end.try_recv_batch(limit).map(|batch| batch.map(&mut marked).count()),
         };
         assert_eq!(result.as_ref().copied().unwrap_or(0), read, "oracle: values read");
         let taken = |count: usize| Taken { count, slots: slots * count as u64 };

@@ -10,6 +10,7 @@ use crate::lifeline::{self, Lifeline};
 use crate::memory::Memory as _;
 use crate::producer::WriteChunk;
 use crate::typed::TypedProducer;
+use crate::typed::many::TypedChunk;
 
 /// A frozen payload of one page.
 fn payload() -> &'static FrozenFile {
@@ -48,7 +49,7 @@ impl<'c> Case<'c> {
 
     fn run(mut self) -> (u64, bool) {
         for _ in 0..=self.dice.below(96) {
-            let choice = self.dice.below(15);
+            let choice = self.dice.below(16);
             self.any(choice);
         }
         self.close();
@@ -101,6 +102,7 @@ impl<'c> Case<'c> {
             11 => self.frozen(),
             12 => self.try_many(),
             13 => self.chunk(),
+            14 => self.typed_chunk(),
             _ => self.ask(),
         }
     }
@@ -257,19 +259,40 @@ impl<'c> Case<'c> {
     fn chunk(&mut self) {
         let (before, dice) = (self.begin(MANY, false), self.dice);
         let (count, len) = (self.count(), self.len().min(BYTES.len()));
-        let (timeout, each) = (self.timeout(), self.geometry.slots_for(len));
-        let room_bytes = usize::try_from(each).unwrap() * count;
-        let room_bytes = room_bytes * self.geometry.payload() as usize;
+        let timeout = self.timeout();
         let found = match dice.below(2) {
             0 => self.end.producer_mut().try_chunk(count, len),
             _ => self.end.producer_mut().chunk(count, len, timeout),
         };
         let result = found.map(|chunk| fill(chunk, count, len, dice));
+        self.judge_chunk(before, count, len, result);
+    }
+
+    fn typed_chunk(&mut self) {
+        let (before, dice, count) = (self.begin(MANY, false), self.dice, self.count());
+        let timeout = self.timeout();
+        let found = match dice.below(2) {
+            0 => self.end.try_chunk(count),
+            _ => self.end.chunk(count, timeout),
+        };
+        let result = found.map(|chunk| fill_values(chunk, count, dice));
+        self.judge_chunk(before, count, size_of::<Pair>(), result);
+    }
+
+    fn judge_chunk(
+        &mut self,
+        before: u64,
+        count: usize,
+        len: usize,
+        result: Result<u64, ReserveError>,
+    ) {
+        let each = self.geometry.slots_for(len);
         let committed = result.as_ref().copied().unwrap_or(0);
         let moved = self.end.producer().position() - before;
         assert_eq!(moved, each * committed, "oracle: slots of a chunk");
         if let Err(error) = result {
-            self.refused(&error, room_bytes);
+            let slots = usize::try_from(each).unwrap() * count;
+            self.refused(&error, slots * self.geometry.payload() as usize);
         }
     }
 
@@ -388,6 +411,30 @@ impl<'c> Case<'c> {
         let end = std::mem::replace(&mut self.end, TypedProducer::new(producer));
         if let Err(error) = end.close(NOW) {
             self.refused(&error, 0);
+        }
+    }
+}
+
+/// As [`fill`], for values.
+fn fill_values(mut chunk: TypedChunk<'_, Pair>, count: usize, dice: &Dice) -> u64 {
+    let value = Pair { first: 7, second: 7 };
+    let handed = usize::try_from(dice.below(count as u64 + 1)).unwrap();
+    for written in 0..handed {
+        assert_eq!(chunk.left(), count - written, "oracle: left in a chunk");
+        let found = chunk.write(|found| *found = value).unwrap();
+        assert!(found, "oracle: room that was found is there");
+    }
+    match dice.below(3) {
+        0 => 0,
+        1 => {
+            let committed = chunk.commit();
+            assert_eq!(committed, handed as u64, "oracle: values of a chunk");
+            committed
+        }
+        _ => {
+            let all = chunk.fill(|_, found| *found = value).unwrap();
+            assert_eq!(all, count as u64, "oracle: values of a whole chunk");
+            all
         }
     }
 }

@@ -157,7 +157,7 @@ impl<'c> Case<'c> {
             assert_eq!(pair.as_bytes(), [DEMONIC; SIZE], "oracle: bytes");
             count += 1;
         };
-        let call = self.dice.below(7);
+        let call = self.dice.below(9);
         let result = match call {
             0 => self.end.recv(NOW).map(&mut read).map(|()| 1),
             1 => self.end.try_recv().map(|found| found.map(&mut read).map_or(0, |()| 1)),
@@ -167,13 +167,15 @@ impl<'c> Case<'c> {
             }
             3 => self.end.recv_many(limit, NOW, &mut read),
             4 => self.end.try_recv_many(limit, &mut read),
-            5 => self.end.recv_packed(limit, NOW, &mut read),
+            5 => self.end.recv_batch(limit, NOW).map(|batch| batch.map(&mut read).count()),
+            6 => self.end.try_recv_batch(limit).map(|batch| batch.map(&mut read).count()),
+            7 => self.end.recv_packed(limit, NOW, &mut read),
             _ => self.end.try_recv_packed(limit, &mut read),
         };
         let (after, lost_after) = self.account();
         let lost_now = lost_after - lost;
         assert!(after >= before + lost_now, "oracle: position");
-        let (is_packed, max) = (call > 4, self.end.subscriber().message_max());
+        let (is_packed, max) = (call > 6, self.end.subscriber().message_max());
         match self.fail_stop.judge(result) {
             Ok(taken) => {
                 let room = usize::try_from(after - before - lost_now).unwrap() * max;

@@ -155,7 +155,7 @@ impl Producer {
         if count > 0 {
             self.reserve(room_bytes, timeout)?;
         }
-        Ok(WriteChunk { producer: self, len, left: count, open: None })
+        Ok(WriteChunk::new(self, count, len))
     }
 
     /// As [`Producer::chunk`], only if there is room for all of it now: it never waits.
@@ -167,11 +167,11 @@ impl Producer {
         if count > 0 {
             self.try_reserve(room_bytes)?;
         }
-        Ok(WriteChunk { producer: self, len, left: count, open: None })
+        Ok(WriteChunk::new(self, count, len))
     }
 
     /// Length of the one message that takes as many slots as `count` of `len` bytes.
-    fn room_bytes(&self, count: usize, len: usize) -> usize {
+    pub(crate) fn room_bytes(&self, count: usize, len: usize) -> usize {
         let geometry = self.ring.geometry();
         let slots = usize::try_from(geometry.slots_for(len)).unwrap_or(usize::MAX);
         slots.saturating_mul(count).saturating_mul(geometry.payload() as usize)
@@ -239,6 +239,13 @@ pub struct WriteChunk<'p> {
     left: usize,
     /// The message that is being written.
     open: Option<Span>,
+}
+
+impl<'p> WriteChunk<'p> {
+    /// For whoever has found the room.
+    pub(crate) fn new(producer: &'p mut Producer, count: usize, len: usize) -> Self {
+        Self { producer, len, left: count, open: None }
+    }
 }
 
 impl WriteChunk<'_> {
@@ -310,7 +317,7 @@ impl Drop for WriteChunk<'_> {
 /// One message of a [`WriteChunk`]. Bytes that are not written keep what an earlier message left
 /// there.
 #[derive(Debug)]
-pub struct ChunkSlot<'c>(WriteSlot<'c>);
+pub struct ChunkSlot<'c>(pub(crate) WriteSlot<'c>);
 
 impl ChunkSlot<'_> {
     /// Length of the message, in bytes.

@@ -1,8 +1,5 @@
 //! Values of one type, awaited by readers that may be overrun.
 
-use std::future::poll_fn;
-use std::pin::pin;
-use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -12,7 +9,8 @@ use laneway_shm::{AttachError, RecvError};
 use laneway_tests::agent::Agent;
 use laneway_tests::turn;
 
-use super::{Order, attach, run, sleeping};
+use super::awaited::{give_up_after, run};
+use super::{Order, attach, sleeping};
 
 fn order(number: u64) -> Order {
     Order { number, lots: 3, side: 1 }
@@ -58,12 +56,21 @@ fn values_are_awaited_one_by_one_together_and_packed_and_another_type_is_refused
         let mut found = Vec::new();
         assert_eq!(reader.recv_many(0, |_| unreachable!()).await.unwrap(), 0);
         assert_eq!(reader.recv_many(4, |order| found.push(order)).await.unwrap(), 4);
-        assert_eq!(reader.recv_many(4, |order| found.push(order)).await.unwrap(), 2);
-        assert_eq!(producer.send_packed(&orders(26..30)).await.unwrap(), 2);
+        assert_eq!(reader.recv_batch(0).await.unwrap().count(), 0);
+        found.extend(reader.recv_batch(1).await.unwrap());
+        found.extend(reader.recv_batch(4).await.unwrap());
+        assert_eq!(found, orders(20..26));
+        producer.chunk(2).await.unwrap().fill(|at, slot| *slot = order(26 + at as u64)).unwrap();
+        let _unasked = reader.recv_batch(4).await.unwrap();
+        assert_eq!(reader.recv_batch(4).await.unwrap().collect::<Vec<_>>(), orders(26..28));
+        found.clear();
+        assert_eq!(producer.send_packed(&orders(28..32)).await.unwrap(), 2);
         let two = reader.recv().await;
         assert!(matches!(two, Err(RecvError::Length { found: 32, expected: 16 })), "{two:?}");
+        let two = reader.recv_batch(4).await.map(drop);
+        assert!(matches!(two, Err(RecvError::Length { found: 32, expected: 16 })), "{two:?}");
         assert_eq!(reader.recv_packed(1, |order| found.push(order)).await.unwrap(), 2);
-        assert_eq!(found, orders(20..28));
+        assert_eq!(found, orders(28..30));
     });
 }
 
@@ -105,23 +112,6 @@ fn a_stream_of_values_tells_losses_and_strangers_between_them_and_ends_with_the_
     });
 }
 
-/// Polls a future so many times, each time that it is woken, and drops it unless it was ready.
-async fn give_up_after<T>(polls: u32, future: impl Future<Output = T>) -> Option<T> {
-    let mut future = pin!(future);
-    let mut left = polls;
-    poll_fn(|cx| {
-        if left == 0 {
-            return Poll::Ready(None);
-        }
-        left -= 1;
-        if left == 0 {
-            cx.waker().wake_by_ref();
-        }
-        future.as_mut().poll(cx).map(Some)
-    })
-    .await
-}
-
 #[test]
 fn futures_of_a_reader_of_values_dropped_at_any_await_lose_and_repeat_nothing() {
     const COUNT: u64 = 5_000;
@@ -143,11 +133,14 @@ fn futures_of_a_reader_of_values_dropped_at_any_await_lose_and_repeat_nothing() 
             let mut found = Vec::new();
             let mut given_up = 0;
             for round in 0.. {
-                let polls = round / 3 % 3;
+                let polls = round / 4 % 3;
                 let read = |order| found.push(order);
-                let heard = match round % 3 {
+                let heard = match round % 4 {
                     0 => give_up_after(polls, reader.recv()).await.map(|one| one.map(read)),
-                    1 => give_up_after(polls, reader.recv_many(3, read)).await.map(|n| n.map(drop)),
+                    1 => give_up_after(polls, reader.recv_batch(3))
+                        .await
+                        .map(|batch| batch.map(|batch| batch.take(polls as usize).for_each(read))),
+                    2 => give_up_after(polls, reader.recv_many(3, read)).await.map(|n| n.map(drop)),
                     _ => {
                         give_up_after(polls, reader.recv_packed(3, read)).await.map(|n| n.map(drop))
                     }

@@ -148,6 +148,42 @@ fn a_message_that_is_no_value_stays_for_whoever_takes_bytes_and_costs_no_other()
 }
 
 #[test]
+fn a_batch_of_values_that_may_be_overrun_has_no_gap_and_whatever_ends_it_is_told_next() {
+    let _turn = turn();
+    let agent = Agent::start();
+    let (mut producer, mut subscriber) = lane(&agent, BroadcastPolicy::Overwrite, 56);
+    assert_eq!(subscriber.try_recv_batch(8).unwrap().count(), 0);
+    assert_eq!(subscriber.recv_batch(0, SOON).unwrap().count(), 0);
+    let late = subscriber.recv_batch(8, NOT_YET).map(drop);
+    assert!(matches!(late, Err(RecvError::TimedOut { .. })), "{late:?}");
+    producer.send_many(&quotes(0..6), SOON).unwrap();
+    let mut batch = subscriber.recv_batch(4, SOON).unwrap();
+    assert_eq!((batch.next(), batch.next()), (Some(quote(0)), Some(quote(1))));
+    // One that nobody asked for is the next call's, though its slot is written over meanwhile.
+    let _unasked = subscriber.try_recv_batch(9).unwrap();
+    assert_eq!(subscriber.subscriber().position(), 2);
+    producer.send_many(&quotes(6..200), SOON).unwrap();
+    let mut batch = subscriber.recv_batch(9, SOON).unwrap();
+    assert_eq!((batch.next(), batch.next(), batch.next()), (Some(quote(2)), None, None));
+    let lost = match subscriber.recv_batch(9, SOON).map(drop) {
+        Err(RecvError::Lost { slots, position }) if position == 3 + slots => slots,
+        other => panic!("{other:?}"),
+    };
+    producer.producer_mut().send(b"no quote", SOON).unwrap();
+    let found: Vec<Quote> = subscriber.recv_batch(1000, SOON).unwrap().collect();
+    assert_eq!(found, quotes(3 + lost..200));
+    for refused in
+        [subscriber.recv_batch(9, SOON).map(drop), subscriber.try_recv_batch(9).map(drop)]
+    {
+        assert!(matches!(refused, Err(RecvError::Length { found: 8, expected: 24 })));
+    }
+    assert_eq!(subscriber.subscriber_mut().recv(SOON).unwrap().bytes, b"no quote");
+    producer.close(SOON).unwrap();
+    let closed = subscriber.recv_batch(9, SOON).map(drop);
+    assert!(matches!(closed, Err(RecvError::Closed { .. })), "{closed:?}");
+}
+
+#[test]
 fn packed_values_of_a_lane_that_loses_come_slot_by_slot() {
     let _turn = turn();
     let agent = Agent::start();

@@ -6,7 +6,7 @@ use super::source::without_tests;
 use super::{none, root, rust, tests_of};
 
 /// Where the ends are. What is public there is called by applications.
-const ENDS: [&str; 24] = [
+const ENDS: [&str; 25] = [
     "producer",
     "producer/batch",
     "producer/readers",
@@ -19,6 +19,7 @@ const ENDS: [&str; 24] = [
     "responder",
     "duplex",
     "typed",
+    "typed/many",
     "typed/subscriber",
     "by_value",
     "trusted",

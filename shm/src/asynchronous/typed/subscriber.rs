@@ -10,6 +10,7 @@ use super::super::subscriber::AsyncSubscriber;
 use crate::attach::Attach;
 use crate::error::{AttachError, RecvError};
 use crate::message::Message;
+use crate::typed::many::TypedCopies;
 use crate::typed::subscriber::{one, packed, take};
 
 impl Attach {
@@ -82,6 +83,24 @@ impl<T: Message> AsyncTypedSubscriber<T> {
         read: impl FnMut(T),
     ) -> Result<usize, RecvError> {
         self.inner.many(limit, one(read)).await
+    }
+
+    /// The values that are there, at most `limit`, as an iterator, waiting for the first one; as
+    /// [`TypedSubscriber::recv_batch`](crate::TypedSubscriber::recv_batch). Cancel-safe: nothing is
+    /// taken before it is handed out.
+    ///
+    /// # Errors
+    /// As [`AsyncTypedSubscriber::recv`], before the first value only: what is found behind one
+    /// ends the batch, and is told by the next call.
+    ///
+    /// # Panics
+    /// As [`AsyncSubscriber::recv`].
+    pub async fn recv_batch(&mut self, limit: usize) -> Result<TypedCopies<'_, T>, RecvError> {
+        let first = match limit {
+            0 => None,
+            _ => Some(self.inner.found().await?),
+        };
+        TypedCopies::new(self.inner.get_mut(), limit, first)
     }
 
     /// Packed messages, slot by slot until at least `limit` were handed out or no more slots are
