@@ -11,6 +11,7 @@ use laneway_tests::process::{Finished, Running, laneway};
 use laneway_tests::turn;
 
 const SENSORS: &str = env!("CARGO_BIN_EXE_example-sensors");
+const EVENT_LOG: &str = env!("CARGO_BIN_EXE_example-event-log");
 const REQUEST_RESPONSE: &str = env!("CARGO_BIN_EXE_example-request-response");
 const ASYNC_SERVICE: &str = env!("CARGO_BIN_EXE_example-async-service");
 const MARKET_DATA: &str = env!("CARGO_BIN_EXE_example-market-data");
@@ -103,6 +104,43 @@ fn a_sensor_that_is_killed_delays_nobody_and_its_successor_goes_on() {
     let lines = printed(&reader);
     assert_eq!(lines.len(), 2, "{lines:?}");
     assert!(lines.contains(&"sensor-2: 500 readings, mean 24.50"), "{lines:?}");
+}
+
+#[test]
+fn events_of_two_services_are_printed_in_the_order_in_which_they_happened() {
+    let _turn = turn();
+    let agent = Agent::start();
+    make_lanes(&agent, "event_log.rs", 2);
+    let texts: Vec<String> = (0..50).map(|number| format!("event {number}")).collect();
+    let words = |lane| ["write", lane].into_iter().chain(texts.iter().map(String::as_str));
+    let write = |lane| start(&agent, EVENT_LOG, &words(lane).collect::<Vec<_>>());
+    // The lane that is named last has the earliest events, and both logs have ended already.
+    for lane in ["net-log", "disk-log"] {
+        assert_eq!(printed(&write(lane).finish()), Vec::<&str>::new());
+    }
+    let printer = start(&agent, EVENT_LOG, &["print", "disk-log", "net-log"]).finish();
+    let of = |lane: &str| texts.iter().map(|text| format!("{lane}: {text}")).collect::<Vec<_>>();
+    let (stamps, events) = events(&printer);
+    assert!(stamps.is_sorted(), "{stamps:?}");
+    assert_eq!(events, [of("net-log"), of("disk-log")].concat());
+
+    // Both at once, and the printer is there first.
+    let printer = start(&agent, EVENT_LOG, &["print", "disk-log", "net-log"]);
+    for service in ["net-log", "disk-log"].map(write) {
+        assert_eq!(printed(&service.finish()), Vec::<&str>::new());
+    }
+    let printer = printer.finish();
+    let (stamps, events) = self::events(&printer);
+    let in_order = stamps.is_sorted() || printer.stdout.contains("(late)");
+    assert!(in_order && events.len() == 100, "{}", printer.stdout);
+}
+
+/// The stamps, and the events with their lanes, as the log has them.
+fn events(printer: &Finished) -> (Vec<u64>, Vec<&str>) {
+    let of = |line: &'_ str| -> Option<u64> { line.split_once(' ')?.0.parse().ok() };
+    let lines = printed(printer);
+    let stamps = lines.iter().map(|line| of(line).expect("a stamp")).collect();
+    (stamps, lines.into_iter().filter_map(|line| Some(line.split_once(' ')?.1)).collect())
 }
 
 #[test]
