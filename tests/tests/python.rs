@@ -1,4 +1,5 @@
-//! Python programs on both ends of real lanes, through the module as cargo builds it.
+//! Python programs on both ends of real lanes, through the module as cargo builds it or as a wheel
+//! installed it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -18,29 +19,43 @@ use tempfile::TempDir;
 const SOON: Duration = Duration::from_secs(30);
 const MESSAGES: u64 = 1_000_000;
 
-/// An interpreter that finds the module.
+/// An interpreter that finds the module. `LANEWAY_PYTHON` names one that has it installed, together
+/// with numpy; without it the module is the one that cargo builds.
 struct Python {
-    folder: TempDir,
     program: PathBuf,
+    /// Where the module lies, if it is not installed.
+    folder: Option<TempDir>,
 }
 
 impl Python {
     /// `None` where there is no interpreter.
     fn find() -> Option<Self> {
-        has("python3").then(|| Self::with("python3".into()))
+        Self::installed().or_else(|| has("python3").then(|| Self::with("python3".into())))
+    }
+
+    /// `None` where there is none, or no numpy to be had.
+    fn with_numpy() -> Option<Self> {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("numpy-venv");
+        Self::installed().or_else(|| python_with(&folder, "numpy", "numpy").map(Self::with))
+    }
+
+    fn installed() -> Option<Self> {
+        let program = std::env::var_os("LANEWAY_PYTHON")?.into();
+        Some(Self { program, folder: None })
     }
 
     fn with(program: PathBuf) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let library = built("laneway-python").join("liblaneway_python.so");
         std::fs::copy(library, folder.path().join("laneway.abi3.so")).unwrap();
-        Self { folder, program }
+        Self { program, folder: Some(folder) }
     }
 
     fn command(&self, script: &str) -> Command {
         let mut command = Command::new(&self.program);
         // No byte code: it would land beside the sources.
-        command.arg("-B").arg(root().join(script)).env("PYTHONPATH", self.folder.path());
+        command.arg("-B").arg(root().join(script)).env_remove("PYTHONPATH");
+        command.envs(self.folder.as_ref().map(|folder| ("PYTHONPATH", folder.path())));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -225,14 +240,13 @@ fn a_wait_in_python_lets_other_threads_run_and_ends_with_ctrl_c() {
 #[test]
 fn messages_arrive_as_typed_numpy_arrays() {
     let _turn = turn();
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("numpy-venv");
-    let Some(python) = python_with(&folder, "numpy", "numpy") else {
+    let Some(python) = Python::with_numpy() else {
         return skipped(
             "messages_arrive_as_typed_numpy_arrays",
             "no Python, or no numpy to be had",
         );
     };
-    Python::with(python).passes(&["arrays", "overrun_arrays", "frozen_arrays"]);
+    python.passes(&["arrays", "overrun_arrays", "frozen_arrays"]);
 }
 
 /// The stub and the module name the same things.

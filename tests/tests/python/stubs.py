@@ -1,7 +1,10 @@
-"""Compares the names of a stub, and those of its classes, with the module."""
+"""Compares the names of a stub, and those of its classes, with the module. An installed module must
+have brought that stub along."""
 
 import ast
 import sys
+from pathlib import Path
+from types import ModuleType
 
 import laneway
 
@@ -16,7 +19,13 @@ def named(body):
 
 
 def public(thing):
-    return {name for name in vars(thing) if not name.startswith("_")}
+    # Installed, the module is in a package of its name.
+    members = vars(thing).items()
+    return {
+        name
+        for name, member in members
+        if not name.startswith("_") and not isinstance(member, ModuleType)
+    }
 
 
 def main() -> None:
@@ -31,6 +40,10 @@ def main() -> None:
             assert public(getattr(laneway, node.name)) <= names, node.name
     errors = [name for name in declared if name.endswith("Error")]
     assert all(issubclass(getattr(laneway, name), laneway.LanewayError) for name in errors)
+    if hasattr(laneway, "__path__"):
+        package = Path(laneway.__file__).parent
+        assert (package / "py.typed").exists()
+        assert (package / "__init__.pyi").read_text() == Path(sys.argv[1]).read_text()
 
 
 if __name__ == "__main__":
