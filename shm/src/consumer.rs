@@ -532,20 +532,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::cursor::{CommitWord, Kind};
     use crate::generations::Pending;
     use crate::layout::KIND_PRODUCER;
-    use crate::memory::OwnedMemory;
     use crate::pair::handed_over;
-    use crate::{PairOptions, Producer, pair};
-
-    fn lane(numbers: u64) -> (Producer, Consumer) {
-        let (mut producer, consumer) = pair(PairOptions::default()).unwrap();
-        for number in 0..numbers {
-            producer.send(&number.to_le_bytes(), Duration::ZERO).unwrap();
-        }
-        (producer, consumer)
-    }
+    use crate::pair::tests::{commit, numbered};
 
     fn end(consumer: &mut Consumer, at: u64) {
         consumer.line.ended(1, at, &mut consumer.link);
@@ -560,7 +550,7 @@ mod tests {
 
     #[test]
     fn what_a_producer_writes_after_its_announced_end_is_not_read() {
-        let (_producer, mut consumer) = lane(5);
+        let (_producer, mut consumer) = numbered(5);
         end(&mut consumer, 2);
         take(&mut consumer, 1);
         let mut rest = consumer.poll_many(10);
@@ -572,7 +562,7 @@ mod tests {
 
     #[test]
     fn a_message_that_goes_beyond_its_generations_end_is_no_message() {
-        let (mut producer, mut consumer) = lane(1);
+        let (mut producer, mut consumer) = numbered(1);
         producer.send(&[1; 100], Duration::ZERO).unwrap();
         end(&mut consumer, 2);
         let mut batch = consumer.poll_many(2);
@@ -588,7 +578,7 @@ mod tests {
 
     #[test]
     fn a_message_that_was_received_and_taken_back_is_no_silent_gap_in_the_next_generation() {
-        let (_producer, mut consumer) = lane(3);
+        let (_producer, mut consumer) = numbered(3);
         take(&mut consumer, 3);
         end(&mut consumer, 2);
         for _ in 0..2 {
@@ -599,7 +589,7 @@ mod tests {
 
     #[test]
     fn a_message_that_was_counted_and_is_not_there_is_not_taken_when_it_comes_after_all() {
-        let (mut producer, mut consumer) = lane(1);
+        let (mut producer, mut consumer) = numbered(1);
         take(&mut consumer, 1);
         end(&mut consumer, 2);
         let missing = Corruption::Truncated { position: 1, end: 2 };
@@ -613,11 +603,10 @@ mod tests {
 
     #[test]
     fn a_generation_that_ended_empty_is_read_as_empty_whatever_was_written_since() {
-        let (producer, mut consumer) = lane(2);
+        let (producer, mut consumer) = numbered(2);
         let geometry = *consumer.ring.geometry();
         let (own, region) = handed_over(producer.grant(), geometry, KIND_PRODUCER).unwrap();
-        let word = CommitWord::new(geometry.turn(2), Kind::Data, 8).0;
-        own.store_release(geometry.slot_offset(2), word);
+        commit(&own, &geometry, 2, 7);
         end(&mut consumer, 2);
         consumer.line.pending.push_back(Pending { generation: 2, base: 2, end: Some(2), region });
         take(&mut consumer, 2);

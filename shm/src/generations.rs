@@ -254,19 +254,8 @@ mod tests {
 
     use super::*;
     use crate::consumer::Consumer;
-    use crate::cursor::{CommitWord, Kind};
-    use crate::geometry::WORD_BYTES;
-    use crate::memory::OwnedMemory as _;
     use crate::pair::handed_over;
-    use crate::{PairOptions, Producer, pair};
-
-    fn lane(numbers: u64) -> (Producer, Consumer) {
-        let (mut producer, consumer) = pair(PairOptions::default()).unwrap();
-        for number in 0..numbers {
-            producer.send(&number.to_le_bytes(), Duration::ZERO).unwrap();
-        }
-        (producer, consumer)
-    }
+    use crate::pair::tests::{commit, numbered};
 
     fn ended(consumer: &mut Consumer, end: u64) {
         consumer.line.ended(1, end, &mut consumer.link);
@@ -282,14 +271,12 @@ mod tests {
 
     #[test]
     fn an_end_behind_messages_that_were_taken_together_is_told_before_the_successors_are() {
-        let (producer, mut consumer) = lane(2);
+        let (producer, mut consumer) = numbered(2);
         let (grant, geometry) = (producer.grant().clone(), *consumer.ring.geometry());
         producer.close(Duration::ZERO).unwrap();
         ended(&mut consumer, 3);
         let (own, region) = handed_over(&grant, geometry, KIND_PRODUCER).unwrap();
-        let at = geometry.slot_offset(3);
-        own.copy_in(at + WORD_BYTES, &7u64.to_le_bytes());
-        own.store_release(at, CommitWord::new(geometry.turn(3), Kind::Data, 8).0);
+        commit(&own, &geometry, 3, 7);
         let successor = Pending { generation: 2, base: 3, end: None, region };
         consumer.line.pending.push_back(successor);
 
@@ -302,7 +289,7 @@ mod tests {
 
     #[test]
     fn a_segment_that_was_refused_is_told_once_behind_messages_that_were_taken_together() {
-        let (_producer, mut consumer) = lane(2);
+        let (_producer, mut consumer) = numbered(2);
         ended(&mut consumer, 2);
         consumer.line.refused = Some(SegmentError::Size { found: 1, expected: 2 });
         assert_eq!(take(&mut consumer).unwrap(), [0, 1]);

@@ -141,3 +141,31 @@ pub(crate) fn handed_over(
     let seen = draft.seal()?.map()?;
     Ok((own, seen))
 }
+
+/// What the tests of the ends start from.
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::cursor::{CommitWord, Kind};
+    use crate::geometry::WORD_BYTES;
+    use crate::memory::OwnedMemory as _;
+    use crate::region::Owned;
+
+    /// A lane with the numbers from 0 on in it.
+    pub(crate) fn numbered(count: u64) -> (Producer, Consumer) {
+        let (mut producer, consumer) = pair(PairOptions::default()).unwrap();
+        for number in 0..count {
+            producer.send(&number.to_le_bytes(), Duration::ZERO).unwrap();
+        }
+        (producer, consumer)
+    }
+
+    /// What a producer does to its memory that sends a number as the message at `position`.
+    pub(crate) fn commit(memory: &Region<Owned>, geometry: &Geometry, position: u64, number: u64) {
+        let at = geometry.slot_offset(position);
+        memory.copy_in(at + WORD_BYTES, &number.to_le_bytes());
+        memory.store_release(at, CommitWord::new(geometry.turn(position), Kind::Data, 8).0);
+    }
+}

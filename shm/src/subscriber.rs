@@ -470,18 +470,15 @@ impl Drop for Subscriber {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cursor::{CommitWord, Kind};
-    use crate::geometry::WORD_BYTES;
     use crate::layout::{KIND_CONSUMER, KIND_PRODUCER, P_READERS};
-    use crate::memory::OwnedMemory as _;
     use crate::pair::handed_over;
+    use crate::pair::tests::{commit, numbered};
     use crate::ring::{Policy, Start};
     use crate::roster::Entry;
-    use crate::{PairOptions, pair};
 
     /// A reader, and its producer's memory with so many numbers in it.
     fn lane(numbers: u64) -> (Region<Owned>, Subscriber) {
-        let (producer, _) = pair(PairOptions::default()).unwrap();
+        let (producer, _) = numbered(0);
         let (broadcast, start) = (Some(Policy::Overwrite), Start::Newest);
         let grant = Grant { broadcast, start, ..producer.grant().clone() };
         let geometry = grant.geometry().unwrap();
@@ -491,16 +488,8 @@ mod tests {
             Subscriber::new(own, grant, Link::new(None, None, PeerState::Live)).unwrap();
         reader.ring.join_at(seen, &Entry { offset: P_READERS, joined_at: 0 }).unwrap();
         reader.line.current = 1;
-        (0..numbers).for_each(|number| commit(&memory, &reader, number));
+        (0..numbers).for_each(|number| commit(&memory, &geometry, number, number));
         (memory, reader)
-    }
-
-    /// What a producer does that sends its position.
-    fn commit(memory: &Region<Owned>, reader: &Subscriber, position: u64) {
-        let geometry = reader.ring.geometry();
-        let at = geometry.slot_offset(position);
-        memory.copy_in(at + WORD_BYTES, &position.to_le_bytes());
-        memory.store_release(at, CommitWord::new(geometry.turn(position), Kind::Data, 8).0);
     }
 
     fn end(reader: &mut Subscriber, at: u64) {
@@ -525,7 +514,7 @@ mod tests {
         end(&mut reader, 2);
         let missing = Corruption::Truncated { position: 1, end: 2 };
         is_corrupt(&mut reader, missing);
-        commit(&memory, &reader, 1);
+        commit(&memory, reader.ring.geometry(), 1, 1);
         is_corrupt(&mut reader, missing);
         assert_eq!(reader.position(), 1);
     }
@@ -535,7 +524,7 @@ mod tests {
         let (memory, mut reader) = lane(1);
         end(&mut reader, 2);
         assert_eq!(reader.poll_many(9, |_| ()).unwrap(), 1);
-        commit(&memory, &reader, 1);
+        commit(&memory, reader.ring.geometry(), 1, 1);
         is_corrupt(&mut reader, Corruption::Truncated { position: 1, end: 2 });
     }
 
