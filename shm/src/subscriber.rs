@@ -130,8 +130,10 @@ impl Subscriber {
     /// successor attaches; `Corrupt`, for ever; `Revoked`; `Segment` if the next generation's
     /// segment was refused.
     pub fn poll(&mut self) -> Result<Option<Message<'_>>, RecvError> {
-        self.handed = self.advance_to_message()?;
-        Ok(self.handed.map(|(position, len)| self.message(position, len)))
+        match self.advance_to_message()? {
+            Some(found) => Ok(Some(self.hand_out(found))),
+            None => Ok(None),
+        }
     }
 
     /// The next message, waiting at most `timeout` for it; for ever with [`Duration::MAX`].
@@ -139,14 +141,19 @@ impl Subscriber {
     /// # Errors
     /// `TimedOut` says what is known of the producer; otherwise as [`Subscriber::poll`].
     pub fn recv(&mut self, timeout: Duration) -> Result<Message<'_>, RecvError> {
-        let (position, len) = self.wait_for_message(timeout)?;
-        self.handed = Some((position, len));
-        Ok(self.message(position, len))
+        let found = self.wait_for_message(timeout)?;
+        Ok(self.hand_out(found))
     }
 
-    /// Keeps the message that [`Subscriber::poll`] or [`Subscriber::recv`] has just handed out: it
-    /// is the next call's, whatever the producer writes over meanwhile. For a receiver that has no
-    /// room for it. Does nothing behind any other call.
+    /// A message by itself: it can be kept.
+    pub(crate) fn hand_out(&mut self, found: (u64, usize)) -> Message<'_> {
+        self.handed = Some(found);
+        self.message(found.0, found.1)
+    }
+
+    /// Keeps the message that [`Subscriber::poll`] or [`Subscriber::recv`] (or the latter's awaited
+    /// twin) has just handed out: it is the next call's, whatever the producer writes over
+    /// meanwhile. For a receiver that has no room for it. Does nothing behind any other call.
     ///
     /// ```no_run
     /// # fn follow(quotes: &mut laneway_shm::Subscriber) -> Result<(), laneway_shm::RecvError> {

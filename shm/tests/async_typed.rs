@@ -36,6 +36,8 @@ fn values_arrive_as_they_were_sent_one_by_one_in_place_many_at_once_and_packed()
                 assert_eq!(producer.send_packed(&packed).await.unwrap(), 3);
             }
             assert_eq!(producer.send_packed(&[]).await.unwrap(), 0);
+            producer.send_packed_with(0, |_| unreachable!()).await.unwrap();
+            producer.send_packed_with(3, |values| values.fill(tick(7))).await.unwrap();
             producer.close().await.unwrap();
         };
         let receiver = async {
@@ -49,6 +51,9 @@ fn values_arrive_as_they_were_sent_one_by_one_in_place_many_at_once_and_packed()
                 );
                 assert_eq!(found, [tick(3 * at + 1), tick(3 * at + 2), tick(0), tick(1)]);
             }
+            let mut found = Vec::new();
+            consumer.recv_packed(1, |message| found.push(message)).await.unwrap();
+            assert_eq!(found, [tick(7); 3]);
             assert!(matches!(consumer.recv().await, Err(RecvError::Closed { .. })));
         };
         tokio::join!(sender, receiver);

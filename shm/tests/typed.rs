@@ -255,6 +255,47 @@ fn packed_messages_share_slots_and_come_out_one_by_one_in_order() {
 }
 
 #[test]
+fn packed_values_are_written_in_place_where_a_slot_holds_them_and_aside_where_not() {
+    fn there_and_back<T: Message + PartialEq + std::fmt::Debug>(of: impl Fn(u64) -> T) {
+        let (mut producer, mut consumer) = lane::<T>(100, 64);
+        for count in [1, producer.per_slot(), producer.per_slot() + 1] {
+            let values: Vec<T> = (0..count as u64).map(&of).collect();
+            let fill = |room: &mut [T]| room.copy_from_slice(&values);
+            producer.send_packed_with(count, NOW, fill).unwrap();
+            producer.try_send_packed_with(count, fill).unwrap();
+            let mut found = Vec::new();
+            while consumer.try_recv_packed(1, |value| found.push(value)).unwrap() > 0 {}
+            assert_eq!(found, [&values[..], &values].concat());
+        }
+    }
+    there_and_back(tick);
+    there_and_back(odd);
+    there_and_back(long);
+    there_and_back(|number| Wide { number: u128::from(number) << 64 | 5 });
+
+    let (mut producer, mut consumer) = lane::<u64>(16, 2);
+    producer.send_packed(&[1, 2, 3, 4], NOW).unwrap();
+    let unasked = |_: &mut [u64]| panic!("there is no room");
+    assert!(matches!(producer.try_send_packed_with(1, unasked), Err(ReserveError::Full { .. })));
+    assert!(matches!(
+        producer.send_packed_with(1, NOW, unasked),
+        Err(ReserveError::TimedOut { .. })
+    ));
+    for count in [5, usize::MAX] {
+        let never = producer.send_packed_with(count, SOON, unasked);
+        assert!(matches!(never, Err(ReserveError::TooLarge { .. })), "{never:?}");
+    }
+    producer.send_packed_with(0, NOW, unasked).unwrap();
+    assert_eq!(consumer.recv_packed(9, NOW, |_| ()).unwrap(), 4);
+    assert_eq!(consumer.try_recv_packed(9, |_| ()).unwrap(), 0);
+    // In place: what the slot's first turn left there is still there.
+    producer.send_packed_with(2, NOW, |values| values[0] += 10).unwrap();
+    let mut found = Vec::new();
+    consumer.recv_packed(1, NOW, |value| found.push(value)).unwrap();
+    assert_eq!(found, [11, 2]);
+}
+
+#[test]
 fn a_slot_of_packed_messages_costs_one_position() {
     let (mut producer, mut consumer) = lane::<u64>(56, 8);
     assert_eq!(producer.per_slot(), 7);

@@ -43,8 +43,8 @@ impl AsyncSubscriber {
     /// # Panics
     /// Where it has to wait outside of a tokio runtime with its I/O driver.
     pub async fn recv(&mut self) -> Result<Message<'_>, RecvError> {
-        let (position, len) = self.found().await?;
-        Ok(self.inner.end.message(position, len))
+        let found = self.found().await?;
+        Ok(self.inner.end.hand_out(found))
     }
 
     /// The messages that are there, at most `limit`, waiting for the first one; returns how many,

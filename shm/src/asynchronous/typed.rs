@@ -21,7 +21,7 @@ use crate::by_value::ByValue;
 use crate::error::{AttachError, RecvError, ReserveError};
 use crate::message::{Message, from_bytes};
 use crate::pair::PairOptions;
-use crate::typed::many::{TypedBatch, TypedChunk};
+use crate::typed::many::{TypedBatch, TypedChunk, fill_packed};
 use crate::typed::{fill_in_place, per_slot, take, try_send_many};
 
 /// Both ends of a new lane for messages of type `T`, inside one process, for an async runtime.
@@ -245,6 +245,41 @@ impl<T: Message> AsyncTypedProducer<T> {
             self.inner.send(packed.as_bytes()).await?;
         }
         Ok(packed.len())
+    }
+
+    /// Waits for room, and sends `count` values packed into one message, which `fill` writes where
+    /// they lie, as [`TypedProducer::send_packed_with`](crate::TypedProducer::send_packed_with)
+    /// does. Cancel-safe.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// # use laneway_shm::asynchronous::async_typed_pair;
+    /// # let (mut producer, mut consumer) = async_typed_pair::<u64>(Default::default())?;
+    /// producer.send_packed_with(3, |prices| prices.copy_from_slice(&[101, 99, 100])).await?;
+    /// let mut highest = 0;
+    /// assert_eq!(consumer.recv_packed(1, |price| highest = highest.max(price)).await?, 3);
+    /// assert_eq!(highest, 101);
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`AsyncProducer::send`]; `fill` is not called then.
+    ///
+    /// # Panics
+    /// As [`AsyncProducer::send`].
+    pub async fn send_packed_with(
+        &mut self,
+        count: usize,
+        fill: impl FnOnce(&mut [T]),
+    ) -> Result<(), ReserveError> {
+        if count > 0 {
+            let len = size_of::<T>().saturating_mul(count);
+            fill_packed(self.inner.reserve(len).await?, count, fill);
+        }
+        Ok(())
     }
 
     /// Ends the stream.

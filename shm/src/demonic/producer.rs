@@ -337,7 +337,7 @@ impl<'c> Case<'c> {
     fn typed(&mut self) {
         const SIZE: usize = size_of::<Pair>();
         let message = Pair { first: 7, second: 7 };
-        let (choice, count) = (self.dice.below(8), self.count());
+        let (choice, count) = (self.dice.below(10), self.count());
         let before = self.begin(count, choice >= 4);
         let timeout = self.timeout();
         let (end, some) = (&mut self.end, vec![message; count]);
@@ -354,11 +354,15 @@ impl<'c> Case<'c> {
             4 => (count, end.send_many(&some, timeout)),
             5 => any(end.try_send_many(&some)),
             6 => (count, end.send_packed(&some, timeout)),
-            _ => any(end.try_send_packed(&some)),
+            7 => any(end.try_send_packed(&some)),
+            8 => (count, end.send_packed_with(count, timeout, |room| room.fill(message))),
+            _ => (count, end.try_send_packed_with(count, |room| room.fill(message))),
         };
         match result {
+            Err(error) if choice >= 8 => self.refused(&error, SIZE * count),
             Err(error) => self.refused(&error, SIZE * self.end.per_slot().min(count)),
             Ok(()) if choice < 6 => self.judge(before, SIZE, sent, Ok(())),
+            Ok(()) if choice >= 8 => self.judge(before, SIZE * count, 1, Ok(())),
             Ok(()) => {
                 let moved = self.end.producer().position() - before;
                 let messages = (sent as u64).div_ceil(self.end.per_slot() as u64);

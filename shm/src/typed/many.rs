@@ -5,12 +5,14 @@ use std::iter::FusedIterator;
 use std::marker::PhantomData;
 use std::time::Duration;
 
+use zerocopy::{FromBytes, IntoBytes};
+
 use super::subscriber::{TypedSubscriber, take};
 use super::{TypedConsumer, TypedProducer, write_in_place};
 use crate::consumer::Consumer;
 use crate::error::{RecvError, ReserveError};
 use crate::message::{Message, check};
-use crate::producer::WriteChunk;
+use crate::producer::{WriteChunk, WriteSlot};
 use crate::received::ReadBatch;
 use crate::ring::Span;
 use crate::subscriber::Subscriber;
@@ -53,6 +55,78 @@ impl<T: Message> TypedProducer<T> {
     pub fn try_chunk(&mut self, count: usize) -> Result<TypedChunk<'_, T>, ReserveError> {
         Ok(TypedChunk::new(self.producer.try_chunk(count, size_of::<T>())?))
     }
+
+    /// Sends `count` values packed into one message, which `fill` writes where they lie, without a
+    /// copy; waits at most `timeout` for room. The consumer takes them with
+    /// [`TypedConsumer::recv_packed`].
+    ///
+    /// `fill` finds some valid values there and is to write all of them. More than
+    /// [`TypedProducer::per_slot`], or values that must be aligned to more than eight bytes, are
+    /// built aside and copied. Nothing is sent where `count` is 0.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # let (mut producer, mut consumer) = laneway_shm::typed_pair::<u64>(Default::default())?;
+    /// let count = producer.per_slot();
+    /// producer.send_packed_with(count, Duration::ZERO, |prices| prices.fill(101))?;
+    /// let mut sum = 0;
+    /// assert_eq!(consumer.recv_packed(count, Duration::ZERO, |price| sum += price)?, count);
+    /// assert_eq!(sum, 101 * count as u64);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Producer::reserve`](crate::Producer::reserve) for all of them; `fill` is not called
+    /// then.
+    pub fn send_packed_with(
+        &mut self,
+        count: usize,
+        timeout: Duration,
+        fill: impl FnOnce(&mut [T]),
+    ) -> Result<(), ReserveError> {
+        if count > 0 {
+            let slot = self.producer.reserve(size_of::<T>().saturating_mul(count), timeout)?;
+            fill_packed(slot, count, fill);
+        }
+        Ok(())
+    }
+
+    /// As [`TypedProducer::send_packed_with`], if there is room now.
+    ///
+    /// # Errors
+    /// As [`Producer::try_reserve`](crate::Producer::try_reserve) for all of them; `fill` is not
+    /// called then.
+    pub fn try_send_packed_with(
+        &mut self,
+        count: usize,
+        fill: impl FnOnce(&mut [T]),
+    ) -> Result<(), ReserveError> {
+        if count > 0 {
+            let slot = self.producer.try_reserve(size_of::<T>().saturating_mul(count))?;
+            fill_packed(slot, count, fill);
+        }
+        Ok(())
+    }
+}
+
+/// Lets `fill` write all of a message's values, and makes it visible.
+#[inline]
+pub(crate) fn fill_packed<T: Message>(
+    mut slot: WriteSlot<'_>,
+    count: usize,
+    fill: impl FnOnce(&mut [T]),
+) {
+    const { check::<T>() };
+    let in_place = slot.bytes_mut().and_then(|bytes| <[T]>::mut_from_bytes(bytes).ok());
+    match in_place {
+        Some(values) => fill(values),
+        None => {
+            let mut values = vec![T::new_zeroed(); count];
+            fill(&mut values);
+            slot.write(0, values.as_bytes());
+        }
+    }
+    slot.commit();
 }
 
 /// Room for values, which are written in place and become visible together, or not at all:

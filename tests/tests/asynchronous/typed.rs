@@ -75,6 +75,27 @@ fn values_are_awaited_one_by_one_together_and_packed_and_another_type_is_refused
 }
 
 #[test]
+fn a_message_that_was_awaited_and_kept_is_the_next_calls() {
+    let _turn = turn();
+    let agent = Agent::start();
+    let (mut producer, mut reader) = lane(&agent, 64);
+    run(async {
+        for number in 0..2 {
+            producer.send(&order(number)).await.unwrap();
+        }
+        let bytes = reader.get_mut();
+        let first = bytes.recv().await.unwrap().bytes.to_vec();
+        bytes.get_mut().keep();
+        let again = bytes.recv().await.unwrap();
+        assert_eq!((again.position, again.bytes), (0, &first[..]));
+        bytes.get_mut().keep();
+        for number in 0..2 {
+            assert_eq!(reader.recv().await.unwrap(), order(number));
+        }
+    });
+}
+
+#[test]
 fn a_stream_of_values_tells_losses_and_strangers_between_them_and_ends_with_the_lane() {
     let _turn = turn();
     let agent = Agent::start();
