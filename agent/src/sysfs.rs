@@ -360,7 +360,9 @@ const FILE_SIZE_USUAL: usize = 4 << 10;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::topology::{CacheRelation, CacheSizes};
+    use laneway_shm::Relation;
+
+    use crate::model::topology::CacheSizes;
 
     /// Reads a machine after changing some of its files; `None` removes a file or directory.
     fn read_changed(name: &str, changes: &[(&str, Option<&str>)]) -> Result<Topology, SysfsError> {
@@ -405,7 +407,7 @@ mod tests {
     #[test]
     fn the_recorded_machine_has_two_cores_below_one_l3() {
         let topology = fixture::load("this-machine");
-        assert_eq!(topology.relation(0, 1), Some(CacheRelation::SameL3));
+        assert_eq!(topology.relation(0, 1), Some(Relation::SameL3));
         assert_eq!(topology.nodes[0].memory_total_bytes, 5_859_540 << 10);
         assert_eq!(topology.nodes[0].pools.len(), 2);
     }
@@ -417,8 +419,8 @@ mod tests {
         assert_eq!((cpu.package, cpu.core, cpu.node), (1, 8, 1));
         assert_eq!(cpu.siblings, [8]);
         assert_eq!(topology.distance(0, 1), 21);
-        assert_eq!(topology.relation(8, 24), Some(CacheRelation::SameCore));
-        assert_eq!(topology.relation(7, 8), Some(CacheRelation::OtherNode));
+        assert_eq!(topology.relation(8, 24), Some(Relation::SameCore));
+        assert_eq!(topology.relation(7, 8), Some(Relation::OtherNode));
     }
 
     #[test]
@@ -437,8 +439,8 @@ mod tests {
         let domains: std::collections::BTreeSet<_> =
             topology.cpus.iter().filter_map(|cpu| cpu.l3).collect();
         assert_eq!(domains, [0, 4, 8, 12].into());
-        assert_eq!(topology.relation(0, 3), Some(CacheRelation::SameL3));
-        assert_eq!(topology.relation(3, 4), Some(CacheRelation::SameNode));
+        assert_eq!(topology.relation(0, 3), Some(Relation::SameL3));
+        assert_eq!(topology.relation(3, 4), Some(Relation::SameNode));
     }
 
     #[test]
@@ -473,7 +475,7 @@ mod tests {
     fn missing_caches_are_unknown_and_not_an_error() {
         let topology = fixture::load("no-cache-info");
         assert!(topology.cpus.iter().all(|cpu| cpu.l2.is_none() && cpu.l3.is_none()));
-        assert_eq!(topology.relation(0, 2), Some(CacheRelation::SameNode));
+        assert_eq!(topology.relation(0, 2), Some(Relation::SameNode));
     }
 
     #[test]

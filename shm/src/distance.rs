@@ -7,6 +7,7 @@
 //! producer watches what is true: when the consumer's cursor has moved, its line was in the
 //! consumer's caches, and the time that it takes is the distance.
 
+use std::fmt;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,19 @@ pub enum Relation {
     SameNode,
     /// They are of different NUMA nodes.
     OtherNode,
+}
+
+impl fmt::Display for Relation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SameCpu => "same cpu",
+            Self::SameCore => "same core",
+            Self::SameL2 => "same L2",
+            Self::SameL3 => "same L3",
+            Self::SameNode => "same node",
+            Self::OtherNode => "other node",
+        })
+    }
 }
 
 /// How far the consumer is.

@@ -301,7 +301,7 @@ impl Controller {
             },
             cpu: end.cpu.unwrap_or(NO_CPU),
             grade: end.grade.to_string().bytes().next().unwrap_or(b'D'),
-            relation: record.placement.relation.map(Into::into),
+            relation: record.placement.relation,
         })
     }
 

@@ -112,80 +112,62 @@ pub struct Cpu {
     pub nohz_full: bool,
 }
 
-/// How near two cpus are, nearest first.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-pub enum CacheRelation {
-    /// They are one cpu: the two ends take turns.
-    SameCpu,
-    /// Two threads of one physical core.
-    SameCore,
-    /// Two cores that share a level 2 cache.
-    SameL2,
-    /// Two cores that share a level 3 cache, be it across nodes.
-    SameL3,
-    /// Two cores of one node.
-    SameNode,
-    /// Two cores of different nodes.
-    OtherNode,
-}
-
-impl CacheRelation {
-    /// The relation of two cpus of one machine.
-    #[must_use]
-    pub fn between(a: &Cpu, b: &Cpu) -> Self {
-        let shared = |a: Option<u32>, b: Option<u32>| a.is_some() && a == b;
-        if a.id == b.id {
-            Self::SameCpu
-        } else if a.core == b.core {
-            Self::SameCore
-        } else if shared(a.l2, b.l2) {
-            Self::SameL2
-        } else if shared(a.l3, b.l3) {
-            Self::SameL3
-        } else if a.node == b.node {
-            Self::SameNode
-        } else {
-            Self::OtherNode
-        }
-    }
-
-    /// A number that grows with the distance.
-    #[must_use]
-    pub const fn rank(self) -> u64 {
-        match self {
-            Self::SameCpu => 0,
-            Self::SameCore => 1,
-            Self::SameL2 => 2,
-            Self::SameL3 => 3,
-            Self::SameNode => 4,
-            Self::OtherNode => 5,
-        }
+/// How near two cpus of one machine are.
+#[must_use]
+pub fn how_near(a: &Cpu, b: &Cpu) -> Relation {
+    let shared = |a: Option<u32>, b: Option<u32>| a.is_some() && a == b;
+    if a.id == b.id {
+        Relation::SameCpu
+    } else if a.core == b.core {
+        Relation::SameCore
+    } else if shared(a.l2, b.l2) {
+        Relation::SameL2
+    } else if shared(a.l3, b.l3) {
+        // Also where it is shared across nodes.
+        Relation::SameL3
+    } else if a.node == b.node {
+        Relation::SameNode
+    } else {
+        Relation::OtherNode
     }
 }
 
-impl From<CacheRelation> for Relation {
-    fn from(relation: CacheRelation) -> Self {
-        match relation {
-            CacheRelation::SameCpu => Self::SameCpu,
-            CacheRelation::SameCore => Self::SameCore,
-            CacheRelation::SameL2 => Self::SameL2,
-            CacheRelation::SameL3 => Self::SameL3,
-            CacheRelation::SameNode => Self::SameNode,
-            CacheRelation::OtherNode => Self::OtherNode,
-        }
-    }
-}
+/// How the journal writes what two cores have in common.
+pub mod written_relation {
+    use laneway_shm::Relation;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-impl std::fmt::Display for CacheRelation {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::SameCpu => "same cpu",
-            Self::SameCore => "same core",
-            Self::SameL2 => "same L2",
-            Self::SameL3 => "same L3",
-            Self::SameNode => "same node",
-            Self::OtherNode => "other node",
-        })
+    #[derive(Serialize, Deserialize)]
+    #[serde(remote = "Relation")]
+    enum Written {
+        SameCpu,
+        SameCore,
+        SameL2,
+        SameL3,
+        SameNode,
+        OtherNode,
+    }
+
+    #[derive(Serialize, Deserialize)]
+    struct One(#[serde(with = "Written")] Relation);
+
+    /// As its variant's name, or nothing.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(value: &Option<Relation>, to: S) -> Result<S::Ok, S::Error> {
+        value.map(One).serialize(to)
+    }
+
+    /// What [`serialize`] wrote.
+    ///
+    /// # Errors
+    /// Another name, or none.
+    pub fn deserialize<'de, D>(from: D) -> Result<Option<Relation>, D::Error>
+    where
+        D: Deserializer<'de>,
+    {
+        Ok(Option::<One>::deserialize(from)?.map(|one| one.0))
     }
 }
 
@@ -229,8 +211,8 @@ impl Topology {
 
     /// How near two cpus are, or `None` where one of them is not online.
     #[must_use]
-    pub fn relation(&self, a: u32, b: u32) -> Option<CacheRelation> {
-        Some(CacheRelation::between(self.cpu(a)?, self.cpu(b)?))
+    pub fn relation(&self, a: u32, b: u32) -> Option<Relation> {
+        Some(how_near(self.cpu(a)?, self.cpu(b)?))
     }
 
     /// The distance from one node to another; the kernel's default for a node it never heard of.
@@ -295,20 +277,34 @@ mod tests {
             cpu(8, 8, 0, Some(8), Some(8)),
             cpu(16, 16, 1, Some(16), Some(16)),
         ];
-        let ranks = others.map(|other| CacheRelation::between(&base, &other).rank());
-        assert_eq!(ranks, [0, 1, 2, 3, 4, 5]);
+        let found = others.map(|other| how_near(&base, &other));
+        use Relation::{OtherNode, SameCore, SameCpu, SameL2, SameL3, SameNode};
+        assert_eq!(found, [SameCpu, SameCore, SameL2, SameL3, SameNode, OtherNode]);
+        assert!(found.is_sorted());
+    }
+
+    #[test]
+    fn the_journal_writes_relations_as_it_always_did_and_reads_them_back() {
+        #[derive(PartialEq, Debug, Serialize, Deserialize)]
+        struct Record(#[serde(with = "written_relation")] Option<Relation>);
+        let written = ["SameCpu", "SameCore", "SameL2", "SameL3", "SameNode", "OtherNode"];
+        for text in written.map(|name| format!("\"{name}\"")).into_iter().chain(["null".into()]) {
+            let record: Record = serde_json::from_str(&text).unwrap();
+            assert_eq!(serde_json::to_string(&record).unwrap(), text);
+        }
+        assert!(serde_json::from_str::<Record>("\"Elsewhere\"").is_err());
     }
 
     #[test]
     fn unknown_caches_are_never_shared() {
         let (a, b) = (cpu(0, 0, 0, None, None), cpu(1, 1, 0, None, None));
-        assert_eq!(CacheRelation::between(&a, &b), CacheRelation::SameNode);
+        assert_eq!(how_near(&a, &b), Relation::SameNode);
     }
 
     #[test]
     fn a_cache_may_be_shared_across_nodes() {
         let (a, b) = (cpu(0, 0, 0, None, Some(0)), cpu(1, 1, 1, None, Some(0)));
-        assert_eq!(CacheRelation::between(&a, &b), CacheRelation::SameL3);
+        assert_eq!(how_near(&a, &b), Relation::SameL3);
     }
 
     #[test]

@@ -5,12 +5,12 @@
 //! shared one, because lines that have spilled there are cheaper to fetch; between far cores depth
 //! buys nothing (`docs/measurements.md`, "Depth of a ring").
 
-use laneway_shm::SegmentError;
 use laneway_shm::geometry::{Geometry, SLOT_COUNT_MAX};
 use laneway_shm::ring::Profile;
+use laneway_shm::{Relation, SegmentError};
 use serde::{Deserialize, Serialize};
 
-use crate::model::topology::{CacheRelation, CacheSizes};
+use crate::model::topology::CacheSizes;
 
 /// Slots of a latency ring. The producer looks at the consumer's cursor once in as many messages,
 /// and a dialogue over rings of 2 to 16 slots was up to half slower than over 64 to 256.
@@ -40,11 +40,11 @@ pub fn propose(
     slot_payload_bytes: u32,
     profile: Profile,
     caches: CacheSizes,
-    relation: Option<CacheRelation>,
+    relation: Option<Relation>,
 ) -> Result<Depth, SegmentError> {
     let stride = Geometry::for_profile(slot_payload_bytes, 2, profile)?.stride() as u64;
     let l2 = caches.l2_bytes.unwrap_or(L2_BYTES);
-    let near = relation.is_some_and(|relation| relation <= CacheRelation::SameL3);
+    let near = relation.is_some_and(|relation| relation <= Relation::SameL3);
     let (bytes, slots_max, why) = if profile == Profile::Latency {
         if slot_payload_bytes <= HOT_PAYLOAD_MAX {
             (l2 / 4, HOT_SLOTS, "latency: few slots, within a quarter of the L2")
@@ -74,14 +74,14 @@ mod tests {
 
     const CACHES: CacheSizes = CacheSizes { l2_bytes: Some(1 << 20), l3_bytes: Some(32 << 20) };
 
-    fn slots(payload: u32, profile: Profile, relation: Option<CacheRelation>) -> u32 {
+    fn slots(payload: u32, profile: Profile, relation: Option<Relation>) -> u32 {
         propose(payload, profile, CACHES, relation).unwrap().slot_count
     }
 
     #[test]
     fn latency_stays_hot_and_streams_go_beyond_the_l2_only_where_the_l3_is_shared() {
         let (latency, stream) = (Profile::Latency, Profile::Throughput);
-        let near = Some(CacheRelation::SameL3);
+        let near = Some(Relation::SameL3);
         assert_eq!(slots(56, latency, near), 256);
         assert_eq!(slots(2048, latency, near), 64);
         for large in [2049, 4096, 65_000] {
@@ -92,7 +92,7 @@ mod tests {
         assert_eq!(slots(56, stream, near), 65_536);
         assert_eq!(slots(8, stream, near), 262_144);
         assert_eq!(slots(4096, stream, near), 512);
-        for far in [Some(CacheRelation::SameNode), Some(CacheRelation::OtherNode), None] {
+        for far in [Some(Relation::SameNode), Some(Relation::OtherNode), None] {
             assert_eq!(slots(56, stream, far), 16_384);
         }
         assert_eq!(slots(1 << 20, stream, near), 4);
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn a_small_l3_bounds_the_ring_and_unknown_caches_are_named_as_assumed() {
         let small = CacheSizes { l2_bytes: Some(2 << 20), l3_bytes: Some(8 << 20) };
-        let (stream, near) = (Profile::Throughput, Some(CacheRelation::SameL2));
+        let (stream, near) = (Profile::Throughput, Some(Relation::SameL2));
         let depth = propose(56, stream, small, near).unwrap();
         assert_eq!(depth.slot_count, 32_768);
         let depth = propose(56, stream, CacheSizes::default(), near).unwrap();
@@ -114,7 +114,7 @@ mod tests {
         let top = laneway_shm::geometry::SLOT_PAYLOAD_MAX;
         for payload in [1, 7, 8, 24, 56, 57, 4088, 65_536, 1 << 20, top] {
             for profile in [Profile::Latency, Profile::Throughput] {
-                for relation in [None, Some(CacheRelation::SameL3)] {
+                for relation in [None, Some(Relation::SameL3)] {
                     let depth = propose(payload, profile, CACHES, relation).unwrap();
                     Geometry::for_profile(payload, depth.slot_count, profile).unwrap();
                 }

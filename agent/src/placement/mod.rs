@@ -14,6 +14,7 @@ mod score;
 
 use std::fmt;
 
+use laneway_shm::Relation;
 use serde::{Deserialize, Serialize};
 
 pub use refusal::{Constraint, Ends, LargestFit, Refusal, Relaxation, WouldFit};
@@ -21,7 +22,7 @@ pub use score::SCORE_TERMS;
 
 use crate::ledger::{CoreHolding, Holding, Ledger, PageHolding, Role};
 use crate::model::capacity::{CpuSet, PageCount, PageSize};
-use crate::model::topology::{CacheRelation, Cpu, Topology};
+use crate::model::topology::{Cpu, Topology, how_near, written_relation};
 use score::{Best, Site, Survey};
 
 /// Finds the best placement of one lane.
@@ -93,7 +94,7 @@ impl CacheRelationRule {
     fn allows(self, a: &Cpu, b: &Cpu) -> bool {
         match self {
             Self::Any => true,
-            Self::SameL3 => CacheRelation::between(a, b) <= CacheRelation::SameL3,
+            Self::SameL3 => how_near(a, b) <= Relation::SameL3,
             Self::SameNode => a.node == b.node,
         }
     }
@@ -134,7 +135,8 @@ pub struct Placement {
     /// The consumer's core.
     pub consumer: EndPlacement,
     /// How near the ends are, where both have a core.
-    pub relation: Option<CacheRelation>,
+    #[serde(with = "written_relation")]
+    pub relation: Option<Relation>,
     /// The vector that decided, less is better from the left; [`SCORE_TERMS`] names its terms.
     pub score: Vec<u64>,
     /// What is known about the score.
@@ -372,7 +374,7 @@ fn candidates(survey: &Survey<'_>, role: Role) -> Result<Option<Vec<usize>>, Con
 fn describe(request: &PlaceRequest, memory: Memory, survey: &Survey<'_>, best: &Best) -> Placement {
     let site = |index: Option<usize>| index.and_then(|index| survey.sites.get(index));
     let (producer, consumer) = (site(best.producer), site(best.consumer));
-    let relation = producer.zip(consumer).map(|(p, c)| CacheRelation::between(p.cpu, c.cpu));
+    let relation = producer.zip(consumer).map(|(p, c)| how_near(p.cpu, c.cpu));
     Placement {
         node: best.node,
         page_size: memory.page_size,
@@ -389,14 +391,14 @@ fn describe(request: &PlaceRequest, memory: Memory, survey: &Survey<'_>, best: &
 fn describe_end(
     end: &EndRequest,
     site: Option<&Site<'_>>,
-    relation: Option<CacheRelation>,
+    relation: Option<Relation>,
 ) -> EndPlacement {
     let grade = end.grade_on(site.map(|site| site.cpu));
     let Some(site) = site else {
         return EndPlacement { cpu: None, grade, facts: Facts::default() };
     };
-    let peer_on_cpu = relation == Some(CacheRelation::SameCpu);
-    let peer_on_sibling = relation == Some(CacheRelation::SameCore);
+    let peer_on_cpu = relation == Some(Relation::SameCpu);
+    let peer_on_sibling = relation == Some(Relation::SameCore);
     let facts = Facts {
         exclusive: end.exclusive,
         isolated: site.cpu.isolated,
@@ -459,7 +461,7 @@ mod tests {
         let topology = fixture::load("epyc-nps1-ccx");
         let placement = place(&request(pinned(), pinned()), &topology, &Ledger::new()).unwrap();
         assert_eq!(cpus(&placement), (Some(0), Some(1)));
-        assert_eq!(placement.relation, Some(CacheRelation::SameL3));
+        assert_eq!(placement.relation, Some(Relation::SameL3));
         assert_eq!(placement.producer.grade, Grade::C);
         assert!(placement.producer.facts.smt_sibling_idle);
     }
@@ -573,7 +575,7 @@ mod tests {
         let placement =
             place(&request(exclusive(), exclusive()), &topology, &Ledger::new()).unwrap();
         assert_eq!(cpus(&placement), (Some(0), Some(2)));
-        assert_eq!(placement.relation, Some(CacheRelation::SameNode));
+        assert_eq!(placement.relation, Some(Relation::SameNode));
     }
 
     #[test]
@@ -624,7 +626,7 @@ mod tests {
         asked.page_ladder = vec![K4];
         let placement = place(&asked, &topology, &Ledger::new()).unwrap();
         assert_eq!(cpus(&placement), (Some(1), Some(1)));
-        assert_eq!(placement.relation, Some(CacheRelation::SameCpu));
+        assert_eq!(placement.relation, Some(Relation::SameCpu));
         let facts = placement.consumer.facts;
         assert!(facts.same_core_as_peer);
         assert_eq!((facts.co_holders, score(&placement, "cpu_load")), (1, 2));

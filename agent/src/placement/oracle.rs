@@ -309,7 +309,7 @@ impl Oracle<'_> {
             spent += u64::from(!end.exclusive && me.isolated);
         }
         let distance = match (p, c) {
-            (Some(p), Some(c)) => self.topology.relation(p.id, c.id).unwrap().rank(),
+            (Some(p), Some(c)) => self.topology.relation(p.id, c.id).unwrap() as u64,
             _ => 0,
         };
         let mut domains: BTreeMap<u32, (u64, Vec<u32>)> = BTreeMap::new();

@@ -7,6 +7,7 @@
 
 use std::fmt;
 
+use laneway_shm::Relation;
 use thiserror::Error;
 
 use super::score::{Survey, Vacancy};
@@ -15,7 +16,7 @@ use super::{
 };
 use crate::ledger::{Ledger, Role};
 use crate::model::capacity::{CpuSet, PageSize};
-use crate::model::topology::{CacheRelation, Topology};
+use crate::model::topology::{Topology, how_near};
 
 /// A request that cannot be met.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
@@ -138,7 +139,7 @@ pub enum Constraint {
         /// The rule.
         asked: CacheRelationRule,
         /// How near the ends could be; `None` where an end has no core.
-        nearest: Option<CacheRelation>,
+        nearest: Option<Relation>,
     },
 }
 
@@ -320,7 +321,7 @@ pub(super) fn pair_constraint(
     if !unruled.is_empty() {
         let relation = |(p, c): (Option<usize>, Option<usize>)| {
             let (p, c) = (survey.sites.get(p?)?, survey.sites.get(c?)?);
-            Some(CacheRelation::between(p.cpu, c.cpu))
+            Some(how_near(p.cpu, c.cpu))
         };
         let nearest = unruled.into_iter().filter_map(relation).min();
         return Constraint::RelationUnsatisfiable { asked, nearest };
@@ -392,15 +393,15 @@ const fn rule_text(rule: CacheRelationRule) -> &'static str {
     }
 }
 
-fn nearest_text(nearest: Option<CacheRelation>) -> String {
+fn nearest_text(nearest: Option<Relation>) -> String {
     let text = match nearest {
         None => return "an end without a core is nowhere in particular".to_owned(),
-        Some(CacheRelation::SameCpu) => "on one cpu",
-        Some(CacheRelation::SameCore) => "on one core",
-        Some(CacheRelation::SameL2) => "below one l2 cache",
-        Some(CacheRelation::SameL3) => "below one l3 cache",
-        Some(CacheRelation::SameNode) => "on one node",
-        Some(CacheRelation::OtherNode) => "on two nodes",
+        Some(Relation::SameCpu) => "on one cpu",
+        Some(Relation::SameCore) => "on one core",
+        Some(Relation::SameL2) => "below one l2 cache",
+        Some(Relation::SameL3) => "below one l3 cache",
+        Some(Relation::SameNode) => "on one node",
+        Some(Relation::OtherNode) => "on two nodes",
     };
     format!("the nearest free cores are {text}")
 }
@@ -644,7 +645,7 @@ mod tests {
         let refusal = refuse(&asked, "epyc-nps1-ccx", &Ledger::new());
         let far = Constraint::RelationUnsatisfiable {
             asked: CacheRelationRule::SameL3,
-            nearest: Some(CacheRelation::SameNode),
+            nearest: Some(Relation::SameNode),
         };
         assert_eq!(refusal.constraint, far);
         let same_node = Relaxation::Relation(CacheRelationRule::SameNode);

@@ -7,9 +7,11 @@
 
 use std::collections::BTreeMap;
 
+use laneway_shm::Relation;
+
 use super::{CacheRelationRule, EndRequest, Memory, PlaceRequest};
 use crate::ledger::Ledger;
-use crate::model::topology::{CacheRelation, Cpu, Topology};
+use crate::model::topology::{Cpu, Topology, how_near};
 
 /// The terms of the score vector, the most important first; less is better.
 pub const SCORE_TERMS: [&str; TERMS] = [
@@ -254,12 +256,12 @@ impl<'a> Survey<'a> {
     fn core_score(&self, (producer, consumer): Seat) -> Score {
         let site = |index: Option<usize>| index.map(|index| &self.sites[index]);
         let (producer, consumer) = (site(producer), site(consumer));
-        let relation = producer.zip(consumer).map(|(p, c)| CacheRelation::between(p.cpu, c.cpu));
+        let relation = producer.zip(consumer).map(|(p, c)| how_near(p.cpu, c.cpu));
         let mut score = [0; TERMS];
         // Sharing with each other is one more neighbour for each of the two.
-        score[CPU_LOAD] = 2 * u64::from(relation == Some(CacheRelation::SameCpu));
-        score[CORE_LOAD] = 2 * u64::from(relation == Some(CacheRelation::SameCore));
-        score[CACHE_DISTANCE] = relation.map_or(0, CacheRelation::rank);
+        score[CPU_LOAD] = 2 * u64::from(relation == Some(Relation::SameCpu));
+        score[CORE_LOAD] = 2 * u64::from(relation == Some(Relation::SameCore));
+        score[CACHE_DISTANCE] = relation.map_or(0, |relation| relation as u64);
 
         let ends = [(producer, &self.request.producer), (consumer, &self.request.consumer)];
         for (site, end) in ends {
