@@ -298,7 +298,8 @@ pub(super) fn topology(answer: &v1::GetTopologyResponse, form: Output) -> CliRes
             })
         });
         let (nodes, cpus): (Vec<Value>, Vec<Value>) = (nodes.collect(), cpus.collect());
-        return print_json(&json!({ "nodes": nodes, "cpus": cpus }));
+        let unread = &answer.memory_unread;
+        return print_json(&json!({ "nodes": nodes, "cpus": cpus, "memory_unread": unread }));
     }
     let mut shown =
         table(&["CPU", "NODE", "PACKAGE", "CORE", "L2", "L3", "ISOLATED", "NOHZ", "LANE ENDS"]);
@@ -317,6 +318,9 @@ pub(super) fn topology(answer: &v1::GetTopologyResponse, form: Output) -> CliRes
         ]);
     }
     println!("{shown}");
+    if !answer.memory_unread.is_empty() {
+        println!("memory as it was at the agent's start: {}", answer.memory_unread);
+    }
     Ok(())
 }
 

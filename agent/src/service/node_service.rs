@@ -1,5 +1,6 @@
 //! NodeService: the topology, the pools and what this node can do, from snapshots.
 
+use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use crate::model::capacity::PageSize;
 use crate::model::topology::Topology;
 use crate::provision::pools::added_to;
 use crate::registry::Registry;
-use crate::sysfs;
+use crate::sysfs::{self, SysfsError};
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -26,11 +27,9 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// The machine as it is now.
-    fn topology(&self) -> Result<Topology, Status> {
-        let memory = sysfs::read_pools(&self.sys_root).map_err(|error| {
-            refusal("SEGMENT_REFUSED", format!("pools cannot be read: {error}"))
-        })?;
+    /// The machine with its memory as it is now.
+    fn topology(&self) -> Result<Topology, SysfsError> {
+        let memory = sysfs::read_pools(&self.sys_root)?;
         let mut topology = (*self.topology).clone();
         topology.refresh(&memory);
         Ok(topology)
@@ -43,7 +42,12 @@ impl NodeService for Node {
         &self,
         _: Request<v1::GetTopologyRequest>,
     ) -> Result<Response<v1::GetTopologyResponse>, Status> {
-        let (topology, snapshot) = (self.topology()?, self.registry.snapshot());
+        let snapshot = self.registry.snapshot();
+        // Cores and caches do not change: whoever asks for them gets them.
+        let (topology, memory_unread) = match self.topology() {
+            Ok(topology) => (topology, String::new()),
+            Err(error) => ((*self.topology).clone(), told(&error)),
+        };
         let nodes = topology.nodes.iter().map(|node| v1::NumaNode {
             id: node.id,
             cpus: node.cpus.clone(),
@@ -62,14 +66,17 @@ impl NodeService for Node {
             holders: u32::try_from(snapshot.sums.cpu_holders(cpu.id)).unwrap_or(u32::MAX),
         });
         let (nodes, cpus) = (nodes.collect(), cpus.collect());
-        Ok(Response::new(v1::GetTopologyResponse { nodes, cpus }))
+        Ok(Response::new(v1::GetTopologyResponse { nodes, cpus, memory_unread }))
     }
 
     async fn get_pools(
         &self,
         _: Request<v1::GetPoolsRequest>,
     ) -> Result<Response<v1::GetPoolsResponse>, Status> {
-        let (topology, snapshot) = (self.topology()?, self.registry.snapshot());
+        let topology = self.topology().map_err(|error| {
+            refusal("SEGMENT_REFUSED", format!("pools cannot be read: {}", told(&error)))
+        })?;
+        let snapshot = self.registry.snapshot();
         let mut pools = Vec::new();
         for node in &topology.nodes {
             for pool in &node.pools {
@@ -113,5 +120,63 @@ impl NodeService for Node {
             format_major: u32::try_from(format_major).unwrap_or(0),
             capabilities: capabilities.collect(),
         }))
+    }
+}
+
+/// What could not be read, and what the kernel said.
+fn told(error: &SysfsError) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::model::topology::{Cpu, NumaNode};
+
+    /// The service of a machine with one cpu and a page of memory at the agent's start.
+    fn node(sys_root: &std::path::Path) -> Node {
+        let nodes =
+            vec![NumaNode { cpus: vec![0], memory_total_bytes: 4096, ..Default::default() }];
+        let cpu = Cpu {
+            id: 0,
+            package: 0,
+            core: 0,
+            node: 0,
+            l2: None,
+            l3: None,
+            siblings: Vec::new(),
+            isolated: false,
+            nohz_full: false,
+        };
+        Node {
+            registry: Arc::default(),
+            topology: Arc::new(Topology { nodes, cpus: vec![cpu], ..Topology::default() }),
+            sys_root: sys_root.to_path_buf(),
+            findings: Arc::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_machine_that_cannot_be_read_any_more_has_the_cores_of_the_start_and_no_free_pages() {
+        let root = tempfile::tempdir().unwrap();
+        let node = node(root.path());
+        let asked = || Request::new(v1::GetTopologyRequest {});
+        let unread = node.get_topology(asked()).await.unwrap().into_inner();
+        assert_eq!((unread.cpus.len(), unread.nodes[0].memory_total_bytes), (1, 4096));
+        assert!(unread.memory_unread.contains("cannot read"), "{unread:?}");
+        let refused = node.get_pools(Request::new(v1::GetPoolsRequest {})).await.unwrap_err();
+        assert!(refused.message().contains("pools cannot be read"), "{refused}");
+
+        fs::create_dir(root.path().join("proc")).unwrap();
+        let meminfo = "MemTotal: 8 kB\nMemFree: 4 kB\n";
+        fs::write(root.path().join("proc/meminfo"), meminfo).unwrap();
+        let read = node.get_topology(asked()).await.unwrap().into_inner();
+        assert_eq!((read.nodes[0].memory_total_bytes, read.memory_unread.as_str()), (8192, ""));
+        node.get_pools(Request::new(v1::GetPoolsRequest {})).await.unwrap();
     }
 }
