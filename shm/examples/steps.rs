@@ -10,7 +10,12 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use laneway_shm::{Attach, Consumer, PairOptions, Producer, Profile, ReadSlot, RecvError};
-use laneway_shm::{ReserveError, WaitMode, pair};
+use laneway_shm::{ReserveError, WaitMode, WriteSlot, pair};
+
+// Which copy a lane picks is a matter of measured times; this one is counted by itself.
+#[expect(dead_code, reason = "the others are counted as lanes use them")]
+#[path = "../src/copy.rs"]
+mod copy;
 
 const NOW: Duration = Duration::ZERO;
 const SOON: Duration = Duration::from_secs(30);
@@ -37,6 +42,10 @@ fn main() -> Result<(), Failure> {
         "copy-1024" => copies(lane(1024, WaitMode::Spin)?, messages, 1024),
         "copy-4096" => copies(lane(4096, WaitMode::Spin)?, messages, 4096),
         "copy-65536" => copies(lane(65_536, WaitMode::Spin)?, messages, 65_536),
+        "past-65536" => {
+            copies_past(messages, 65_536);
+            Ok(())
+        }
         "cast" => cast(messages),
         other => Err(format!("no step {other:?}").into()),
     }
@@ -93,10 +102,20 @@ fn packed((mut producer, mut consumer): Lane, batches: usize) -> Result<(), Fail
 fn copies((mut producer, mut consumer): Lane, count: usize, len: usize) -> Result<(), Failure> {
     let mut buffer = vec![7; len];
     for _ in 0..count {
-        send_slot(&mut producer, &buffer)?;
+        let mut slot = producer.reserve(len, NOW)?;
+        copy_in(&mut slot, &buffer);
+        slot.commit();
         black_box(copy_out(&consumer.recv(NOW)?, &mut buffer));
     }
     Ok(())
+}
+
+fn copies_past(count: usize, len: usize) {
+    let (source, mut target) = (vec![7; len], vec![0; len + 8]);
+    for _ in 0..count {
+        copy_past(&source, &mut target[8..]);
+        black_box(&target);
+    }
 }
 
 fn cast(count: usize) -> Result<(), Failure> {
@@ -174,6 +193,19 @@ fn poll_release(consumer: &mut Consumer) -> Result<usize, RecvError> {
 #[inline(never)]
 fn copy_out(slot: &ReadSlot<'_>, target: &mut [u8]) -> usize {
     slot.copy_to(target)
+}
+
+#[inline(never)]
+fn copy_in(slot: &mut WriteSlot<'_>, source: &[u8]) {
+    slot.write(0, source);
+}
+
+#[inline(never)]
+fn copy_past(source: &[u8], target: &mut [u8]) {
+    assert_eq!(source.len(), target.len());
+    // SAFETY: both slices are live, the target is exclusive, and they are equally long.
+    unsafe { copy::copy_past_caches(source.as_ptr(), target.as_mut_ptr(), source.len()) };
+    copy::drain();
 }
 
 #[inline(never)]
