@@ -11,6 +11,7 @@ use std::fmt;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use crate::geometry::Geometry;
 use crate::layout::C_RELEASED;
 use crate::memory::Memory;
 
@@ -59,12 +60,26 @@ pub enum Distance {
 /// A line that takes as long as this comes from beyond a common cache. Near ones take 20 to 70 ns
 /// and far ones 180 to 250 on the machine of `docs/measurements.md`.
 const FAR_FROM: Duration = Duration::from_nanos(120);
+/// From this length of one write on, it goes past the caches to a far consumer, in bytes.
+pub(crate) const MATTERS_FROM: u64 = 16 << 10;
+/// Consumers of slots from this size on, in bytes, show their cursor after each long message.
+const SHOWN_FROM: u64 = 4096;
 /// Looks of one kind that make a judgement certain; one more of the other kind turns it.
 const CERTAIN: i8 = 4;
 /// Behind a look that found nothing new, one in so many is timed: the clock takes longer than the
 /// look, and a producer that waits looks often. A prime, so that every one of several readers has
 /// its turn, also beside one that stands still.
 const WAITING: u8 = 61;
+
+/// After how many slots at the latest a consumer shows its cursor: a quarter of the ring, or as
+/// many as a long message takes, so that the producer has something to learn from.
+pub(crate) fn publish_every(geometry: &Geometry) -> u64 {
+    let quarter = (geometry.count() / 4).max(1);
+    match u64::from(geometry.payload()) {
+        payload @ SHOWN_FROM.. => quarter.min(MATTERS_FROM.div_ceil(payload)),
+        _ => quarter,
+    }
+}
 
 /// Judges the distance, look by look.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +101,16 @@ impl Gauge {
             Some(_) => 1,
         };
         Self { votes, is_waiting: false, looks: 0 }
+    }
+
+    /// A guess again, where a consumer is joined that may run elsewhere.
+    pub(crate) fn for_new_peer(self) -> Self {
+        Self { votes: self.votes.signum(), ..self }
+    }
+
+    /// Whether one more look would change nothing.
+    pub(crate) fn is_certain(self) -> bool {
+        self.votes.abs() == CERTAIN
     }
 
     /// Loads the cursor in a consumer's segment, with acquire order, and learns from the time that

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::bell::{Bell, Parked};
 use crate::cursor::{CommitWord, Kind, POSITION_MAX, SlotState, read_slot};
+use crate::distance;
 use crate::error::Corruption;
 use crate::geometry::{Geometry, Place, WORD_BYTES};
 use crate::layout::{
@@ -62,7 +63,7 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
         if heavy {
             own.store_u32(C_HEAVY, 1);
         }
-        let publish_every = (geometry.count() / 4).max(1);
+        let publish_every = distance::publish_every(&geometry);
         Self {
             peer: None,
             own,

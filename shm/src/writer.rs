@@ -159,10 +159,12 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         self.light = self.may_be_light && peer.load_u32(C_HEAVY) == 1;
         self.peer = Some(peer);
         self.joined = incarnation;
+        self.gauge = self.gauge.for_new_peer();
         self.bell = self.bell.for_new_peer();
         // Until the consumer reads its own number here, it does not rely on being woken.
         self.own.store_release(P_JOINED, incarnation);
         self.own.full_fence();
+        self.measure_run();
     }
 
     /// Incarnation of the consumer that was joined last; 0 before, and of a broadcast lane.
@@ -255,7 +257,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         }
         let slots = self.geometry.slots_for(len);
         // A subtraction, because a sum could overflow for a length that never fits.
-        if slots > self.free() {
+        if slots > self.free() || self.is_calibrating(slots) {
             self.refresh(slots)?;
             if slots > self.free() {
                 return Ok(None);
@@ -272,7 +274,10 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
     /// Works out anew how far [`Writer::ready`] may go.
     fn measure_run(&mut self) {
         let blocked = self.batch.is_some() || self.poison.is_some();
-        let run = self.gate.min(self.counters_at).min(self.attend_at).min(self.reach());
+        let mut run = self.gate.min(self.counters_at).min(self.attend_at).min(self.reach());
+        if self.is_calibrating(1) {
+            run = run.min(self.next.position + 1);
+        }
         self.free_run = if blocked { 0 } else { run };
     }
 

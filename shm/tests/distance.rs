@@ -22,6 +22,8 @@ struct Way {
     pending: RefCell<Vec<(usize, Vec<u8>)>>,
     /// Words were stored since the last border.
     stored: Cell<bool>,
+    /// Loads of the consumer's cursor.
+    looks: Cell<usize>,
     past: Cell<usize>,
     through: Cell<usize>,
 }
@@ -41,6 +43,9 @@ impl Distant {
 
 impl Memory for Distant {
     fn load_acquire(&self, offset: usize) -> u64 {
+        if offset == C_RELEASED {
+            self.way.looks.set(self.way.looks.get() + 1);
+        }
         if self.way.far.get() && offset == C_RELEASED {
             std::thread::sleep(Duration::from_micros(50));
         }
@@ -89,6 +94,7 @@ impl OwnedMemory for Distant {
 
 struct Lane {
     way: Rc<Way>,
+    peer: Distant,
     writer: Writer<Distant, Distant>,
     reader: Reader<Distant, Distant>,
     number: u8,
@@ -103,9 +109,9 @@ impl Lane {
         let peer = Distant::new(CONSUMER_SEGMENT_BYTES, &way);
         let mut writer = Writer::new(own.clone(), geometry, WaitMode::Spin, 0, 0);
         writer.join(peer.clone(), 1);
-        let mut reader = Reader::new(peer, geometry, WaitMode::Spin, 0, 1);
+        let mut reader = Reader::new(peer.clone(), geometry, WaitMode::Spin, 0, 1);
         reader.join(own);
-        Self { way, writer, reader, number: 0 }
+        Self { way, peer, writer, reader, number: 0 }
     }
 
     /// Sends and receives one message; says how many of its bytes went past the caches.
@@ -142,6 +148,29 @@ fn long_messages_go_past_the_caches_once_the_consumer_is_seen_to_be_far_and_no_o
         lane.way.far.set(false);
         let sent: Vec<usize> = (0..60).map(|_| lane.travel(19_999)).collect();
         assert_eq!((sent[0], sent[59]), (19_999, 0), "{sent:?}");
+        assert_eq!(lane.writer.distance(), Distance::Near);
+    }
+}
+
+#[test]
+fn a_deep_ring_is_calibrated_by_its_first_long_messages_and_again_for_a_successor() {
+    for (payload, count, len) in [(20_000, 256, 20_000), (5_000, 1024, 19_999)] {
+        let mut lane = Lane::new(payload, count);
+        lane.way.far.set(true);
+        let sent: Vec<usize> = (0..4).map(|_| lane.travel(len)).collect();
+        assert_eq!(
+            sent,
+            [0, 0, len, len],
+            "one cursor that stood, one that moved, one that is timed"
+        );
+        let looks = lane.way.looks.get();
+        assert!((0..20).all(|_| lane.travel(len) == len));
+        assert!(lane.way.looks.get() - looks <= 3, "certain, and there is room");
+
+        lane.way.far.set(false);
+        assert_eq!(lane.travel(len), len, "nobody looks");
+        lane.writer.join(lane.peer.clone(), 2);
+        assert!((0..4).all(|_| lane.travel(len) == 0), "{:?}", lane.writer.distance());
         assert_eq!(lane.writer.distance(), Distance::Near);
     }
 }

@@ -1,15 +1,13 @@
 //! How the bytes of a message come into its slots: which copy, and over slot borders.
 
 use super::Writer;
-use crate::distance::{Distance, Gauge, Relation};
+use crate::distance::{Distance, Gauge, MATTERS_FROM, Relation};
 use crate::geometry::WORD_BYTES;
 use crate::memory::{Memory, OwnedMemory};
 use crate::ring::Span;
 
-/// Below this length the distance never matters, in bytes.
+/// From this length on the copy is no part of the caller's code, in bytes.
 const LONG_FROM: usize = 4096;
-/// From this length of one write on, it goes past the caches to a far consumer, in bytes.
-const PAST_CACHES_FROM: u64 = 16 << 10;
 
 impl<P: OwnedMemory, C: Memory> Writer<P, C> {
     /// Starts with the agent's word on how far the consumer is.
@@ -25,7 +23,14 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
 
     /// Whether the distance may matter where a message takes so many slots.
     pub(super) fn is_long(&self, slots: u64) -> bool {
-        slots.saturating_mul(u64::from(self.geometry.payload())) >= PAST_CACHES_FROM
+        slots.saturating_mul(u64::from(self.geometry.payload())) >= MATTERS_FROM
+    }
+
+    /// Whether a message that takes so many slots wants a look at the consumer's cursor even where
+    /// there is room: until the distance is certain, and again when something contradicts it. A
+    /// ring may hold thousands of long messages before it asks for a look of itself.
+    pub(super) fn is_calibrating(&self, slots: u64) -> bool {
+        self.is_long(slots) && !self.gauge.is_certain() && self.peer.is_some()
     }
 
     /// Copies `bytes` to `offset` of a reserved message, over slot borders where needed.
@@ -42,7 +47,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
 
     #[inline(never)]
     fn write_long(&self, span: &Span, offset: usize, bytes: &[u8]) {
-        if bytes.len() as u64 >= PAST_CACHES_FROM && self.distance() == Distance::Far {
+        if bytes.len() as u64 >= MATTERS_FROM && self.distance() == Distance::Far {
             // Before: a lane that loses has marked these slots as busy, and who sees the bytes has
             // to see the mark. After: the commit shows them.
             self.own.drain();
