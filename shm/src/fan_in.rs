@@ -13,14 +13,13 @@ use std::time::Duration;
 use crate::by_value::ByValue;
 use crate::consumer::Consumer;
 use crate::error::RecvError;
-use crate::lanes::{FanInError, Lane, LaneKey, LaneSet, Waiting};
+use crate::group::{FanInError, LaneKey};
+use crate::lanes::Waiting;
 use crate::message::{Message, from_bytes};
 use crate::received::{ReadSlot, View};
 use crate::ring::Span;
+use crate::turns::Turns;
 use crate::typed::TypedConsumer;
-
-/// Messages that a lane hands out before it is the next one's turn, unless it is told otherwise.
-const BUDGET: usize = 16;
 
 /// Receives from many lanes in turn.
 ///
@@ -44,14 +43,7 @@ const BUDGET: usize = 16;
 /// ```
 #[derive(Debug, Default)]
 pub struct FanIn {
-    set: LaneSet,
-    /// Each lane's budget, in messages.
-    budgets: Vec<usize>,
-    /// Whose turn it is, and how much of its budget it has used.
-    turn: usize,
-    used: usize,
-    /// Found while messages were handed out: for the next call.
-    untold: Option<FanInError>,
+    turns: Turns<Consumer>,
 }
 
 impl FanIn {
@@ -63,34 +55,23 @@ impl FanIn {
 
     /// Adds a lane. Its turn comes within one round.
     pub fn add(&mut self, consumer: Consumer) -> LaneKey {
-        self.budgets.push(BUDGET);
-        self.set.add(consumer)
+        self.turns.add(consumer)
     }
 
     /// Lets a lane hand out up to `messages` (at least one, 16 by default) before it is the next
     /// one's turn. False if there is no such lane.
     pub fn set_budget(&mut self, lane: LaneKey, messages: usize) -> bool {
-        let budget = self.set.index(lane).and_then(|index| self.budgets.get_mut(index));
-        budget.map(|budget| *budget = messages.max(1)).is_some()
+        self.turns.set_budget(lane, messages)
     }
 
     /// Takes a lane out, with whatever it has not handed out.
     pub fn remove(&mut self, lane: LaneKey) -> Option<Consumer> {
-        let (index, consumer) = self.set.remove(lane)?;
-        self.budgets.remove(index);
-        self.untold
-            .take_if(|error| matches!(error, FanInError::Lane { lane: of, .. } if *of == lane));
-        match index.cmp(&self.turn) {
-            std::cmp::Ordering::Less => self.turn -= 1,
-            std::cmp::Ordering::Equal => self.used = 0,
-            std::cmp::Ordering::Greater => {}
-        }
-        Some(consumer)
+        self.turns.remove(lane)
     }
 
     /// The lanes there are, in the order in which they were added.
     pub fn lanes(&self) -> impl Iterator<Item = (LaneKey, &Consumer)> {
-        self.set.lanes.iter().map(|lane| (lane.key, &lane.consumer))
+        self.turns.lanes()
     }
 
     /// The next message of the lane whose turn it is, or of the next one that has any.
@@ -99,7 +80,7 @@ impl FanIn {
     /// `Lane`, once for each thing that happens to a lane.
     #[inline]
     pub fn poll(&mut self) -> Result<Option<(LaneKey, ReadSlot<'_>)>, FanInError> {
-        let found = self.next_with(|lane, _| Ok(next_span(&mut lane.consumer)?.map(one)))?;
+        let found = self.turns.next(|_, consumer, _| Ok(next_span(consumer)?.map(one)))?;
         Ok(found.and_then(|span| self.slot(span)))
     }
 
@@ -110,9 +91,8 @@ impl FanIn {
     /// `TimedOut`, `NoLanes`, and as [`FanIn::poll`].
     #[inline]
     pub fn recv(&mut self, timeout: Duration) -> Result<(LaneKey, ReadSlot<'_>), FanInError> {
-        let span =
-            self.wait_with(timeout, |lane, _| Ok(next_span(&mut lane.consumer)?.map(one)))?;
-        let lanes = self.set.lanes.len();
+        let span = self.wait_with(timeout, |_, consumer| Ok(next_span(consumer)?.map(one)))?;
+        let lanes = self.turns.set.lanes.len();
         self.slot(span).ok_or(FanInError::NoLanes { lanes })
     }
 
@@ -127,14 +107,14 @@ impl FanIn {
         limit: usize,
         mut read: impl FnMut(LaneKey, View<'_>),
     ) -> Result<usize, FanInError> {
-        self.many(limit, |lane, most| {
-            let mut batch = lane.consumer.poll_many(most);
+        self.turns.many(limit, |lane, consumer, most| {
+            let mut batch = consumer.poll_many(most);
             let mut taken = 0;
             loop {
                 match batch.next() {
-                    Ok(Some(view)) => read(lane.key, view),
+                    Ok(Some(view)) => read(lane, view),
                     Err(error) if taken == 0 => return Err(error),
-                    Ok(None) | Err(_) => return Ok((taken > 0).then_some(((), taken))),
+                    Ok(None) | Err(_) => return Ok(taken),
                 }
                 taken += 1;
             }
@@ -157,103 +137,30 @@ impl FanIn {
             if taken > 0 || limit == 0 {
                 return Ok(taken);
             }
-            self.set.idle(&mut wait, timeout, |_| true)?;
+            self.turns.set.idle(&mut wait, timeout, |_| true)?;
         }
     }
 
     /// The slot of the message that was just found in the lane whose turn it is.
+    #[inline(always)]
     fn slot(&mut self, span: Span) -> Option<(LaneKey, ReadSlot<'_>)> {
-        let lane = self.set.lanes.get_mut(self.turn)?;
-        Some((lane.key, ReadSlot::new(&mut lane.consumer, span)))
-    }
-
-    /// Goes once around. `take` is given a lane and what is left of its budget, and says what it
-    /// found and how many messages that was.
-    #[inline(always)]
-    fn next_with<R>(
-        &mut self,
-        mut take: impl FnMut(&mut Lane, usize) -> Result<Option<(R, usize)>, RecvError>,
-    ) -> Result<Option<R>, FanInError> {
-        if let Some(untold) = self.untold.take() {
-            return Err(untold);
-        }
-        // Once more than there are lanes: the first one may have used its budget up.
-        for _ in 0..=self.set.lanes.len() {
-            let lane = self.set.lanes.get_mut(self.turn);
-            let budget = self.budgets.get(self.turn).copied().unwrap_or(0);
-            let left = budget.saturating_sub(self.used);
-            if let Some(lane) = lane.filter(|lane| left > 0 && lane.is_usable()) {
-                match take(lane, left) {
-                    Ok(Some((found, count))) => {
-                        lane.reopen();
-                        self.used += count;
-                        return Ok(Some(found));
-                    }
-                    Ok(None) => {}
-                    Err(error) => {
-                        if let Some(error) = lane.judge(error) {
-                            self.turn_over();
-                            return Err(error);
-                        }
-                    }
-                }
-            }
-            self.turn_over();
-        }
-        Ok(None)
-    }
-
-    #[inline(always)]
-    fn turn_over(&mut self) {
-        self.used = 0;
-        self.turn += 1;
-        if self.turn >= self.set.lanes.len() {
-            self.turn = 0;
-        }
+        let (lane, consumer) = self.turns.current()?;
+        Some((lane, ReadSlot::new(consumer, span)))
     }
 
     #[inline(always)]
     fn wait_with<R>(
         &mut self,
         timeout: Duration,
-        mut take: impl FnMut(&mut Lane, usize) -> Result<Option<(R, usize)>, RecvError>,
+        mut take: impl FnMut(LaneKey, &mut Consumer) -> Result<Option<(R, usize)>, RecvError>,
     ) -> Result<R, FanInError> {
         let mut wait = Waiting::new(timeout);
         loop {
-            if let Some(found) = self.next_with(&mut take)? {
+            if let Some(found) = self.turns.next(|lane, consumer, _| take(lane, consumer))? {
                 return Ok(found);
             }
-            self.set.idle(&mut wait, timeout, |_| true)?;
+            self.turns.set.idle(&mut wait, timeout, |_| true)?;
         }
-    }
-
-    /// Goes around until `limit` messages were taken or a whole round found none.
-    #[inline(always)]
-    fn many(
-        &mut self,
-        limit: usize,
-        mut take: impl FnMut(&mut Lane, usize) -> Result<Option<((), usize)>, RecvError>,
-    ) -> Result<usize, FanInError> {
-        let mut taken = 0;
-        while taken < limit {
-            let mut now = 0;
-            let found = self.next_with(|lane, left| {
-                let found = take(lane, left.min(limit - taken))?;
-                now = found.map_or(0, |((), count)| count);
-                Ok(found)
-            });
-            taken += now;
-            match found {
-                Ok(Some(())) => {}
-                Ok(None) => break,
-                Err(error) if taken == 0 => return Err(error),
-                Err(error) => {
-                    self.untold = Some(error);
-                    break;
-                }
-            }
-        }
-        Ok(taken)
     }
 }
 
@@ -317,7 +224,7 @@ impl<T: Message> TypedFanIn<T> {
     /// As [`FanIn::poll`].
     #[inline]
     pub fn try_recv(&mut self) -> Result<Option<(LaneKey, T)>, FanInError> {
-        self.fan_in.next_with(|lane, _| take_one(lane))
+        self.fan_in.turns.next(|lane, consumer, _| take_one(lane, consumer))
     }
 
     /// As [`FanIn::recv`].
@@ -326,7 +233,7 @@ impl<T: Message> TypedFanIn<T> {
     /// As [`FanIn::recv`].
     #[inline]
     pub fn recv(&mut self, timeout: Duration) -> Result<(LaneKey, T), FanInError> {
-        self.fan_in.wait_with(timeout, |lane, _| take_one(lane))
+        self.fan_in.wait_with(timeout, take_one)
     }
 
     /// As [`FanIn::poll_many`].
@@ -339,10 +246,8 @@ impl<T: Message> TypedFanIn<T> {
         limit: usize,
         mut read: impl FnMut(LaneKey, T),
     ) -> Result<usize, FanInError> {
-        self.fan_in.many(limit, |lane, most| {
-            let read = |bytes| read(lane.key, from_bytes(bytes));
-            let taken = T::Bytes::try_recv_many(&mut lane.consumer, most, read)?;
-            Ok((taken > 0).then_some(((), taken)))
+        self.fan_in.turns.many(limit, |lane, consumer, most| {
+            T::Bytes::try_recv_many(consumer, most, |bytes| read(lane, from_bytes(bytes)))
         })
     }
 
@@ -362,7 +267,7 @@ impl<T: Message> TypedFanIn<T> {
             if taken > 0 || limit == 0 {
                 return Ok(taken);
             }
-            self.fan_in.set.idle(&mut wait, timeout, |_| true)?;
+            self.fan_in.turns.set.idle(&mut wait, timeout, |_| true)?;
         }
     }
 }
@@ -370,9 +275,8 @@ impl<T: Message> TypedFanIn<T> {
 type Taken<T> = Option<((LaneKey, T), usize)>;
 
 #[inline(always)]
-fn take_one<T: Message>(lane: &mut Lane) -> Result<Taken<T>, RecvError> {
-    let key = lane.key;
-    T::Bytes::try_recv(&mut lane.consumer, |bytes| one((key, from_bytes(bytes))))
+fn take_one<T: Message>(lane: LaneKey, consumer: &mut Consumer) -> Result<Taken<T>, RecvError> {
+    T::Bytes::try_recv(consumer, |bytes| one((lane, from_bytes(bytes))))
 }
 
 #[cfg(test)]

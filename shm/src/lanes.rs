@@ -1,17 +1,13 @@
-//! Several consumers in one hand: which there are, what is wrong with one of them, and waiting for
-//! all of them.
+//! Waiting for several consumers at once, and hearing their agents meanwhile.
 //!
-//! Whatever is wrong with a lane is told once, with its key,
-//! and ends that lane alone. The order in which lanes are looked at is for [`crate::FanIn`] and
-//! [`crate::Merge`].
+//! Which lanes there are and what was told of each is for [`crate::group`], the order in which they
+//! are looked at for [`crate::turns`] and [`crate::order`].
 
 use std::time::{Duration, Instant};
 
-use thiserror::Error;
-
 use crate::consumer::Consumer;
-use crate::error::RecvError;
 use crate::futex::{Woken, wait_any};
+use crate::group::{FanInError, Lane, LaneKey, LaneSet};
 use crate::layout::P_BELL;
 use crate::producer::SLEEP_MAX;
 use crate::ring::{UNJOINED_SLEEP, sleep_on_all};
@@ -23,94 +19,6 @@ const LOOKS_PER_CLOCK: usize = 64;
 const ROUNDS_BEFORE_PARK: u32 = 32;
 /// Idle this long, every lane's agent is heard.
 const IDLE_LOOK: Duration = Duration::from_millis(20);
-
-/// Names a lane of a [`FanIn`](crate::FanIn) or [`Merge`](crate::Merge): keys are in the order in
-/// which lanes were added, and never used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LaneKey(u64);
-
-/// Why no message came from any of several lanes.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum FanInError {
-    /// Something happened to one lane; the others go on. After `Closed` and `Segment` the lane is
-    /// still looked at, for a successor of its producer; after anything else it is not, and waits
-    /// to be removed.
-    #[error("lane {lane:?}: {source}")]
-    Lane {
-        /// Which.
-        lane: LaneKey,
-        /// What.
-        source: RecvError,
-    },
-    /// Nothing came in time.
-    #[error("no message of {lanes} lanes within {waited:?}")]
-    TimedOut {
-        /// How long the call waited.
-        waited: Duration,
-        /// Lanes that were looked at.
-        lanes: usize,
-    },
-    /// There is no lane from which a message could come; adding one is the remedy.
-    #[error("there is no lane to wait for: all {lanes} failed or none was added")]
-    NoLanes {
-        /// Lanes that failed and were not removed.
-        lanes: usize,
-    },
-}
-
-/// What is known of a lane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Open,
-    /// Its producer ended the stream, and that was told.
-    Ended,
-    /// Never looked at again.
-    Failed,
-}
-
-/// One lane.
-#[derive(Debug)]
-pub(crate) struct Lane {
-    pub(crate) key: LaneKey,
-    pub(crate) consumer: Consumer,
-    state: State,
-}
-
-impl Lane {
-    pub(crate) fn is_usable(&self) -> bool {
-        self.state != State::Failed
-    }
-
-    /// Whether a producer is, or may be, about to send.
-    pub(crate) fn is_open(&self) -> bool {
-        self.state == State::Open
-    }
-
-    /// A message came: whoever had ended has a successor.
-    pub(crate) fn reopen(&mut self) {
-        self.state = State::Open;
-    }
-
-    /// What there is to tell about an error of this lane, if it was not told before.
-    pub(crate) fn judge(&mut self, source: RecvError) -> Option<FanInError> {
-        let before = self.state;
-        self.state = match source {
-            RecvError::Closed { .. } => State::Ended,
-            RecvError::Segment(_) => before,
-            _ => State::Failed,
-        };
-        let told = before == State::Ended && self.state == State::Ended;
-        (!told).then_some(FanInError::Lane { lane: self.key, source })
-    }
-}
-
-/// The lanes, in the order of their keys.
-#[derive(Debug, Default)]
-pub(crate) struct LaneSet {
-    pub(crate) lanes: Vec<Lane>,
-    keys: u64,
-}
 
 /// How long a call has waited.
 #[derive(Debug)]
@@ -132,23 +40,7 @@ impl Waiting {
     }
 }
 
-impl LaneSet {
-    pub(crate) fn add(&mut self, consumer: Consumer) -> LaneKey {
-        let key = LaneKey(self.keys);
-        self.keys += 1;
-        self.lanes.push(Lane { key, consumer, state: State::Open });
-        key
-    }
-
-    pub(crate) fn index(&self, key: LaneKey) -> Option<usize> {
-        self.lanes.binary_search_by_key(&key, |lane| lane.key).ok()
-    }
-
-    pub(crate) fn remove(&mut self, key: LaneKey) -> Option<(usize, Consumer)> {
-        let index = self.index(key)?;
-        Some((index, self.lanes.remove(index).consumer))
-    }
-
+impl LaneSet<Consumer> {
     /// What a wait does between two rounds of looks: lets time pass, by spinning or, if every lane
     /// may sleep, by sleeping until one of those that `awaited` names rings, `limit` at most.
     ///
@@ -179,7 +71,7 @@ impl LaneSet {
             // And one more look, at what the agent brought.
             return self.maintain();
         }
-        let parks = |lane: &Lane| lane.consumer.grant().park || !lane.is_usable();
+        let parks = |lane: &Lane<Consumer>| lane.consumer.grant().park || !lane.is_usable();
         if wait.rounds <= ROUNDS_BEFORE_PARK || !self.lanes.iter().all(parks) {
             spin_hint();
             return Ok(());
@@ -210,7 +102,7 @@ impl LaneSet {
 
     /// Sleeps until a lane rings. True if it ended before its time.
     fn park(&mut self, limit: Duration, awaited: impl Fn(LaneKey) -> bool) -> bool {
-        let counts = |lane: &&mut Lane| lane.is_usable() && awaited(lane.key);
+        let counts = |lane: &&mut Lane<Consumer>| lane.is_usable() && awaited(lane.key);
         let lanes = self.lanes.iter_mut().filter(counts);
         let mut rings: Vec<_> = lanes.map(|lane| &mut lane.consumer.ring).collect();
         sleep_on_all(&mut rings, limit, |peers, limit| {
@@ -236,7 +128,7 @@ mod tests {
     /// No wake-up takes as long on any machine that is not stuck.
     const LONG: Duration = Duration::from_secs(60);
 
-    fn parked(set: &mut LaneSet) -> crate::Producer {
+    fn parked(set: &mut LaneSet<Consumer>) -> crate::Producer {
         let options = PairOptions { wait: WaitMode::Park, ..PairOptions::default() };
         let (producer, consumer) = pair(options).unwrap();
         set.add(consumer);

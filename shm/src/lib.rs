@@ -85,8 +85,10 @@ mod follower;
 mod frozen;
 mod futex;
 mod generations;
+mod group;
 mod lanes;
 mod merge;
+mod order;
 mod pair;
 mod producer;
 mod reader;
@@ -97,6 +99,7 @@ mod sleep;
 mod subscriber;
 mod sync;
 mod trusted;
+mod turns;
 mod typed;
 mod writer;
 
@@ -127,7 +130,7 @@ pub use frozen::{
     FROZEN_BYTES_MAX, FROZEN_IN_FLIGHT_MAX, FrozenBuilder, FrozenError, FrozenFault, FrozenFile,
     FrozenSegment, FrozenSendError, FrozenSlot, Incoming,
 };
-pub use lanes::{FanInError, LaneKey};
+pub use group::{FanInError, LaneKey};
 pub use merge::{Merge, Merged};
 pub use pair::{PairOptions, pair};
 pub use producer::readers::Holder;

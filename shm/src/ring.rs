@@ -16,8 +16,10 @@ use crate::layout::P_RESUME;
 use crate::memory::Memory;
 
 pub use crate::follower::{Follower, Heard};
+pub use crate::order::{Earliest, Known, Order};
 pub use crate::reader::Reader;
 pub use crate::sleep::sleep_on_all;
+pub use crate::turns::Turns;
 pub use crate::writer::{GivenUp, Lag, Writer};
 
 /// Longest sleep of an end whose peer has not noticed it yet.

@@ -7,10 +7,14 @@ use proptest::prelude::*;
 
 mod oracle;
 
+use oracle::by_stamp::ByStamp;
 use oracle::ends::Ends;
+use oracle::fan_in::Handles;
+use oracle::group::{self, LANES, Wrong};
 use oracle::heap::InOneThread;
+use oracle::in_turn::InTurn;
 use oracle::mutant::{self, Mutant};
-use oracle::operation::{Operation, Take};
+use oracle::operation::{Group, Operation, Take};
 use oracle::queue::Next;
 use oracle::ring::{self, Patience, World};
 
@@ -57,6 +61,22 @@ proptest! {
         Ends::new(options).make_all(calls);
     }
 
+    /// Whatever comes and goes in a fan-in: every message comes out once, in its lane's order and
+    /// turn, and a poll that finds nothing means that there is nothing.
+    #[test]
+    fn a_fan_in_behaves_like_a_queue_for_each_lane(
+        calls in group_calls(),
+        shape in 0..SHAPES.len(),
+        parks: bool,
+    ) {
+        let (slot_payload_bytes, slot_count) = SHAPES[shape];
+        let wait = if parks { WaitMode::Park } else { WaitMode::Spin };
+        let lane = PairOptions { slot_payload_bytes, slot_count, ..PairOptions::default() };
+        let max = (slot_payload_bytes * slot_count) as usize;
+        let calls = calls.into_iter().map(|(a, b, c)| Group::decode(a, b, c, LANES, max));
+        Handles::new(PairOptions { page_bytes: 4096, wait, ..lane }).make_all(calls);
+    }
+
     /// As above below the handles, over new generations and new consumers.
     #[test]
     fn a_ring_behaves_like_a_queue_over_generations_and_incarnations(
@@ -70,6 +90,47 @@ proptest! {
         let max = geometry.message_max();
         let calls = calls.into_iter().map(|(choice, size)| Operation::decode(choice, size, max));
         run(InOneThread(geometry), geometry, calls);
+    }
+
+    /// Whatever is sent in which lane, taken out and put back, and however much each may hand out.
+    #[test]
+    fn lanes_in_one_hand_are_served_in_turn_or_by_their_stamps(
+        calls in group_calls(),
+        shape in 0..SHAPES.len(),
+        by_stamp: bool,
+    ) {
+        let (payload, count) = SHAPES[shape];
+        run_group(Geometry::try_new(payload, count).unwrap(), calls, by_stamp, Wrong::Nothing);
+    }
+}
+
+fn group_calls() -> impl Strategy<Value = Vec<(u8, u8, u8)>> {
+    proptest::collection::vec(any::<(u8, u8, u8)>(), 1..200)
+}
+
+fn run_group(geometry: Geometry, calls: Vec<(u8, u8, u8)>, by_stamp: bool, wrong: Wrong) {
+    let (world, max) = (InOneThread(geometry), geometry.message_max());
+    let calls = calls.into_iter().map(|(a, b, c)| Group::decode(a, b, c, LANES, max));
+    match by_stamp {
+        false => group::run(&world, geometry, &mut InTurn::new(wrong), calls),
+        true => group::run(&world, geometry, &mut ByStamp::new(wrong), calls),
+    }
+}
+
+#[test]
+fn every_planted_mistake_in_the_order_of_several_lanes_is_noticed() {
+    let geometry = Geometry::try_new(8, 16).unwrap();
+    let of_turns = group::OF_TURNS.map(|wrong| (wrong, false));
+    for (wrong, by_stamp) in of_turns.into_iter().chain(group::OF_ORDER.map(|wrong| (wrong, true)))
+    {
+        mutant::assert_noticed(wrong, || {
+            let mut runner = proptest::test_runner::TestRunner::deterministic();
+            let result = runner.run(&group_calls(), |calls| {
+                run_group(geometry, calls, by_stamp, wrong);
+                Ok(())
+            });
+            result.unwrap();
+        });
     }
 }
 

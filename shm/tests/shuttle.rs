@@ -64,12 +64,13 @@ impl Kernel {
     }
 
     /// Sleeps while the words are what was expected. As in the kernel, they are compared under the
-    /// lock that a waker takes.
+    /// lock that a waker takes, and who rings for others wakes nobody here.
     fn wait(&self, as_expected: impl Fn() -> bool) {
         let mut nudged = self.nudged.lock().expect("never poisoned");
-        if !std::mem::take(&mut *nudged) && as_expected() {
-            *self.rung.wait(nudged).expect("never poisoned") = false;
+        while !*nudged && as_expected() {
+            nudged = self.rung.wait(nudged).expect("never poisoned");
         }
+        *nudged = false;
     }
 
     fn wake(&self, nudge: bool) {
@@ -265,7 +266,7 @@ fn run(scheduler: impl Scheduler + 'static, model: impl Fn() + Send + Sync + 'st
 }
 
 /// Whether a model with a planted mistake fails within a thousand schedules, as it must.
-fn notice(mistake: Mistake, model: impl Fn() + Send + Sync + 'static) {
+fn notice(mistake: impl std::fmt::Debug, model: impl Fn() + Send + Sync + 'static) {
     let mut config = Config::new();
     config.max_steps = MaxSteps::FailAfter(STEPS_MAX);
     config.failure_persistence = shuttle::FailurePersistence::None;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::consumer::Pair;
 use super::*;
 use crate::fan_in::{FanIn, TypedFanIn, next_span};
-use crate::lanes::{FanInError, LaneKey, LaneSet};
+use crate::group::{FanInError, LaneKey, LaneSet};
 use crate::merge::{Merge, Merged};
 use crate::received::View;
 use crate::typed::TypedConsumer;
@@ -346,7 +346,7 @@ enum Bug {
 
 /// A fan-in with one of them.
 struct Faulty {
-    set: LaneSet,
+    set: LaneSet<Consumer>,
     bug: Bug,
     turn: usize,
 }
@@ -413,7 +413,7 @@ fn the_oracles_catch_every_planted_bug_of_a_fan_in() {
 }
 
 /// A merge that reads the stamp of a message again when it hands it out.
-struct StampsTwice(LaneSet, Vec<(u64, LaneKey)>);
+struct StampsTwice(LaneSet<Consumer>, Vec<(u64, LaneKey)>);
 
 impl Group for StampsTwice {
     fn add(&mut self, consumer: Consumer) -> LaneKey {

@@ -15,15 +15,37 @@ const NOW: Duration = Duration::ZERO;
 pub(crate) struct Ends {
     /// Until it closes.
     producer: Option<Producer>,
-    consumer: Consumer,
-    queue: Queue,
+    /// Unless it is in a group.
+    consumer: Option<Consumer>,
+    pub(crate) queue: Queue,
 }
 
 impl Ends {
     pub(crate) fn new(options: PairOptions) -> Self {
+        Self::numbered(0, options)
+    }
+
+    /// One of several lanes.
+    pub(crate) fn numbered(number: u64, options: PairOptions) -> Self {
         let (producer, consumer) = pair(options).expect("a small lane");
-        let queue = Queue::new(options.slot_payload_bytes, u64::from(options.slot_count));
-        Self { producer: Some(producer), consumer, queue }
+        let count = u64::from(options.slot_count);
+        let queue = Queue::numbered(number, options.slot_payload_bytes, count);
+        Self { producer: Some(producer), consumer: Some(consumer), queue }
+    }
+
+    /// Gives its consumer away, into a group.
+    pub(crate) fn lend(&mut self) -> Consumer {
+        self.consumer.take().expect("not in a group")
+    }
+
+    /// Has its consumer back.
+    pub(crate) fn have_back(&mut self, consumer: Consumer) {
+        assert_eq!(consumer.position(), self.queue.position(), "oracle: position");
+        self.consumer = Some(consumer);
+    }
+
+    fn consumer(&mut self) -> &mut Consumer {
+        self.consumer.as_mut().expect("not in a group")
     }
 
     /// Makes a call. Those that need an agent, and those of a producer that has closed, are none.
@@ -43,7 +65,9 @@ impl Ends {
                 }
             }
         }
-        assert_eq!(self.consumer.position(), self.queue.position(), "oracle: position");
+        if let Some(consumer) = &self.consumer {
+            assert_eq!(consumer.position(), self.queue.position(), "oracle: position");
+        }
     }
 
     /// Makes the calls and takes what is left.
@@ -201,10 +225,10 @@ impl Ends {
     fn receive(&mut self, take: Take) {
         let expected = self.queue.after(0);
         let (found, stays) = match take {
-            Take::Poll => (self.consumer.poll().map(|slot| slot.map(|s| s.to_vec())), false),
-            Take::Recv => (self.consumer.recv(NOW).map(|slot| Some(slot.to_vec())), false),
+            Take::Poll => (self.consumer().poll().map(|slot| slot.map(|s| s.to_vec())), false),
+            Take::Recv => (self.consumer().recv(NOW).map(|slot| Some(slot.to_vec())), false),
             Take::Array => {
-                let array = self.consumer.recv_array(NOW, |bytes: [u8; ARRAY]| bytes.to_vec());
+                let array = self.consumer().recv_array(NOW, |bytes: [u8; ARRAY]| bytes.to_vec());
                 (array.map(Some), false)
             }
             Take::Keep => {
@@ -213,7 +237,7 @@ impl Ends {
                     slot.keep();
                     bytes
                 };
-                (self.consumer.poll().map(|slot| slot.map(kept)), true)
+                (self.consumer().poll().map(|slot| slot.map(kept)), true)
             }
         };
         match found {
@@ -228,7 +252,7 @@ impl Ends {
         }
     }
 
-    fn taken(&mut self, messages: usize) {
+    pub(crate) fn taken(&mut self, messages: usize) {
         self.queue.take(messages);
         self.queue.released();
     }
@@ -238,15 +262,20 @@ impl Ends {
         self.queue.show();
     }
 
+    /// The consumer found the end, if that is next.
+    pub(crate) fn pass_end(&mut self) {
+        if self.queue.after(0) == Next::End {
+            self.queue.take(1);
+            self.queue.show();
+        }
+    }
+
     /// Judges an error about the next message.
-    fn refused(&mut self, error: &RecvError) {
+    pub(crate) fn refused(&mut self, error: &RecvError) {
         match *error {
             RecvError::TimedOut { .. } => self.nothing(),
             RecvError::Closed { position } => {
-                if self.queue.after(0) == Next::End {
-                    self.queue.take(1);
-                    self.queue.show();
-                }
+                self.pass_end();
                 assert_eq!(position, self.queue.position(), "oracle: closed");
                 assert_eq!(self.queue.after(0), Next::Nothing, "oracle: closed");
             }
@@ -264,7 +293,8 @@ impl Ends {
     }
 
     fn receive_many(&mut self, many: TakeMany, limit: usize) {
-        let (queue, consumer) = (&self.queue, &mut self.consumer);
+        let consumer = self.consumer.as_mut().expect("not in a group");
+        let queue = &self.queue;
         let (taken, refusal) = match many {
             TakeMany::Within(bytes) => match consumer.recv_many(limit, NOW) {
                 Ok(batch) => take_from(batch, queue, limit, bytes),
@@ -282,7 +312,8 @@ impl Ends {
 
     fn receive_arrays(&mut self, limit: usize) {
         let mut found = Vec::new();
-        let result = self.consumer.recv_arrays(limit, NOW, |bytes: [u8; ARRAY]| found.push(bytes));
+        let result =
+            self.consumer().recv_arrays(limit, NOW, |bytes: [u8; ARRAY]| found.push(bytes));
         for (skip, bytes) in found.iter().enumerate() {
             let expected = self.queue.after(skip);
             assert_eq!(Next::Message(bytes.to_vec()), expected, "oracle: array");
@@ -302,7 +333,7 @@ impl Ends {
 
     fn receive_packed(&mut self, limit: usize) {
         let mut found = Vec::new();
-        let result = self.consumer.recv_packed_arrays(limit, NOW, |item: [u8; ARRAY]| {
+        let result = self.consumer().recv_packed_arrays(limit, NOW, |item: [u8; ARRAY]| {
             found.extend(item);
         });
         let (mut messages, mut expected) = (0, Vec::new());

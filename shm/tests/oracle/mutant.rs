@@ -168,7 +168,7 @@ impl<W: World> World for Mutant<W> {
 }
 
 /// Whether a driver notices, as it must.
-pub(crate) fn assert_noticed(mistake: Mistake, driver: impl FnOnce()) {
+pub(crate) fn assert_noticed(mistake: impl std::fmt::Debug, driver: impl FnOnce()) {
     let noticed = catch_unwind(AssertUnwindSafe(driver)).is_err();
     assert!(noticed, "{mistake:?} survived");
 }

@@ -122,3 +122,46 @@ impl Operation {
         !matches!(self, Self::Receive(_) | Self::ReceiveMany(..) | Self::Restart)
     }
 }
+
+/// A call on several lanes that one reads together; lanes go by numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Group {
+    /// A call of one lane's producer.
+    Of(usize, Operation),
+    /// The next message.
+    Poll,
+    /// The next ones, at most so many.
+    Many(usize),
+    /// The budget of a lane, where there are turns.
+    Budget(usize, usize),
+    /// Takes a lane out; the next such call puts it back, with a new consumer.
+    OutOrIn(usize),
+    /// So many quarters of the patience go by, where there is a clock.
+    Elapse(usize),
+}
+
+impl Group {
+    /// Makes a call from three bytes, for `lanes` lanes as in [`Operation::decode`]. A third of all
+    /// are a producer's.
+    pub(crate) fn decode(kind: u8, choice: u8, size: u8, lanes: usize, message_max: usize) -> Self {
+        let lane = usize::from(kind / 16) % lanes;
+        match kind % 16 {
+            0..6 => Self::Of(lane, Operation::decode(choice % 16, size, message_max)),
+            _ => Self::of_the_reader(kind % 16, lane, usize::from(size)),
+        }
+    }
+
+    /// Makes a call of the reader's from numbers.
+    pub(crate) fn of_the_reader(kind: u8, lane: usize, size: usize) -> Self {
+        match kind % 16 {
+            0..2 => Self::OutOrIn(lane),
+            2..4 => Self::Budget(lane, size % 4),
+            4..6 => Self::Elapse(size % 5),
+            6..9 => Self::Many(size % 12),
+            9..13 => Self::Poll,
+            13 => Self::Budget(lane, size % 4),
+            14 => Self::OutOrIn(lane),
+            _ => Self::Elapse(size % 5),
+        }
+    }
+}

@@ -34,6 +34,8 @@ pub(crate) enum Room {
 /// The queue. Positions count slots, as the lane's do.
 #[derive(Clone, Debug)]
 pub(crate) struct Queue {
+    /// Of several lanes, which one: the same place of another holds other bytes.
+    number: u64,
     payload: usize,
     count: u64,
     entries: Vec<Entry>,
@@ -66,7 +68,13 @@ pub(crate) fn bytes_of(position: u64, len: usize) -> Vec<u8> {
 impl Queue {
     /// The queue of a new lane.
     pub(crate) fn new(payload: u32, count: u64) -> Self {
+        Self::numbered(0, payload, count)
+    }
+
+    /// The queue of one of several new lanes.
+    pub(crate) fn numbered(number: u64, payload: u32, count: u64) -> Self {
         Self {
+            number,
             payload: payload as usize,
             count,
             entries: Vec::new(),
@@ -117,7 +125,11 @@ impl Queue {
 
     /// What the message to send looks like, `ahead` slots after what was offered.
     pub(crate) fn message(&self, ahead: u64, len: usize) -> Vec<u8> {
-        bytes_of(self.offered + ahead, len)
+        self.bytes(self.offered + ahead, len)
+    }
+
+    fn bytes(&self, position: u64, len: usize) -> Vec<u8> {
+        bytes_of(position ^ self.number << 48, len)
     }
 
     /// From now on the consumer may see `lens`, all at once if they are a batch.
@@ -155,7 +167,12 @@ impl Queue {
     /// What the consumer may find, so many messages after the next one.
     pub(crate) fn after(&self, skip: usize) -> Next {
         let Some(entry) = self.entries.get(self.at + skip) else { return Next::Nothing };
-        entry.len.map_or(Next::End, |len| Next::Message(bytes_of(entry.position, len)))
+        entry.len.map_or(Next::End, |len| Next::Message(self.bytes(entry.position, len)))
+    }
+
+    /// Whether what was received last is the end.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.at > 0 && self.entries[self.at - 1].len.is_none()
     }
 
     /// Whether that one's commit has returned.

@@ -56,6 +56,14 @@ pub(crate) enum Patience {
     ForEver,
 }
 
+/// What is at the front of a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Front {
+    Message(Span),
+    End,
+    Nothing,
+}
+
 /// News that an end has not heard yet.
 struct Agent<M> {
     generations: VecDeque<(u64, M)>,
@@ -107,8 +115,18 @@ pub(crate) fn open<W: World>(
     geometry: Geometry,
     wait: WaitMode,
 ) -> (Sender<W>, Receiver<W>) {
+    open_numbered(0, world, geometry, wait)
+}
+
+/// Both ends of one of several new lanes.
+pub(crate) fn open_numbered<W: World>(
+    number: usize,
+    world: W,
+    geometry: Geometry,
+    wait: WaitMode,
+) -> (Sender<W>, Receiver<W>) {
     let (producer, consumer) = (world.producer(), world.consumer());
-    let queue = Queue::new(geometry.payload(), geometry.count());
+    let queue = Queue::numbered(number as u64, geometry.payload(), geometry.count());
     let agent = Agent { generations: VecDeque::new(), incarnations: VecDeque::new() };
     let (queue, agent) = (Arc::new(Mutex::new(queue)), Arc::new(Mutex::new(agent)));
     let common = Common { world, geometry, wait, queue, agent };
@@ -290,6 +308,11 @@ impl<W: World> Sender<W> {
         self.closed = false;
     }
 
+    /// The producer is gone, and nobody follows: the agent wakes who sleeps on its bell.
+    pub(crate) fn die(self) {
+        self.own.nudge();
+    }
+
     /// Hears of new consumers.
     fn listen(&mut self) {
         while let Some((incarnation, peer)) =
@@ -334,36 +357,76 @@ impl<W: World> Receiver<W> {
         self.reader.poll().expect("oracle: an honest producer is blamed")
     }
 
-    fn receive(&mut self, take: Take, patience: Patience) -> Next {
+    /// What is next, judged and not taken.
+    pub(crate) fn front(&mut self) -> Front {
         loop {
-            let certain = self.common.queue().is_committed(0) && self.common.world.is_strict();
+            let certain = self.is_certain();
             match self.poll() {
                 Some(Found::Message(span)) => {
-                    let found = self.judge(0, &span);
-                    if take != Take::Keep {
-                        self.release(&[span]);
-                    }
-                    return found;
+                    self.judge(0, &span);
+                    return Front::Message(span);
                 }
                 Some(Found::Frozen { .. }) => panic!("oracle: a frozen payload that was not sent"),
                 Some(Found::End) => {
-                    let mut queue = self.common.queue();
-                    assert_eq!(queue.after(0), Next::End, "oracle: an end that was not sent");
-                    queue.take(1);
-                    drop(queue);
-                    self.reader.release_end();
-                    self.common.queue().show();
-                    return Next::End;
+                    let next = self.common.queue().after(0);
+                    assert_eq!(next, Next::End, "oracle: an end that was not sent");
+                    return Front::End;
                 }
                 None if self.advance() => {}
                 None => {
                     assert!(!certain, "oracle: nothing found where something was committed");
                     self.common.queue().show();
-                    if patience == Patience::None {
-                        return Next::Nothing;
-                    }
-                    self.wait();
+                    return Front::Nothing;
                 }
+            }
+        }
+    }
+
+    /// Whether something must be found now.
+    pub(crate) fn is_certain(&self) -> bool {
+        self.common.queue().is_committed(0) && self.common.world.is_strict()
+    }
+
+    /// Whether what is next is a message.
+    pub(crate) fn is_message(&self) -> bool {
+        matches!(self.common.queue().after(0), Next::Message(_))
+    }
+
+    /// Whether nothing can be found now.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.common.queue().after(0) == Next::Nothing
+    }
+
+    /// Takes the message that is at the front, and judges it once more.
+    pub(crate) fn take(&mut self, span: Span) -> Next {
+        let found = self.judge(0, &span);
+        self.release(&[span]);
+        found
+    }
+
+    /// Takes the end that is at the front.
+    pub(crate) fn take_end(&mut self) {
+        self.common.queue().take(1);
+        self.reader.release_end();
+        self.common.queue().show();
+    }
+
+    /// The ring, for a sleep over several.
+    pub(crate) fn ring(&mut self) -> &mut Reader<W::Memory, W::Memory> {
+        &mut self.reader
+    }
+
+    fn receive(&mut self, take: Take, patience: Patience) -> Next {
+        loop {
+            match self.front() {
+                Front::Message(span) if take == Take::Keep => return self.judge(0, &span),
+                Front::Message(span) => return self.take(span),
+                Front::End => {
+                    self.take_end();
+                    return Next::End;
+                }
+                Front::Nothing if patience == Patience::None => return Next::Nothing,
+                Front::Nothing => self.wait(),
             }
         }
     }

@@ -17,10 +17,13 @@ use laneway_shm::roster::Entry;
 use laneway_shm::{Corruption, PairOptions, Profile, WaitMode};
 use laneway_tests::fuzz::{Input, fuzz, saved};
 
+use crate::oracle::by_stamp::ByStamp;
 use crate::oracle::ends::Ends;
+use crate::oracle::group::{self, LANES, OF_ORDER, OF_TURNS, Wrong};
 use crate::oracle::heap::{Heap, InOneThread};
+use crate::oracle::in_turn::InTurn;
 use crate::oracle::mutant::{self, Mutant};
-use crate::oracle::operation::{Operation, Take};
+use crate::oracle::operation::{Group as GroupCall, Operation, Take};
 use crate::oracle::queue::Next;
 use crate::oracle::ring::{self, Patience, World};
 
@@ -411,6 +414,50 @@ fn lane_calls() {
     fuzz("lane_calls", (0..8).map(seed).collect(), &mut |bytes| {
         make_calls(bytes, InOneThread, true);
     });
+}
+
+/// Makes calls on several lanes that one reads, in turn or by their stamps.
+fn make_group_calls(bytes: &[u8], wrong: Wrong) {
+    let mut input = Input(bytes);
+    let (geometry, by_stamp) = (shape(&mut input), input.byte().is_multiple_of(2));
+    let (world, max) = (InOneThread(geometry), geometry.message_max());
+    let mut calls = Vec::new();
+    while !input.is_empty() {
+        let (kind, choice, size) = (input.byte(), input.byte(), input.byte());
+        calls.push(GroupCall::decode(kind, choice, size, LANES, max));
+    }
+    match by_stamp {
+        false => group::run(&world, geometry, &mut InTurn::new(wrong), calls),
+        true => group::run(&world, geometry, &mut ByStamp::new(wrong), calls),
+    }
+}
+
+/// Calls in every order, on each kind of group and on rings of several sizes.
+fn group_seeds() -> Vec<Vec<u8>> {
+    let seed = |first: u8| {
+        let mut word = u64::from(first);
+        let calls = std::iter::repeat_with(move || {
+            word = word.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            word.to_be_bytes()[0]
+        });
+        [first, 0, first / 4].into_iter().chain(calls.take(900)).collect()
+    };
+    (0..16).map(seed).collect()
+}
+
+#[test]
+fn group_calls() {
+    fuzz("group_calls", group_seeds(), &mut |bytes| make_group_calls(bytes, Wrong::Nothing));
+}
+
+#[test]
+fn the_seeds_of_calls_on_several_lanes_notice_every_planted_mistake() {
+    for wrong in OF_TURNS.into_iter().chain(OF_ORDER) {
+        let notices = |input: &Vec<u8>| {
+            catch_unwind(AssertUnwindSafe(|| make_group_calls(input, wrong))).is_err()
+        };
+        assert!(group_seeds().iter().any(notices), "{wrong:?} survived");
+    }
 }
 
 #[test]
