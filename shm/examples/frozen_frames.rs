@@ -9,7 +9,8 @@
 //!
 //! SOCKET is the agent's attach socket, such as `/run/laneway/attach/attach.sock`; a frame has so
 //! many KiB. The frame's file is the message: the viewer looks at the very bytes that the camera
-//! wrote, and nobody can change them any more.
+//! wrote, and nobody can change them any more. A camera goes on where the one before it stopped: to
+//! shoot anew, delete the lane first.
 
 use std::error::Error;
 use std::time::Duration;

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub mod agent;
 pub mod bindings;
 pub mod cpusets;
+pub mod documents;
 pub mod fuzz;
 pub mod hugepages;
 pub mod process;

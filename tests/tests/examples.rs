@@ -2,12 +2,12 @@
 //! commands that they print, and each side a process of its own.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::process::{Command, Stdio};
 
 use laneway_proto::v1::{self, end_status::State};
 use laneway_tests::agent::Agent;
-use laneway_tests::process::{Finished, Running, laneway};
+use laneway_tests::documents::{command, header, make_lanes};
+use laneway_tests::process::{Finished, Running};
 use laneway_tests::turn;
 
 const SENSORS: &str = env!("CARGO_BIN_EXE_example-sensors");
@@ -15,36 +15,6 @@ const EVENT_LOG: &str = env!("CARGO_BIN_EXE_example-event-log");
 const REQUEST_RESPONSE: &str = env!("CARGO_BIN_EXE_example-request-response");
 const ASYNC_SERVICE: &str = env!("CARGO_BIN_EXE_example-async-service");
 const MARKET_DATA: &str = env!("CARGO_BIN_EXE_example-market-data");
-
-/// The example's header, with the lines joined that go on in the next one.
-fn header(example: &str) -> String {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shm/examples");
-    let text = std::fs::read_to_string(folder.join(example)).expect("example");
-    let code = text.lines().filter(|line| !line.starts_with("//!"));
-    assert!(code.count() <= 90, "{example} is an example and not a program");
-    let header = text.lines().map_while(|line| line.strip_prefix("//!"));
-    header.collect::<Vec<_>>().join("\n").replace("\\\n", " ")
-}
-
-/// What a command of the header prints: `laneway` and its words.
-fn command(agent: &Agent, line: &str) -> String {
-    let mut command = laneway();
-    command.arg("--socket").arg(agent.socket()).args(line.split_whitespace().skip(1));
-    let finished = Running::start(command).finish();
-    assert!(finished.status.success(), "{line}: {}", finished.stderr);
-    finished.stdout
-}
-
-/// Runs every `laneway lane create` of the example's header, of which there are so many.
-fn make_lanes(agent: &Agent, example: &str, lanes: usize) {
-    let uid = nix::unistd::geteuid().to_string();
-    let mut made = 0;
-    for line in header(example).lines().filter(|line| line.contains("laneway lane create")) {
-        command(agent, &line.replace("$(id -u)", &uid));
-        made += 1;
-    }
-    assert_eq!(made, lanes, "{example} says which lanes it wants");
-}
 
 fn start(agent: &Agent, example: &str, words: &[&str]) -> Running {
     let mut command = Command::new(example);
@@ -63,7 +33,7 @@ fn printed(finished: &Finished) -> Vec<&str> {
 fn one_process_reads_the_sensors_of_two_others_to_their_ends() {
     let _turn = turn();
     let agent = Agent::start();
-    make_lanes(&agent, "sensors.rs", 2);
+    make_lanes(&agent, &header("sensors.rs"), 2);
     let reader = start(&agent, SENSORS, &["read", "sensor-1", "sensor-2"]);
     let first = start(&agent, SENSORS, &["send", "sensor-1", "30000"]);
     let second = start(&agent, SENSORS, &["send", "sensor-2", "100"]);
@@ -81,7 +51,7 @@ fn one_process_reads_the_sensors_of_two_others_to_their_ends() {
 fn a_sensor_that_is_killed_delays_nobody_and_its_successor_goes_on() {
     let _turn = turn();
     let agent = Agent::start();
-    make_lanes(&agent, "sensors.rs", 2);
+    make_lanes(&agent, &header("sensors.rs"), 2);
     let reader = start(&agent, SENSORS, &["read", "sensor-1", "sensor-2"]);
     // So many that it cannot have ended before it is killed.
     let killed = start(&agent, SENSORS, &["send", "sensor-1", "4000000000"]);
@@ -110,7 +80,7 @@ fn a_sensor_that_is_killed_delays_nobody_and_its_successor_goes_on() {
 fn events_of_two_services_are_printed_in_the_order_in_which_they_happened() {
     let _turn = turn();
     let agent = Agent::start();
-    make_lanes(&agent, "event_log.rs", 2);
+    make_lanes(&agent, &header("event_log.rs"), 2);
     let texts: Vec<String> = (0..50).map(|number| format!("event {number}")).collect();
     let words = |lane| ["write", lane].into_iter().chain(texts.iter().map(String::as_str));
     let write = |lane| start(&agent, EVENT_LOG, &words(lane).collect::<Vec<_>>());
@@ -147,7 +117,7 @@ fn events(printer: &Finished) -> (Vec<u64>, Vec<&str>) {
 fn requests_of_one_process_are_answered_by_another() {
     let _turn = turn();
     let agent = Agent::start();
-    make_lanes(&agent, "request_response.rs", 2);
+    make_lanes(&agent, &header("request_response.rs"), 2);
     let lanes = ["requests", "responses"];
     let server = start(&agent, REQUEST_RESPONSE, &[&["serve"][..], &lanes].concat());
     let texts: Vec<String> = (0..100).map(|number| format!("request-{number}")).collect();
@@ -163,7 +133,7 @@ fn requests_of_one_process_are_answered_by_another() {
 fn an_async_service_answers_clients_of_two_processes_at_once_and_ends_when_it_is_told() {
     let _turn = turn();
     let agent = Agent::start();
-    make_lanes(&agent, "async_service.rs", 4);
+    make_lanes(&agent, &header("async_service.rs"), 4);
     let service = start(&agent, ASYNC_SERVICE, &["serve", "one", "two"]);
     let texts: Vec<String> = (0..200).map(|number| format!("text-{number}")).collect();
     let upper: Vec<String> = texts.iter().map(|text| text.to_uppercase()).collect();
@@ -215,7 +185,7 @@ fn quotes(agent: &Agent, role: &str, kind: &str) -> Running {
 fn two_readers_follow_the_market_data_that_a_feed_publishes_as_its_header_says() {
     let _turn = turn();
     let agent = Agent::start();
-    make_lanes(&agent, "market_data/main.rs", 1);
+    make_lanes(&agent, &header("market_data/main.rs"), 1);
     let readers = [(); 2].map(|()| quotes(&agent, "consumer", "follow"));
     let is_live = |reader: &v1::ReaderStatus| reader.state() == State::Live;
     agent.wait_for("quotes", "two readers", |lane| {

@@ -1,6 +1,5 @@
 //! Frozen payloads on lanes of a real agent: who may come first, and who may die when.
 
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,8 @@ use laneway_shm::{
     FrozenSendError, Incoming, Producer, RecvError, ReserveError,
 };
 use laneway_tests::agent::{Agent, plain};
-use laneway_tests::process::{Finished, Running, laneway};
+use laneway_tests::documents::{header, make_lanes};
+use laneway_tests::process::{Finished, Running};
 use laneway_tests::turn;
 
 const FRAMES: &str = env!("CARGO_BIN_EXE_example-frozen-frames");
@@ -277,21 +277,6 @@ async fn awaited(consumer: &mut AsyncConsumer) -> FrozenSegment {
 
 // --- processes ----------------------------------------------------------------------------------
 
-/// Makes the lane that the example asks for.
-fn make_lane(agent: &Agent) {
-    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shm/examples/frozen_frames.rs");
-    let text = std::fs::read_to_string(example).unwrap();
-    assert!(text.lines().count() <= 90, "it is an example and not a program");
-    let header = text.lines().map_while(|line| line.strip_prefix("//!"));
-    let header = header.collect::<Vec<_>>().join("\n").replace("\\\n", " ");
-    let line = header.lines().find(|line| line.contains("laneway lane create")).unwrap();
-    let line = line.replace("$(id -u)", &nix::unistd::geteuid().to_string());
-    let mut create = laneway();
-    create.arg("--socket").arg(agent.socket()).args(line.split_whitespace().skip(1));
-    let created = Running::start(create).finish();
-    assert!(created.status.success(), "{line}: {}", created.stderr);
-}
-
 fn start(agent: &Agent, words: &[&str]) -> Running {
     let mut command = Command::new(FRAMES);
     command.arg(agent.attach_socket()).args(words);
@@ -311,7 +296,7 @@ fn counted(finished: &Finished) -> [u64; 4] {
 fn the_viewer_of_the_example_sees_every_frame_that_the_camera_shot() {
     let _turn = turn();
     let agent = Agent::start();
-    make_lane(&agent);
+    make_lanes(&agent, &header("frozen_frames.rs"), 1);
     let viewer = start(&agent, &["view", "frames"]);
     let camera = start(&agent, &["shoot", "frames", "20", "2048"]).finish();
     assert!(camera.status.success(), "{}", camera.stderr);
@@ -322,7 +307,7 @@ fn the_viewer_of_the_example_sees_every_frame_that_the_camera_shot() {
 fn cameras_killed_at_random_instants_lose_no_frame_that_they_sent_to_a_viewer() {
     let _turn = turn();
     let agent = Agent::start();
-    make_lane(&agent);
+    make_lanes(&agent, &header("frozen_frames.rs"), 1);
     let viewer = start(&agent, &["view", "frames"]);
     agent.wait_for("frames", "the viewer", |lane| state(&lane.consumer) == State::Live);
     for round in 0..20u64 {
@@ -348,7 +333,7 @@ fn cameras_killed_at_random_instants_lose_no_frame_that_they_sent_to_a_viewer() 
 fn viewers_killed_at_random_instants_leave_every_frame_to_their_successors() {
     let _turn = turn();
     let agent = Agent::start();
-    make_lane(&agent);
+    make_lanes(&agent, &header("frozen_frames.rs"), 1);
     let camera = start(&agent, &["shoot", "frames", "1500", "64"]);
     let mut released = 0;
     for round in 0..20u64 {

@@ -11,6 +11,7 @@ use laneway_tests::agent::{Agent, plain};
 use laneway_tests::bindings::{
     RELATIONS, built, frames_go_between, has, numbered, python_with, root, with_cores,
 };
+use laneway_tests::documents::{make_lanes, python};
 use laneway_tests::hugepages::Reserved;
 use laneway_tests::process::{Finished, Running};
 use laneway_tests::{skipped, turn};
@@ -258,4 +259,28 @@ fn the_type_stubs_name_what_the_module_has() {
     let mut command = python.command("tests/tests/python/stubs.py");
     command.arg(root().join("shm/python/laneway.pyi"));
     succeeded(&Running::start(command).finish(), "stubs.py");
+}
+
+#[test]
+fn what_the_readme_shows_in_python_runs_once_and_again() {
+    let _turn = turn();
+    let name = "what_the_readme_shows_in_python_runs_once_and_again";
+    let Some(interpreter) = Python::with_numpy() else {
+        return skipped(name, "no Python, or no numpy to be had");
+    };
+    let readme = std::fs::read_to_string(root().join("shm/python/README.md")).unwrap();
+    let agent = Agent::start();
+    make_lanes(&agent, &readme.replace("\\\n", " "), 2);
+    let socket = agent.attach_socket().display().to_string();
+    let program = python(&readme).replace("/run/laneway/attach/attach.sock", &socket);
+    assert!(program.contains(&socket), "it attaches nowhere");
+    let script = agent.file("readme.py");
+    std::fs::write(&script, program).unwrap();
+    for _ in 0..2 {
+        let command = interpreter.command(script.to_str().unwrap());
+        let finished = Running::start(command).finish();
+        succeeded(&finished, "readme.py");
+        let printed: Vec<_> = finished.stdout.lines().collect();
+        assert_eq!(printed, ["b'hello'", "b'one'", r"b'\x00\x00'", "7", "7"]);
+    }
 }

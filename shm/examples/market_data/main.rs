@@ -6,9 +6,9 @@
 //! laneway lane create quotes --shape broadcast --policy evicting --slot-size 24 --slots 1024
 //! export LANEWAY_ATTACH_SOCKET=…    # as `lane create` printed it
 //! export LANEWAY_TICKET=$(laneway lane ticket quotes consumer)   # one for each reader
-//! cargo run --example market_data -- follow
+//! cargo run -p laneway-shm --example market_data -- follow
 //! LANEWAY_TICKET=$(laneway lane ticket quotes producer) \
-//!     cargo run --example market_data -- publish 1000000
+//!     cargo run -p laneway-shm --example market_data -- publish 1000000
 //! ```
 //!
 //! A `gated` lane makes the feed wait for its slowest reader and names it; an `evicting` one gives
