@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, SealFlag, fallocate, fcntl, open};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::{Mode, fchmod, fstat};
+use nix::sys::uio::pwrite;
 use nix::unistd::ftruncate;
 
 use crate::error::SegmentError;
@@ -80,6 +81,11 @@ impl Draft {
     ) -> Result<Self, SegmentError> {
         let fd = sized_file(header.size_bytes, page_bytes)?;
         let mut draft = Self { fd, header, page_bytes, bound_node: None };
+        if page_bytes == PAGE_SIZES[0] && node.is_none() {
+            allocate(&draft.fd, header.size_bytes).map_err(|error| draft.shortage(error))?;
+            draft.fill(words)?;
+            return Ok(draft);
+        }
         let len = mapping_len(header.size_bytes)?;
         // The policy belongs to the mapping, so it is set before the first page is taken.
         let region = Region::map_bare(&draft.fd, len).map_err(|error| draft.shortage(error))?;
@@ -92,6 +98,27 @@ impl Draft {
             region.store_relaxed(*offset, *word);
         }
         Ok(draft)
+    }
+
+    /// Writes header and words as into any file: a mapping for a few words takes longer. Files of
+    /// hugepages cannot be written so.
+    fn fill(&self, words: &[(usize, u64)]) -> Result<(), SegmentError> {
+        let header = self.header.words();
+        let mut bytes = Vec::with_capacity(header.len() * 8);
+        header.iter().for_each(|word| bytes.extend(word.to_ne_bytes()));
+        self.write(0, &bytes)?;
+        words.iter().try_for_each(|(offset, word)| self.write(*offset, &word.to_ne_bytes()))
+    }
+
+    fn write(&self, offset: usize, bytes: &[u8]) -> Result<(), SegmentError> {
+        // A write behind its end would make the file longer.
+        let end = offset.saturating_add(bytes.len()) as u64;
+        assert!(end <= self.header.size_bytes, "a word at {offset} is outside of the segment");
+        let at = i64::try_from(offset).unwrap_or(i64::MAX);
+        match pwrite(&self.fd, bytes, at).map_err(SegmentError::os("pwrite"))? {
+            written if written == bytes.len() => Ok(()),
+            _ => Err(SegmentError::os("pwrite")(nix::Error::EIO)),
+        }
     }
 
     /// The header that was written.
