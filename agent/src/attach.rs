@@ -3,6 +3,14 @@
 //! Knows sockets, deadlines and who is at the other end; decides nothing about lanes, which is
 //! the controller's business. A hostile client can waste one connection until a deadline.
 
+/// Says that a step of an attach is done. Nobody hears it but `laneway-bench control --steps`.
+macro_rules! step {
+    ($name:literal) => {
+        tracing::trace!(name: $name, target: $crate::attach::STEPS, $name)
+    };
+}
+pub(crate) use step;
+
 pub mod listener;
 mod pace;
 pub mod peer;
@@ -15,6 +23,9 @@ use std::os::fd::OwnedFd;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+/// What the steps of an attach are traced as.
+pub const STEPS: &str = "laneway::attach";
 
 /// A descriptor that the runtime watches.
 #[expect(deprecated, reason = "its successor is an unsafe fn, for the sake of types that lie")]

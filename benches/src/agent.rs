@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -144,17 +144,27 @@ impl Agent {
         interrupt: &Interrupt,
     ) -> Result<Self, BenchError> {
         let flags = reserve.iter().flat_map(|reserve| ["--reserve", *reserve]);
-        Self::launch(&flags.collect::<Vec<_>>(), None, interrupt)
+        Self::launch(&flags.collect::<Vec<_>>(), None, None, interrupt)
     }
 
     /// Starts an agent with a configuration file of this text.
     pub(crate) fn configured(config: &str, interrupt: &Interrupt) -> Result<Self, BenchError> {
-        Self::launch(&[], Some(config), interrupt)
+        Self::launch(&[], Some(config), None, interrupt)
+    }
+
+    /// The same, and writes the steps of its attaches to the file `steps` when it ends.
+    pub(crate) fn watched(
+        config: &str,
+        steps: &Path,
+        interrupt: &Interrupt,
+    ) -> Result<Self, BenchError> {
+        Self::launch(&[], Some(config), Some(steps), interrupt)
     }
 
     fn launch(
         flags: &[&str],
         config: Option<&str>,
+        steps: Option<&Path>,
         interrupt: &Interrupt,
     ) -> Result<Self, BenchError> {
         let directory = tempfile::Builder::new()
@@ -164,6 +174,9 @@ impl Agent {
         let log = File::create(directory.path().join("agent.log"))
             .map_err(BenchError::io("cannot make the agent's log"))?;
         let mut command = child::command("laneway")?;
+        if let Some(file) = steps {
+            command.arg("--steps").arg(file);
+        }
         command.args(["--", "agent", "--run-dir"]);
         command.arg(directory.path().join("run"));
         command.arg("--state-dir").arg(directory.path().join("state"));

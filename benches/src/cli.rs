@@ -129,6 +129,8 @@ enum Command {
     Laneway {
         #[arg(long)]
         parent: Option<i32>,
+        #[arg(long)]
+        steps: Option<PathBuf>,
         #[arg(last = true)]
         arguments: Vec<OsString>,
     },
@@ -502,7 +504,9 @@ fn dispatch(command: Command) -> Result<ExitCode, BenchError> {
         #[cfg(feature = "rivals-aeron")]
         Command::AeronDriver { parent } => crate::rivals::aeron::drive(parent),
         Command::Worker { parent } => worker::run(parent),
-        Command::Laneway { parent, arguments } => laneway::run(parent, arguments),
+        Command::Laneway { parent, steps, arguments } => {
+            laneway::run(parent, steps.as_deref(), arguments)
+        }
     }
 }
 

@@ -3,8 +3,9 @@
 //!
 //! A real agent, called over its control socket and attached to over its attach socket; beside
 //! it, in the same rounds, a plain tonic service in a process of its own. Files of this folder:
-//! [`calls`] and [`echo`] are the callers, [`attach`], [`first`] and [`hold`] the ends, [`usage`]
-//! the kernel's word, [`what`] the names, [`timings`] and [`summary`] the figures.
+//! [`calls`] and [`echo`] are the callers, [`attach`], [`first`] and [`hold`] the ends, [`steps`]
+//! an attach from within, [`usage`] the kernel's word, [`what`] the names, [`timings`] and
+//! [`summary`] the figures.
 
 pub(crate) mod attach;
 pub(crate) mod calls;
@@ -13,6 +14,7 @@ pub(crate) mod first;
 pub(crate) mod hold;
 #[cfg(feature = "rivals")]
 mod iceoryx;
+pub(crate) mod steps;
 pub(crate) mod summary;
 mod timings;
 mod usage;
@@ -26,6 +28,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use laneway_proto::v1;
 use laneway_proto::v1::lane_service_client::LaneServiceClient;
+use serde::Serialize;
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
 
@@ -43,6 +46,7 @@ use calls::{
 };
 use echo::{Echoes, STREAMS_MAX};
 use hold::Holders;
+use steps::Steps;
 use summary::{Cell, Footprint, Method, Process, Report, Sample, rows, text};
 use usage::{Idle, Usage, idle};
 use what::What;
@@ -65,6 +69,9 @@ pub(crate) struct ControlArgs {
     /// Print one JSON object with every sample instead of tables
     #[arg(long)]
     json: bool,
+    /// Where the time of an attach goes, step by step on both sides, and nothing else
+    #[arg(long)]
+    steps: bool,
     /// One short round, with 100 lanes
     #[arg(long)]
     quick: bool,
@@ -96,6 +103,7 @@ Examples:
   laneway-bench control --quick               a first look, some seconds
   laneway-bench control --page-size 2MiB      attaching to lanes on hugepages
   laneway-bench control --wait park           ends that sleep
+  laneway-bench control --steps               where the time of an attach goes
   laneway-bench control --json > control.json one object with every sample
 
 Built with the feature `rivals`, it also measures how iceoryx2 opens a service and makes a port.
@@ -104,14 +112,52 @@ How to read it: benches/METHOD.md.";
 /// Measures and prints.
 pub(crate) fn run(args: &ControlArgs) -> Result<(), BenchError> {
     let interrupt = Interrupt::new()?;
-    let report = measure(args, &interrupt)?;
-    let text = if args.json {
-        serde_json::to_string_pretty(&Marked::new("control", &report))
+    if args.steps {
+        let found = listen(args, &interrupt)?;
+        return show(args.json, "control-steps", &found, steps::text);
+    }
+    show(args.json, "control", &measure(args, &interrupt)?, text)
+}
+
+fn show<T: Serialize>(
+    json: bool,
+    kind: &'static str,
+    found: &T,
+    text: fn(&T) -> String,
+) -> Result<(), BenchError> {
+    let shown = if json {
+        serde_json::to_string_pretty(&Marked::new(kind, found))
             .map_err(BenchError::json("the report"))?
     } else {
-        text(&report)
+        text(found)
     };
-    output::print(&text)
+    output::print(&shown)
+}
+
+/// Attaches to an agent that says when it is done with a step.
+fn listen(args: &ControlArgs, interrupt: &Interrupt) -> Result<Steps, BenchError> {
+    let machine = Machine::read(None)?;
+    let plan = Plan::new(args)?;
+    let directory = tempfile::Builder::new().prefix("laneway-control-").tempdir();
+    let directory = directory.map_err(BenchError::io("cannot make a temporary directory"))?;
+    let file = directory.path().join("steps.json");
+    let agent = Agent::watched(&plan.config(), &file, interrupt)?;
+    let runtime = runtime()?;
+    let mut attaching = Attaching {
+        client: runtime.block_on(connect(&agent.control_socket())).map(lanes)?,
+        runtime: &runtime,
+        socket: agent.attach_socket(),
+        kind: plan.kind,
+        lanes: plan.attaches,
+    };
+    let mut heard = Vec::new();
+    for _ in 0..plan.rounds {
+        interrupt.check()?;
+        heard.extend(steps::pass(&mut attaching)?);
+    }
+    drop(agent);
+    let courses = steps::courses(&heard, &file)?;
+    Ok(Steps { machine, method: plan.method(), courses })
 }
 
 /// What holds for all measurements.
@@ -146,6 +192,15 @@ impl Plan {
             },
             quick: args.quick,
         })
+    }
+
+    fn method(&self) -> Method {
+        Method {
+            rounds: self.rounds,
+            seconds: self.time.as_secs_f64(),
+            page_bytes: self.kind.page_bytes,
+            wait: self.kind.wait,
+        }
     }
 
     /// Room for the many, and for those that come and go beside them.
@@ -201,15 +256,9 @@ fn measure(args: &ControlArgs, interrupt: &Interrupt) -> Result<Report, BenchErr
         stage.round(round, plan.many)?;
     }
     stage.progress.finish_and_clear();
-    let seconds = plan.time.as_secs_f64();
     Ok(Report {
         machine,
-        method: Method {
-            rounds: plan.rounds,
-            seconds,
-            page_bytes: plan.kind.page_bytes,
-            wait: plan.kind.wait,
-        },
+        method: plan.method(),
         rows: rows(&stage.samples),
         footprints,
         idle,

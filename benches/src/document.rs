@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::broadcast;
-use crate::control::summary as control;
+use crate::control::{steps, summary as control};
 use crate::noise;
 use crate::page::Block;
 use crate::plot::{Axis, Chart, Series};
@@ -26,6 +26,7 @@ pub(crate) enum Document {
     Broadcast(Box<broadcast::Report>),
     Noise(Box<noise::Findings>),
     Control(Box<control::Report>),
+    Steps(Box<steps::Steps>),
 }
 
 impl Document {
@@ -45,6 +46,7 @@ impl Document {
             "broadcast" => read(value).map(Self::Broadcast),
             "noise" => read(value).map(Self::Noise),
             "control" => read(value).map(Self::Control),
+            "control-steps" => read(value).map(Self::Steps),
             other => Err(format!("it is of the kind `{other}`, which has no page")),
         }
     }
@@ -57,6 +59,7 @@ impl Document {
             Self::Broadcast(report) => serde_json::to_value(Marked::new("broadcast", report)),
             Self::Noise(findings) => serde_json::to_value(noise::json(findings)),
             Self::Control(report) => serde_json::to_value(Marked::new("control", report)),
+            Self::Steps(steps) => serde_json::to_value(Marked::new("control-steps", steps)),
         }
     }
 
@@ -68,6 +71,7 @@ impl Document {
             Self::Broadcast(report) => of_broadcast(report),
             Self::Noise(findings) => of_noise(findings),
             Self::Control(report) => of_control(report),
+            Self::Steps(steps) => of_steps(steps),
         }
     }
 }
@@ -123,6 +127,12 @@ fn of_control(report: &control::Report) -> Vec<Block> {
     blocks
 }
 
+fn of_steps(found: &steps::Steps) -> Vec<Block> {
+    let heading = Block::Heading(1, "Where the time of an attach goes".to_owned());
+    let grids = steps::grids(found).into_iter().map(Block::Grid);
+    [heading, Block::Lines(steps::heading(found))].into_iter().chain(grids).collect()
+}
+
 /// The median of each call by the number of its callers, for each number of lanes.
 fn calls_by_callers(report: &control::Report) -> Vec<Chart> {
     let lanes: BTreeSet<u32> = report.rows.iter().map(|row| row.cell.lanes).collect();
@@ -174,6 +184,7 @@ mod tests {
         vec![
             Document::Lanes(Box::new(example())),
             Document::Trials(Box::new(trial::tests::example())),
+            Document::Steps(Box::new(steps::tests::example())),
             Document::Broadcast(Box::new(broadcast::tests::example())),
             Document::Noise(Box::new(noise::example())),
             Document::Control(Box::new(control::tests::of_calls())),
@@ -195,13 +206,16 @@ mod tests {
 
     #[test]
     fn every_kind_is_shown_with_a_table_and_a_picture_and_of_an_unknown_one_is_said_so() {
-        for document in &documents()[2..] {
+        for document in &documents()[3..] {
             let blocks = document.blocks();
             let lines = blocks.iter().filter(|block| matches!(block, Block::Lines(_)));
             assert_eq!(lines.count(), 2, "{blocks:?}");
             assert!(blocks.iter().any(|block| matches!(block, Block::Grid(_))));
             assert!(blocks.iter().any(|block| matches!(block, Block::Chart(_))));
         }
+        // Steps have no curves.
+        let steps = documents()[2].blocks();
+        assert!(matches!(steps[..], [Block::Heading(..), Block::Lines(_), Block::Grid(_)]));
         let odd = serde_json::json!({ "version": VERSION, "kind": "odd" });
         assert!(Document::from_value(odd).unwrap_err().contains("odd"));
     }

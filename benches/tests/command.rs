@@ -238,6 +238,45 @@ fn the_control_plane_is_measured_beside_a_plain_echo_and_every_end_attaches() {
     shown(&report, "control", "With 16 lanes there");
 }
 
+#[test]
+fn the_steps_of_an_attach_are_timed_on_both_sides() {
+    if !two_cpus() {
+        return;
+    }
+    let directory = directory();
+    let arguments = ["control", "--steps", "--json", "--quick", "--attaches", "3"];
+    let output = bench(directory.path(), &arguments);
+    let report: serde_json::Value =
+        serde_json::from_str(&succeeded(&output)).expect("one JSON object");
+    let courses = report["courses"].as_array().expect("courses");
+    assert_eq!(courses.len(), 4, "{courses:?}");
+    for (what, last) in [
+        ("producer-joins", "send a message"),
+        ("consumer-alone", "make the handle"),
+        ("consumer-receives", "receive a message"),
+    ] {
+        let course = courses.iter().find(|course| course["what"] == what).expect(what);
+        let steps = course["steps"].as_array().expect("steps");
+        let done = |side: &str, name: &str| {
+            let step = steps.iter().find(|step| step["side"] == side && step["step"] == name);
+            let step = step.unwrap_or_else(|| panic!("{name} of {what}: {steps:?}"));
+            assert_eq!(step["times"], 3, "{name} of {what}");
+            step["at_us"].as_f64().expect("a time")
+        };
+        let in_turn = [
+            done("client", "connect"),
+            done("agent", "hear HELLO"),
+            done("agent", "judge, make a segment"),
+            done("client", "map and touch"),
+            done("agent", "hear MAPPED"),
+        ];
+        assert!(in_turn.is_sorted(), "{what}: {in_turn:?}");
+        done("agent", "send GRANT");
+        done("client", last);
+    }
+    shown(&report, "control-steps", "wait for GRANT");
+}
+
 #[cfg(not(feature = "rivals"))]
 #[test]
 fn without_rivals_compare_says_how_to_get_them() {

@@ -24,10 +24,14 @@ use crate::producer::Producer;
 use crate::region::{Owned, Region};
 use crate::ring::{Policy, Start};
 use crate::subscriber::Subscriber;
+use crate::sync::spin_hint;
 use crate::wire::{Claim, Frame, Grant, NO_CPU, Pinning, Role};
 
 /// An agent that has nothing else to do answers within this, and being woken takes a third of it.
 const AWAKE: Duration = Duration::from_micros(200);
+
+/// Pauses between two looks for its answer: about a microsecond.
+const PAUSES: u32 = 64;
 
 /// An attach to be: where, by what right, and how.
 ///
@@ -47,6 +51,7 @@ pub struct Attach {
     schema: u64,
     start: Start,
     lifeline: bool,
+    watch: fn(&'static str),
 }
 
 impl Attach {
@@ -79,7 +84,16 @@ impl Attach {
             schema: 0,
             start: Start::Newest,
             lifeline: false,
+            watch: |_| {},
         }
+    }
+
+    /// Calls `watch` after each step of the attach with its name, for `laneway-bench control`.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn watched(mut self, watch: fn(&'static str)) -> Self {
+        self.watch = watch;
+        self
     }
 
     /// Waits at most this long for each answer of the agent (default 5 s).
@@ -180,23 +194,30 @@ impl Attach {
             path: self.socket.display().to_string(),
             source,
         })?;
+        (self.watch)("connect");
         let thread = nix::unistd::gettid().as_raw().cast_unsigned();
         let (claim, schema, start) = (self.claim.clone(), self.schema, self.start);
         let lifeline = self.lifeline;
         send(&socket, &Frame::Hello { role, claim, thread, schema, start, lifeline })?;
+        (self.watch)("send HELLO");
         let (grant, fd) = self.granted(&socket, role)?;
+        (self.watch)("wait for GRANT");
         let region = map_own(&grant, &fd)?;
+        (self.watch)("map and touch");
         seal(&fd)?;
         send(&socket, &Frame::Mapped)?;
+        (self.watch)("seal, send MAPPED");
         // Sealed now: nobody else can have become a second writer of it.
         let own = fd.try_clone().map_err(os("fcntl(F_DUPFD_CLOEXEC)"))?;
         Segment::verify(own, header(&grant)?)?;
+        (self.watch)("prove");
         let live = role == Role::Consumer || grant.broadcast.is_some();
         if live {
             match self.expect(&socket, "LIVE")? {
                 (Frame::Live, _) => {}
                 (found, _) => return Err(unexpected(&found, "LIVE")),
             }
+            (self.watch)("wait for LIVE");
         }
         let pinned = self.pinned(&grant)?;
         let (lane, generation, token) = (grant.lane, grant.generation, grant.token);
@@ -248,7 +269,9 @@ impl Attach {
                 return Err(AttachError::TimedOut { waiting_for, waited });
             };
             if waited < AWAKE {
-                // To the agent, if it has to share this core.
+                // The agent may be on the other thread of this core, and needs it more.
+                (0..PAUSES).for_each(|_| spin_hint());
+                // Or it has to share this thread.
                 let _ = sched_yield();
                 continue;
             }

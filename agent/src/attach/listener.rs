@@ -72,7 +72,10 @@ impl Listener {
         loop {
             let accepted = fd.async_io(Interest::READABLE, |fd| Ok(accept_with(fd, flags)?)).await;
             match accepted {
-                Ok(socket) => admit(socket, &places, &controller),
+                Ok(socket) => {
+                    step!("wake and accept");
+                    admit(socket, &places, &controller);
+                }
                 // Out of descriptors, most likely: a pause, because the connection still waits.
                 Err(error) => {
                     warn!(%error, "attach connection not accepted");
@@ -86,6 +89,7 @@ impl Listener {
 fn admit(socket: OwnedFd, places: &Rc<Places>, controller: &Shared) {
     let Ok(peer) = identify(&socket) else { return };
     let uid = peer.record.uid;
+    step!("who is it");
     let Some(place) = Places::take(places, uid) else {
         info!(uid, "attach connection refused: too many");
         return;

@@ -2,6 +2,7 @@
 //! to hear is MAPPED, and the answer to it is LIVE.
 
 use std::collections::VecDeque;
+use std::hint::spin_loop;
 use std::io;
 use std::io::ErrorKind::{ConnectionReset, WouldBlock};
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use laneway_shm::FrameError;
 use laneway_shm::fdpass::{self, Packet};
 use laneway_shm::wire::{self, Claim, Frame};
+use rustix::thread::sched_yield;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
@@ -33,6 +35,8 @@ const MAPPED_WITHIN: Duration = Duration::from_secs(10);
 const TURNS: u32 = 4;
 /// How long the agent stays awake for MAPPED. Bounds what a client that never says it costs.
 const AWAKE: Duration = Duration::from_micros(100);
+/// Pauses between two looks: about a microsecond.
+const PAUSES: u32 = 64;
 /// Events that a client may leave unread. One that reads never is cut off, and comes back.
 const EVENTS_MAX: usize = 256;
 
@@ -88,6 +92,7 @@ async fn begin(
 ) -> Result<(SegmentKey, bool), SessionError> {
     let received = timeout(HELLO_WITHIN, connection.receive_first()).await;
     let (frame, fd) = checked(received.map_err(|_| SessionError::Deadline("HELLO"))??)?;
+    step!("hear HELLO");
     let Frame::Hello { role, claim, thread, schema, start, lifeline } = frame else {
         return Err(SessionError::OutOfTurn { found: frame.name(), expected: "HELLO" });
     };
@@ -119,6 +124,7 @@ async fn begin(
         controller.borrow_mut().gone(key);
         return Err(error.into());
     }
+    step!("send GRANT");
     if segment.is_some() {
         controller.borrow().greet(key);
     }
@@ -178,6 +184,7 @@ impl Session {
                 }
                 sent = self.connection.send_first(&self.pending), if !self.pending.is_empty() => {
                     if let Some((Frame::Live, _)) = self.pending.pop_front() {
+                        step!("send LIVE");
                         info!(%lane, %role, number = self.key.number, "attached");
                     }
                     if sent.is_err() {
@@ -247,9 +254,14 @@ impl Session {
         let start = Instant::now();
         while start.elapsed() < AWAKE {
             match fdpass::receive(&self.connection.fd) {
-                Err(error) if error.kind() == WouldBlock => yield_now().await,
+                Err(error) if error.kind() == WouldBlock => {}
                 received => return Some(received),
             }
+            // The client may be on the other thread of this core, and needs it more.
+            (0..PAUSES).for_each(|_| spin_loop());
+            // Or it has to share this thread.
+            sched_yield();
+            yield_now().await;
         }
         None
     }

@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 use super::generations::pages_of;
 use super::tickets::ticket_hash;
 use super::{ControlError, Controller, Event, Session, now_ms, random, resume_claim};
+use crate::attach::step;
 use crate::journal::TicketHash;
 use crate::ledger::{PageState, Role};
 use crate::model::capacity::PageSize;
@@ -72,6 +73,7 @@ impl Controller {
             Role::Consumer if is_reader => self.next_reader(id, request.start)?,
             Role::Consumer => self.next_incarnation(id)?,
         };
+        step!("judge, make a segment");
         let granted = self.grant_to(key, request, ticket);
         if granted.is_err() {
             self.take_back(key);
@@ -122,6 +124,9 @@ impl Controller {
                 segment.granted = Some(peer);
             }
             self.save_taken(key)?;
+            step!("journal the grant");
+            self.publish(Some((ChangeKind::Changed, key.lane)));
+            step!("show the grant");
         }
         Ok(granted)
     }
@@ -134,7 +139,6 @@ impl Controller {
         let record = self.lanes.get_mut(&key.lane).ok_or(ControlError::Fenced)?;
         record.revision = revision;
         self.journal.put_taken(record, used)?;
-        self.publish(Some((ChangeKind::Changed, key.lane)));
         Ok(())
     }
 
@@ -307,7 +311,9 @@ impl Controller {
 
     /// The peer mapped its segment: nobody else can write it any more, and others may read it.
     pub(crate) fn mapped(&mut self, key: SegmentKey) -> Result<(), ControlError> {
+        step!("hear MAPPED");
         self.run_plan(&[Step::SealSegment { key }])?;
+        step!("prove, map");
         let session = self.sessions.get_mut(&key).ok_or(ControlError::Fenced)?;
         let waited = !std::mem::replace(&mut session.live, true);
         let peer = session.request.peer;
@@ -318,11 +324,18 @@ impl Controller {
         if waited {
             self.save_taken(key)?;
         } else {
-            // No change to watchers: they know of it since it was granted.
             self.journal.put_lane(record, None)?;
+        }
+        step!("journal the end");
+        if waited {
+            self.publish(Some((ChangeKind::Changed, key.lane)));
+        } else {
+            // No change to watchers: they know of it since it was granted.
             self.publish_memory(&self.lanes[&key.lane]);
         }
+        step!("show the end");
         self.introduce_mapped(key);
+        step!("introduce");
         Ok(())
     }
 

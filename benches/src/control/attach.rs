@@ -86,7 +86,7 @@ impl Attaching<'_> {
         Ok(())
     }
 
-    fn make(&mut self, prefix: &str) -> Result<Vec<String>, BenchError> {
+    pub(super) fn make(&mut self, prefix: &str) -> Result<Vec<String>, BenchError> {
         let names: Vec<_> = (0..self.lanes).map(|number| format!("{prefix}-{number}")).collect();
         self.runtime.block_on(async {
             for name in &names {
@@ -96,7 +96,11 @@ impl Attaching<'_> {
         })
     }
 
-    fn tickets(&mut self, lanes: &[String], role: v1::Role) -> Result<Vec<String>, BenchError> {
+    pub(super) fn tickets(
+        &mut self,
+        lanes: &[String],
+        role: v1::Role,
+    ) -> Result<Vec<String>, BenchError> {
         self.runtime.block_on(async {
             let mut tickets = Vec::new();
             for lane in lanes {
@@ -165,7 +169,7 @@ impl Attaching<'_> {
         })
     }
 
-    fn end(&mut self, lanes: &[String]) -> Result<(), BenchError> {
+    pub(super) fn end(&mut self, lanes: &[String]) -> Result<(), BenchError> {
         self.runtime.block_on(async {
             for lane in lanes {
                 delete(&mut self.client, lane).await?;
