@@ -214,7 +214,8 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
     #[inline(always)]
     pub(crate) fn take_array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let peer = self.peer.as_ref()?;
-        let (place, run, payload) = (self.next, self.free_run, self.geometry.payload() as usize);
+        let (mut place, run) = (self.next, self.free_run);
+        let payload = self.geometry.payload() as usize;
         #[expect(clippy::cast_possible_truncation, reason = "at most a slot's payload")]
         let expected = CommitWord::of(&place, Kind::Data, N as u32).0;
         if place.position >= run || N > payload {
@@ -222,8 +223,8 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
         }
         // As in Reader::ready_at.
         let bytes = peer.slot_array(place.offset, expected)?;
-        self.next.advance(&self.geometry);
-        self.account(0, N as u64);
+        place.advance(&self.geometry);
+        self.release_to(place, 0, N as u64);
         Some(bytes)
     }
 
