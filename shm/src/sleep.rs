@@ -30,12 +30,24 @@ pub fn sleep_on_all<P: Memory, C: OwnedMemory>(
     if let Some(ring) = rings.iter().find(|ring| ring.is_heavy()).or_else(|| rings.first()) {
         ring.fence_sleep();
     }
+    // Before the looks: what was committed before a producer noticed us is found by the look, and
+    // what it commits from then on it rings for.
+    let limit = rings.iter().fold(limit, |limit, ring| limit.min(longest(ring)));
     let woken = !rings.iter().all(|ring| ring.finds_nothing()) || {
         let (bells, limit) = bells(rings, &rungs, limit);
         wait(&bells, limit)
     };
     rings.iter_mut().for_each(|ring| ring.end_sleep());
     woken
+}
+
+/// How long a sleep may be for what this ring's producer could not ring for.
+fn longest<P: Memory, C: OwnedMemory>(ring: &Reader<P, C>) -> Duration {
+    match ring.peer() {
+        None => ABSENT_SLEEP,
+        Some(_) if ring.is_noticed() => Duration::MAX,
+        Some(_) => UNJOINED_SLEEP,
+    }
 }
 
 /// The bells to sleep on, and for how long at most.
@@ -49,10 +61,7 @@ fn bells<'r, P: Memory, C: OwnedMemory>(
         match ring.peer() {
             Some(peer) if bells.len() < BELLS_MAX => bells.push((peer, *rung)),
             Some(_) => limit = limit.min(UNJOINED_SLEEP),
-            None => limit = limit.min(ABSENT_SLEEP),
-        }
-        if ring.peer().is_some() && !ring.is_noticed() {
-            limit = limit.min(UNJOINED_SLEEP);
+            None => {}
         }
     }
     (bells, limit)

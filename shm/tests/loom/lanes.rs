@@ -217,6 +217,15 @@ fn a_lane_that_is_taken_out_and_put_back_loses_nothing_and_stops_nobody() {
 }
 
 #[test]
+fn a_new_consumer_that_is_noticed_behind_the_last_message_sleeps_over_none() {
+    // The producer looks for a sleeper, hears of the new consumer, and waits for room.
+    let producers: [&'static [Operation]; 2] = const { [&[Send(Whole, 16), Send(Whole, 8)], &[]] };
+    let reader = &[Call::OutOrIn(0), Call::OutOrIn(0)];
+    let group = Group { producers, reader, ends: [3, 0], ..TOGETHER };
+    explore("noticed late", (Some(3), Some(4)), group.model(in_turn));
+}
+
+#[test]
 fn a_merge_waits_for_a_lane_that_stalls_and_not_for_ever() {
     // The second lane is behind: what comes there is late once the patience has gone by.
     let group = Group {

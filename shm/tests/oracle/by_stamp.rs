@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use laneway_shm::LaneKey;
 use laneway_shm::ring::{Earliest, Known, Order, sleep_on_all};
+use laneway_shm::{FanInError, LaneKey};
 
 use super::group::{Ear, Heard, Reads, Wrong, heard};
 use super::operation::Group as Call;
@@ -25,6 +25,8 @@ pub(crate) struct ByStamp<W: World> {
     held: Option<Instant>,
     newest: u64,
     late: u64,
+    /// An end that was found behind messages: the next call tells it.
+    untold: Option<LaneKey>,
     wrong: Wrong,
 }
 
@@ -44,6 +46,7 @@ impl<W: World> ByStamp<W> {
             held: None,
             newest: 0,
             late: 0,
+            untold: None,
             wrong,
         }
     }
@@ -59,6 +62,7 @@ impl<W: World> ByStamp<W> {
         let Some(lane) = found else { return };
         self.keys.remove(&lane);
         self.empty.remove(&lane);
+        self.untold.take_if(|untold| *untold == lane);
         if self.wrong != Wrong::StaysIn {
             let ear = self.order.remove(lane).expect("oracle: a lane of the group");
             self.out.push(ear);
@@ -72,18 +76,67 @@ impl<W: World> ByStamp<W> {
         certain.map(|(lane, ear)| (ear.stamp(), lane)).collect()
     }
 
-    fn poll(&mut self) -> usize {
-        let (certain, turned) = (self.certain(), self.turned());
-        let now = self.now;
-        if let Err(error) = self.order.look(|ear| {
+    /// Looks at every lane, and judges an end that is told.
+    fn look(&mut self) -> Result<(), FanInError> {
+        let (turned, mut asked) = (self.turned(), false);
+        let result = self.order.look(|ear| {
+            asked = true;
             let span = ear.next()?;
             Ok(span.map(|span| (span, ear.stamp() ^ turned)))
-        }) {
-            let Heard::Ended(lane) = heard(&error) else { panic!("oracle: {error}") };
-            assert!(self.keys.contains_key(&lane), "oracle: a lane that was taken out is told of");
-            return 1;
+        });
+        let told = result.as_ref().err().map(heard);
+        if let Some(untold) = self.untold.take() {
+            assert_eq!(told, Some(Heard::Ended(untold)), "oracle: an end is not told");
+            assert!(!asked, "oracle: an end is not told at once");
         }
-        match self.order.known(Ear::may_come, || now) {
+        if let Some(Heard::Ended(lane)) = told {
+            assert!(self.keys.contains_key(&lane), "oracle: a lane that was taken out is told of");
+        }
+        result
+    }
+
+    fn poll(&mut self) -> usize {
+        let certain = self.certain();
+        match self.look() {
+            Ok(()) => self.judge(&certain),
+            Err(_) => 1,
+        }
+    }
+
+    /// As a merge does: an end that is found behind a message is for the next call.
+    fn many(&mut self, limit: usize) -> usize {
+        for told in 0..limit {
+            let certain = self.certain();
+            let found = match self.look() {
+                Ok(()) => self.judge(&certain),
+                Err(error) if told > 0 => {
+                    let Heard::Ended(lane) = heard(&error) else { panic!("oracle: {error}") };
+                    self.untold = Some(lane);
+                    self.order.put_off(error);
+                    return told;
+                }
+                Err(_) => return 1,
+            };
+            if found == 0 {
+                return told;
+            }
+        }
+        limit
+    }
+
+    /// Whether a lane may have had nothing, and may have something soon.
+    fn may_be_awaited(&self, certain: &[(u64, LaneKey)]) -> bool {
+        let lanes = self.order.lanes().filter(|(lane, _)| self.keys.contains_key(lane));
+        let mut comes = lanes.filter(|(_, ear)| !ear.ended && ear.may_come());
+        comes.any(|(lane, _)| certain.iter().all(|(_, other)| *other != lane))
+    }
+
+    /// Hands the next message out, if it is known, and judges that. `certain` is from before the
+    /// look.
+    fn judge(&mut self, certain: &[(u64, LaneKey)]) -> usize {
+        let (may_be_awaited, now) = (self.may_be_awaited(certain), self.now);
+        let for_the_dead = self.wrong == Wrong::AwaitsTheDead;
+        match self.order.known(|ear| for_the_dead || ear.may_come(), || now) {
             Known::Nothing => {
                 assert_eq!(certain, [], "oracle: nothing was found, and there was something");
                 self.held = None;
@@ -94,11 +147,12 @@ impl<W: World> ByStamp<W> {
                 let waited = now.duration_since(since);
                 assert!(waited < PATIENCE, "oracle: somebody is waited for {waited:?}");
                 assert!(left <= PATIENCE, "oracle: somebody will be waited for {left:?}");
+                assert!(may_be_awaited, "oracle: somebody is waited for who will not come");
                 0
             }
             Known::Earliest => {
                 self.held = None;
-                self.take(&certain);
+                self.take(certain);
                 1
             }
         }
@@ -149,7 +203,7 @@ impl<W: World> Reads<W> for ByStamp<W> {
     fn make(&mut self, call: Call) -> usize {
         match call {
             Call::Poll => self.poll(),
-            Call::Many(limit) => (0..limit).map(|_| self.poll()).sum(),
+            Call::Many(limit) => self.many(limit),
             Call::Budget(..) => 0,
             Call::OutOrIn(number) => {
                 self.out_or_in(number);

@@ -20,7 +20,7 @@ use super::ring::{self, Front, Patience, Receiver, Sender, World};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wrong {
     Nothing,
-    /// The sleeper does not hear the first bell.
+    /// The sleeper hears the last bell only.
     Deaf,
     /// The lane whose turn it is has no end to its budget.
     NoBudget,
@@ -36,6 +36,8 @@ pub(crate) enum Wrong {
     NoPatience,
     /// A lane is waited for longer than was said.
     TooPatient,
+    /// A lane is waited for whose producer is dead.
+    AwaitsTheDead,
     /// What comes late is not marked.
     SecretlyLate,
     /// The latest message is the first.

@@ -302,10 +302,11 @@ impl<W: World> Reads<W> for InTurn<W> {
     }
 
     fn sleep(&mut self, wait: impl FnOnce(&[(&W::Memory, u32)], Duration) -> bool) {
-        let deaf = usize::from(self.wrong == Wrong::Deaf);
+        let is_deaf = self.wrong == Wrong::Deaf;
         let mut rings: Vec<_> = self.turns.usable().map(|(_, ear)| ear.receiver.ring()).collect();
         sleep_on_all(&mut rings, FOR_EVER, |bells, limit| {
-            wait(&bells[deaf.min(bells.len())..], limit)
+            let unheard = if is_deaf { bells.len().saturating_sub(1) } else { 0 };
+            wait(&bells[unheard..], limit)
         });
     }
 }

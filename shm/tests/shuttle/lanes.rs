@@ -143,7 +143,7 @@ fn planted_mistakes_of_a_reader_of_many_lanes_are_noticed() {
     for wrong in OF_TURNS.into_iter().chain([Wrong::Deaf]) {
         notice(wrong, many_lanes(WaitMode::Park, move || InTurn::new(wrong)));
     }
-    for wrong in OF_ORDER {
+    for wrong in OF_ORDER.into_iter().chain([Wrong::AwaitsTheDead]) {
         notice(wrong, many_lanes(WaitMode::Park, move || ByStamp::new(wrong)));
     }
 }
