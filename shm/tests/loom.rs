@@ -367,11 +367,29 @@ const SMALL: Bounds = (None, None);
 const MEDIUM: Bounds = (Some(3), None);
 const LARGE: Bounds = (Some(2), Some(5));
 
+/// Executions that these models have at least in a full run: a million together. Who makes one of
+/// them smaller finds more elsewhere.
+const FLOORS: [(&str, u64); 5] = [
+    ("stream 2 x 3", 4_600),
+    ("stream 2 x 4", 190_000),
+    ("stream 4 x 6", 234_000),
+    ("producer sleeps", 23_000),
+    ("producer sleeps for two", 606_000),
+];
+
+#[test]
+fn the_largest_models_have_a_million_executions_in_a_full_run() {
+    assert!(FLOORS.iter().map(|(_, floor)| floor).sum::<u64>() >= 1_000_000);
+}
+
 /// Runs a model over all its executions within the bounds.
 fn explore(name: &str, (quick, full): Bounds, model: impl Fn() + Send + Sync + 'static) {
     let bound = if full_run() { full } else { quick };
     let executions = check(bound, model);
     println!("{name}: {executions} executions, preemptions {bound:?}");
+    let floor =
+        FLOORS.iter().find(|(of, _)| full_run() && *of == name).map_or(1, |(_, floor)| *floor);
+    assert!(executions >= floor, "{name}: {executions} executions, and not {floor}");
 }
 
 fn check(bound: Option<usize>, model: impl Fn() + Send + Sync + 'static) -> u64 {

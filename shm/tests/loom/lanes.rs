@@ -222,7 +222,7 @@ fn a_new_consumer_that_is_noticed_behind_the_last_message_sleeps_over_none() {
     let producers: [&'static [Operation]; 2] = const { [&[Send(Whole, 16), Send(Whole, 8)], &[]] };
     let reader = &[Call::OutOrIn(0), Call::OutOrIn(0)];
     let group = Group { producers, reader, ends: [3, 0], ..TOGETHER };
-    explore("noticed late", (Some(3), Some(4)), group.model(in_turn));
+    explore("noticed late", (Some(3), Some(3)), group.model(in_turn));
 }
 
 #[test]
