@@ -11,12 +11,14 @@ use crate::ring::Profile;
 pub const SLOT_PAYLOAD_MAX: u32 = (1 << 24) - 64;
 /// Largest number of slots.
 pub const SLOT_COUNT_MAX: u32 = 1 << 24;
+/// A cache line, in bytes.
+pub(crate) const LINE: usize = 64;
 /// Largest segment, in bytes (64 GiB): far above any pool here, far below overflow.
 pub const SEGMENT_MAX: u64 = 1 << 36;
 /// Bytes of the commit word that starts each slot.
 pub const WORD_BYTES: usize = 8;
 /// Slots of a lane for throughput that are smaller than this, in bytes, lie without gaps.
-const DENSE_BELOW: usize = 4096 - 64;
+const DENSE_BELOW: usize = 4096 - LINE;
 
 /// Slot arithmetic of one ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

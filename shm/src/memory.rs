@@ -85,6 +85,12 @@ pub trait OwnedMemory: Memory {
     /// Stores a word that nobody orders anything by.
     fn store_relaxed(&self, offset: usize, value: u64);
 
+    /// Starts to take the line at `offset` from whoever read it; changes nothing. May lie outside.
+    #[inline(always)]
+    fn prefetch_for_store(&self, offset: usize) {
+        let _ = offset;
+    }
+
     /// Stores the word at `offset`; who loads it with acquire sees all earlier writes.
     fn store_release(&self, offset: usize, value: u64);
 

@@ -8,7 +8,7 @@ use crate::bell::{Bell, Parked};
 use crate::cursor::{CommitWord, Kind, POSITION_MAX, SlotState, read_slot};
 use crate::distance;
 use crate::error::Corruption;
-use crate::geometry::{Geometry, Place, WORD_BYTES};
+use crate::geometry::{Geometry, LINE, Place, WORD_BYTES};
 use crate::layout::{
     BY_DOORBELL, C_BELL, C_BYTES, C_EMPTY, C_HEAVY, C_MESSAGES, C_PARKED, C_RELEASED, P_BELL,
     P_COMMITTED, P_JOINED, P_PARKED,
@@ -18,8 +18,6 @@ use crate::ring::{Found, Span, UNJOINED_SLEEP, WaitMode};
 use crate::roster::{self, Entry, Reason};
 use crate::sync::spin_hint;
 
-/// A cache line, in bytes.
-const LINE: usize = 64;
 /// Stride of a slot of two lines: only there does a prefetch of the second one pay.
 const TWO_LINES: usize = 128;
 

@@ -480,6 +480,20 @@ impl<Access> Memory for Region<Access> {
 
 impl OwnedMemory for Region<Owned> {
     #[inline(always)]
+    fn prefetch_for_store(&self, offset: usize) {
+        let line = self.map.as_mut_ptr().wrapping_add(offset);
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch neither traps nor writes, whatever the address, by the architecture;
+        // processors that do not know this one take it for a NOP.
+        unsafe {
+            std::arch::asm!("prefetchw [{line}]", line = in(reg) line,
+                options(nostack, preserves_flags, readonly));
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = line;
+    }
+
+    #[inline(always)]
     fn store_relaxed(&self, offset: usize, value: u64) {
         self.at_u64(offset).store(value, Ordering::Relaxed);
     }
