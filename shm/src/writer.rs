@@ -11,7 +11,7 @@ use crate::bell::{Bell, Parked};
 use crate::cursor::{CommitWord, Kind, accept_released};
 use crate::distance::Gauge;
 use crate::error::Corruption;
-use crate::geometry::{Geometry, LINE, Place, WORD_BYTES};
+use crate::geometry::{Geometry, Place, WORD_BYTES};
 use crate::layout::{
     BY_DOORBELL, C_HEAVY, C_PARKED, C_RELEASED, P_BELL, P_BYTES, P_COMMITTED, P_JOINED, P_MESSAGES,
     P_STALLS,
@@ -67,7 +67,7 @@ pub struct Writer<P, C> {
     crowd: Option<Box<Crowd<C>>>,
     /// No slot at or beyond this position was handed out for writing, but for the next one.
     touched: u64,
-    /// How far beyond its next slot it asks for lines, in bytes.
+    /// How far beyond its next slot it asks for lines, in bytes; 0 for never.
     ahead: usize,
     /// Judged where messages are long enough for it to matter.
     gauge: Gauge,
@@ -94,7 +94,7 @@ impl<P: OwnedMemory, C: Memory> Unfinished<'_, P, C> {
     #[inline(always)]
     fn put<const N: usize>(&mut self, bytes: [u8; N]) {
         self.writer.own.store_array(self.place.offset + WORD_BYTES, bytes);
-        self.writer.prepare(&self.place, N);
+        self.writer.prepare::<N>(&self.place);
     }
 
     #[inline(always)]
@@ -108,15 +108,6 @@ impl<P: OwnedMemory, C: Memory> Drop for Unfinished<'_, P, C> {
     fn drop(&mut self) {
         self.writer.clear_words(self.place.position);
     }
-}
-
-/// How far beyond its next slot a producer asks for lines, in bytes (`docs/measurements.md`, "Lines
-/// asked for in time"); 0 for never. In a small ring unread messages lie there, and what fills many
-/// lines in a row is written by wider stores, which wait for more lines at once.
-fn ahead(geometry: &Geometry) -> usize {
-    const AHEAD: usize = 4096;
-    let suits = geometry.stride() <= 4 * LINE && geometry.segment_bytes() >= 64 * AHEAD as u64;
-    if suits { AHEAD } else { 0 }
 }
 
 impl<P: OwnedMemory, C: Memory> Writer<P, C> {
@@ -148,9 +139,10 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
             closed: false,
             crowd: None,
             touched: base,
-            ahead: ahead(&geometry),
+            ahead: 0,
             gauge: Gauge::granted(None),
         };
+        writer.measure_ahead();
         writer.measure_run();
         writer
     }
@@ -309,7 +301,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         };
         // Pairs with the Release in Reader::publish [released]: what the consumer read from the
         // slots happened before we write them again.
-        let found = match self.is_long(slots) {
+        let found = match self.does_distance_matter(slots) {
             true => self.gauge.watch(peer, self.released),
             false => peer.load_acquire(C_RELEASED),
         };
@@ -324,6 +316,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
                 self.poison = Some(poison);
             }
         }
+        self.measure_ahead();
         self.measure_run();
         accepted.map(drop)
     }
@@ -339,8 +332,8 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         }
         let word = self.write_words(span, Kind::Data);
         self.publish(span.place, word);
-        if span.slots == 1 {
-            self.prepare(&span.place, span.len);
+        if self.ahead > 0 {
+            self.prepare_slot(span);
         }
         self.move_on(span, 1);
         if self.wait == WaitMode::Park {
@@ -359,7 +352,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         let word = CommitWord::of(&self.next, Kind::Data, N as u32);
         // As in Writer::publish [commit].
         self.own.store_slot(self.next.offset, word.0, message);
-        self.prepare(&self.next, N);
+        self.prepare::<N>(&self.next);
         self.next.advance(&self.geometry);
         self.bytes += N as u64;
         if self.wait == WaitMode::Park {
@@ -407,18 +400,6 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         }
         #[expect(clippy::cast_possible_truncation, reason = "at most `count`")]
         return sent as usize;
-    }
-
-    /// Asks for the lines of a slot with `len` bytes that is written soon, while later stores have
-    /// room to wait for them: the store buffer holds seven messages of 64 bytes, and a line that a
-    /// far reader has takes 270 ns.
-    #[inline(always)]
-    fn prepare(&self, place: &Place, len: usize) {
-        if self.ahead > 0 {
-            for line in 0..len.div_ceil(LINE).max(1) {
-                self.own.prefetch_for_store(place.offset + self.ahead + line * LINE);
-            }
-        }
     }
 
     /// Adds a message to the open batch: written, not yet visible.

@@ -24,6 +24,8 @@ struct Way {
     stored: Cell<bool>,
     /// Loads of the consumer's cursor.
     looks: Cell<usize>,
+    /// Lines that were asked for.
+    asked: Cell<usize>,
     past: Cell<usize>,
     through: Cell<usize>,
 }
@@ -73,6 +75,9 @@ impl OwnedMemory for Distant {
     }
     fn store_u32(&self, offset: usize, value: u32) {
         self.heap.store_u32(offset, value);
+    }
+    fn prefetch_for_store(&self, _offset: usize) {
+        self.way.asked.set(self.way.asked.get() + 1);
     }
     fn copy_in(&self, offset: usize, source: &[u8]) {
         self.way.through.set(self.way.through.get() + source.len());
@@ -176,6 +181,21 @@ fn a_deep_ring_is_calibrated_by_its_first_long_messages_and_again_for_a_successo
 }
 
 #[test]
+fn lines_of_small_messages_are_asked_for_in_time_where_the_consumer_is_far() {
+    let asked = |payload, count, far| {
+        let mut lane = Lane::new(payload, count);
+        lane.way.far.set(far);
+        (0..20_000).for_each(|_| assert_eq!(lane.travel(8), 0));
+        lane.way.asked.get()
+    };
+    assert!(asked(8, 1 << 14, true) > 1000);
+    assert_eq!(asked(8, 1 << 14, false), 0, "four messages of a line would ask four times");
+    assert!(asked(56, 1 << 14, false) > 10_000, "a line each");
+    assert_eq!(asked(8, 1 << 12, true), 0, "unread messages lie ahead in a small ring");
+    assert_eq!(asked(1000, 1 << 12, true), 0, "long slots are filled by wider stores");
+}
+
+#[test]
 fn a_cursor_that_has_not_moved_says_nothing() {
     let mut lane = Lane::new(20_000, 4);
     lane.way.far.set(true);
@@ -213,7 +233,7 @@ fn the_producer_of_a_broadcast_lane_learns_from_its_readers() {
 }
 
 #[test]
-fn a_lane_of_short_messages_never_looks_at_the_clock() {
+fn a_small_ring_of_short_messages_never_looks_at_the_clock() {
     let mut lane = Lane::new(1000, 4);
     lane.way.far.set(true);
     assert_eq!((0..20).map(|_| lane.travel(999)).sum::<usize>(), 0);

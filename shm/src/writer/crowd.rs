@@ -283,7 +283,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         let (next, committed, count) =
             (self.next.position, self.committed(), self.geometry.count());
         let readers = crowd.members.len();
-        let gauge = self.is_long(slots).then_some(&mut self.gauge);
+        let gauge = self.does_distance_matter(slots).then_some(&mut self.gauge);
         crowd.look(&self.own, committed, gauge);
         let some_left = crowd.members.len() < readers;
         if crowd.loses() {
@@ -304,6 +304,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         }
         self.released = crowd.lowest().unwrap_or(committed);
         self.crowd = Some(crowd);
+        self.measure_ahead();
         if some_left {
             self.count_light();
         }
