@@ -9,7 +9,7 @@ use std::mem::ManuallyDrop;
 
 use crate::bell::{Bell, Parked};
 use crate::cursor::{CommitWord, Kind, accept_released};
-use crate::distance::Gauge;
+use crate::distance::{Distance, Gauge};
 use crate::error::Corruption;
 use crate::geometry::{Geometry, Place, WORD_BYTES};
 use crate::layout::{
@@ -23,7 +23,7 @@ use crowd::Crowd;
 pub use crowd::{GivenUp, Lag};
 
 /// Slots between two updates of the producer's counters for observers.
-const COUNTERS_EVERY: u64 = 64;
+const COUNTERS_EVERY: usize = 64;
 
 /// The producer's half. `own` is its segment, `peer` the consumer's.
 #[derive(Debug)]
@@ -67,8 +67,8 @@ pub struct Writer<P, C> {
     crowd: Option<Box<Crowd<C>>>,
     /// No slot at or beyond this position was handed out for writing, but for the next one.
     touched: u64,
-    /// How far beyond its next slot it asks for lines, in bytes; 0 for never.
-    ahead: usize,
+    /// It asks for lines before it writes them, if the consumer is far.
+    may_ask: bool,
     /// Judged where messages are long enough for it to matter.
     gauge: Gauge,
 }
@@ -94,7 +94,6 @@ impl<P: OwnedMemory, C: Memory> Unfinished<'_, P, C> {
     #[inline(always)]
     fn put<const N: usize>(&mut self, bytes: [u8; N]) {
         self.writer.own.store_array(self.place.offset + WORD_BYTES, bytes);
-        self.writer.prepare::<N>(&self.place);
     }
 
     #[inline(always)]
@@ -139,10 +138,9 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
             closed: false,
             crowd: None,
             touched: base,
-            ahead: 0,
+            may_ask: payload::may_ask(&geometry),
             gauge: Gauge::granted(None),
         };
-        writer.measure_ahead();
         writer.measure_run();
         writer
     }
@@ -316,7 +314,6 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
                 self.poison = Some(poison);
             }
         }
-        self.measure_ahead();
         self.measure_run();
         accepted.map(drop)
     }
@@ -332,9 +329,6 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         }
         let word = self.write_words(span, Kind::Data);
         self.publish(span.place, word);
-        if self.ahead > 0 {
-            self.prepare_slot(span);
-        }
         self.move_on(span, 1);
         if self.wait == WaitMode::Park {
             self.wake_parked_consumer();
@@ -352,7 +346,6 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         let word = CommitWord::of(&self.next, Kind::Data, N as u32);
         // As in Writer::publish [commit].
         self.own.store_slot(self.next.offset, word.0, message);
-        self.prepare::<N>(&self.next);
         self.next.advance(&self.geometry);
         self.bytes += N as u64;
         if self.wait == WaitMode::Park {
@@ -538,12 +531,15 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
             None => (self.next.position, self.spare, self.bytes),
         };
         // A position near the end of all positions is an agent's lie, and no reason to panic.
-        self.counters_at = committed.saturating_add(COUNTERS_EVERY);
+        self.counters_at = committed.saturating_add(COUNTERS_EVERY as u64);
         self.measure_run();
         self.own.store_relaxed(P_MESSAGES, committed - self.base - spare);
         self.own.store_relaxed(P_BYTES, bytes);
         self.own.store_relaxed(P_STALLS, self.stalls);
         self.own.store_release(P_COMMITTED, committed);
+        if self.may_ask && self.distance() == Distance::Far {
+            self.ask_for_lines();
+        }
     }
 
     #[inline]

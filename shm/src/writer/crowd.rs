@@ -304,7 +304,6 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         }
         self.released = crowd.lowest().unwrap_or(committed);
         self.crowd = Some(crowd);
-        self.measure_ahead();
         if some_left {
             self.count_light();
         }

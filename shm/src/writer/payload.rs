@@ -1,24 +1,27 @@
 //! How the bytes of a message come into its slots: which copy, and over slot borders.
 
-use super::Writer;
+use super::{COUNTERS_EVERY, Writer};
 use crate::distance::{Distance, Gauge, MATTERS_FROM, Relation};
-use crate::geometry::{LINE, Place, WORD_BYTES};
+use crate::geometry::{Geometry, LINE, WORD_BYTES};
 use crate::memory::{Memory, OwnedMemory};
 use crate::ring::Span;
 
 /// From this length on the copy is no part of the caller's code, in bytes.
 const LONG_FROM: usize = 4096;
 
-/// Slots beyond this size are not asked for, in bytes.
-const ASKED_MAX: usize = 4 * LINE;
-/// How far before their time lines are asked for, in bytes.
-const AHEAD: usize = 4096;
+/// Whether it may pay to ask for the lines of later slots (`docs/measurements.md`, "Lines asked for
+/// in time"). In a small ring unread messages lie there, and what fills many lines in a row is
+/// written by wider stores, which wait for more lines at once.
+pub(super) fn may_ask(geometry: &Geometry) -> bool {
+    const SLOT_MAX: usize = 4 * LINE;
+    const RING_MIN: u64 = 256 << 10;
+    geometry.stride() <= SLOT_MAX && geometry.segment_bytes() >= RING_MIN
+}
 
 impl<P: OwnedMemory, C: Memory> Writer<P, C> {
     /// Starts with the agent's word on how far the consumer is.
     pub(crate) fn believe(&mut self, relation: Option<Relation>) {
         self.gauge = Gauge::granted(relation);
-        self.measure_ahead();
     }
 
     /// How far the consumer is, as judged so far.
@@ -34,41 +37,17 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
 
     /// Whether the distance matters to messages of so many slots, or to small ones.
     pub(super) fn does_distance_matter(&self, slots: u64) -> bool {
-        self.is_long(slots) || self.may_ask()
+        self.may_ask || self.is_long(slots)
     }
 
-    /// Whether it may pay to ask for the lines of later slots (`docs/measurements.md`, "Lines asked
-    /// for in time"). In a small ring unread messages lie there, and what fills many lines in a row
-    /// is written by wider stores, which wait for more lines at once.
-    fn may_ask(&self) -> bool {
-        self.geometry.stride() <= ASKED_MAX && self.geometry.segment_bytes() >= 64 * AHEAD as u64
-    }
-
-    /// Works out anew how far ahead lines are asked for.
-    pub(super) fn measure_ahead(&mut self) {
-        // Several messages of a line ask several times, which pays where it takes long.
-        let pays = self.geometry.stride() >= LINE || self.distance() == Distance::Far;
-        self.ahead = if pays && self.may_ask() { AHEAD } else { 0 };
-    }
-
-    /// Asks for the lines of a slot with `N` bytes that is written soon, while later stores have
-    /// room to wait for them: the store buffer holds seven messages of 64 bytes, and a line that a
-    /// far reader has takes 270 ns.
-    #[inline(always)]
-    pub(super) fn prepare<const N: usize>(&self, place: &Place) {
-        if self.ahead > 0 && N <= ASKED_MAX {
-            for line in 0..N.div_ceil(LINE).max(1) {
-                self.own.prefetch_for_store(place.offset + self.ahead + line * LINE);
-            }
-        }
-    }
-
-    /// The same for a message of a length that is not known beforehand. Out of the way, so that a
-    /// commit keeps its registers.
-    #[inline(never)]
-    pub(super) fn prepare_slot(&self, span: &Span) {
-        for line in 0..span.len.clamp(1, ASKED_MAX).div_ceil(LINE) {
-            self.own.prefetch_for_store(span.place.offset + self.ahead + line * LINE);
+    /// Asks for the lines of 64 slots, those behind the next 64. A store waits for its line in the
+    /// store buffer, which holds seven messages of 64 bytes, and a line that a far reader has takes
+    /// 270 ns. Called with the counters, so that no message pays for it.
+    pub(super) fn ask_for_lines(&self) {
+        let bytes = COUNTERS_EVERY * self.geometry.stride();
+        let start = self.next.offset + bytes;
+        for offset in (start..start + bytes).step_by(LINE) {
+            self.own.prefetch_for_store(offset);
         }
     }
 
