@@ -20,7 +20,7 @@ pub(super) fn may_ask(geometry: &Geometry) -> bool {
 
 impl<P: OwnedMemory, C: Memory> Writer<P, C> {
     /// Starts with the agent's word on how far the consumer is.
-    pub(crate) fn believe(&mut self, relation: Option<Relation>) {
+    pub fn believe(&mut self, relation: Option<Relation>) {
         self.gauge = Gauge::granted(relation);
     }
 
