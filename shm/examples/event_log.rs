@@ -11,7 +11,7 @@
 //! ```
 //!
 //! SOCKET is the agent's attach socket, such as `/run/laneway/attach/attach.sock`. The printer may
-//! be there first, and ends when every service has ended its log.
+//! be there first, and ends when every service has ended its log, or all are silent for 30 s.
 
 use std::collections::BTreeMap;
 use std::error::Error;

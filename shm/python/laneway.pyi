@@ -159,7 +159,8 @@ class Producer:
     @property
     def distance(self) -> Literal["unknown", "near", "far"]:
         """How far the consumer is: as the agent says, and then as the time says in which its cursor
-        comes, looked at where messages take slots of 16 KiB or more."""
+        comes, looked at where messages take slots of 16 KiB or more, and in rings from 256 KiB on
+        of slots up to 256 bytes."""
     @property
     def position(self) -> int:
         """Position after the last visible message, in slots since the lane was made."""

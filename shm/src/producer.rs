@@ -105,9 +105,12 @@ impl Producer {
     }
 
     /// How far the consumer is: what the agent granted, and then what the time says in which the
-    /// consumer's cursor comes here, looked at where messages take slots of 16 KiB or more. What is
-    /// written at once and as long goes past the caches to a far consumer, which has it sooner so.
-    /// A lane that overwrites looks at no cursor: there the agent's word stands.
+    /// consumer's cursor comes here, looked at where messages take slots of 16 KiB or more, and in
+    /// rings from 256 KiB on of slots up to 256 bytes.
+    ///
+    /// What is written at once and has 16 KiB goes past the caches to a far consumer, which has it
+    /// sooner so; for what is small, lines are asked for in time. A lane that overwrites looks at no
+    /// cursor: there the agent's word stands.
     #[must_use]
     pub fn distance(&self) -> Distance {
         self.ring.distance()

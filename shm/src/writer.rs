@@ -9,7 +9,7 @@ use std::mem::ManuallyDrop;
 
 use crate::bell::{Bell, Parked};
 use crate::cursor::{CommitWord, Kind, accept_released};
-use crate::distance::{Distance, Gauge};
+use crate::distance::Gauge;
 use crate::error::Corruption;
 use crate::geometry::{Geometry, Place, WORD_BYTES};
 use crate::layout::{
@@ -69,7 +69,7 @@ pub struct Writer<P, C> {
     touched: u64,
     /// It asks for lines before it writes them, if the consumer is far.
     may_ask: bool,
-    /// Judged where messages are long enough for it to matter.
+    /// Judged where messages are long, or small and many.
     gauge: Gauge,
 }
 
@@ -257,6 +257,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
     pub fn try_reserve(&mut self, len: usize) -> Result<Option<Span>, Corruption> {
         if self.next.position >= self.counters_at && self.batch.is_none() {
             self.store_counters();
+            self.ask_for_lines();
         }
         let slots = self.geometry.slots_for(len);
         // A subtraction, because a sum could overflow for a length that never fits.
@@ -279,7 +280,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         let blocked = self.batch.is_some() || self.poison.is_some();
         let mut run = self.gate.min(self.counters_at).min(self.attend_at).min(self.reach());
         if self.is_calibrating(1) {
-            run = run.min(self.next.position + 1);
+            run = run.min(self.next.position.saturating_add(1));
         }
         self.free_run = if blocked { 0 } else { run };
     }
@@ -537,9 +538,6 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         self.own.store_relaxed(P_BYTES, bytes);
         self.own.store_relaxed(P_STALLS, self.stalls);
         self.own.store_release(P_COMMITTED, committed);
-        if self.may_ask && self.distance() == Distance::Far {
-            self.ask_for_lines();
-        }
     }
 
     #[inline]

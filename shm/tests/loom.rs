@@ -380,6 +380,10 @@ const FLOORS: [(&str, u64); 5] = [
 #[test]
 fn the_largest_models_have_a_million_executions_in_a_full_run() {
     assert!(FLOORS.iter().map(|(_, floor)| floor).sum::<u64>() >= 1_000_000);
+    let models = include_str!("loom.rs");
+    for (name, _) in FLOORS {
+        assert!(models.contains(&format!("explore(\"{name}\", ")), "no model is called {name:?}");
+    }
 }
 
 /// Runs a model over all its executions within the bounds.

@@ -33,7 +33,8 @@ const HELLO_WITHIN: Duration = Duration::from_secs(2);
 const MAPPED_WITHIN: Duration = Duration::from_secs(10);
 /// Turns of the runtime within which whoever has left is heard.
 const TURNS: u32 = 4;
-/// How long the agent stays awake for MAPPED. Bounds what a client that never says it costs.
+/// How long the agent stays awake for MAPPED. Bounds what a client that never says it costs: this,
+/// and what others run who share its core, to whom it yields.
 const AWAKE: Duration = Duration::from_micros(100);
 /// Pauses between two looks: about a microsecond.
 const PAUSES: u32 = 64;

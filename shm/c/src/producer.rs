@@ -244,8 +244,9 @@ pub unsafe extern "C" fn laneway_producer_relation(
 }
 
 /// Tells how far the consumer is: what the agent granted, and then what the time says in which the
-/// consumer's cursor comes here, looked at where messages take slots of 16 KiB or more. A lane that
-/// overwrites looks at no cursor: there the agent's word stands.
+/// consumer's cursor comes here, looked at where messages take slots of 16 KiB or more, and in
+/// rings from 256 KiB on of slots up to 256 bytes. A lane that overwrites looks at no cursor:
+/// there the agent's word stands.
 ///
 /// # Safety
 /// One thread at a time uses the handle. `distance` may be written.

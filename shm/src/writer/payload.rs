@@ -42,8 +42,13 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
 
     /// Asks for the lines of 64 slots, those behind the next 64. A store waits for its line in the
     /// store buffer, which holds seven messages of 64 bytes, and a line that a far reader has takes
-    /// 270 ns. Called with the counters, so that no message pays for it.
+    /// 270 ns. Called with the counters, so that no message pays for it, and silent where unread
+    /// messages lie there.
     pub(super) fn ask_for_lines(&self) {
+        let is_free = self.free() >= 2 * COUNTERS_EVERY as u64;
+        if !self.may_ask || !is_free || self.distance() != Distance::Far {
+            return;
+        }
         let bytes = COUNTERS_EVERY * self.geometry.stride();
         let start = self.next.offset + bytes;
         for offset in (start..start + bytes).step_by(LINE) {
