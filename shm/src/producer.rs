@@ -108,9 +108,9 @@ impl Producer {
     /// consumer's cursor comes here, looked at where messages take slots of 16 KiB or more, and in
     /// rings from 256 KiB on of slots up to 256 bytes.
     ///
-    /// What is written at once and has 16 KiB goes past the caches to a far consumer, which has it
-    /// sooner so; for what is small, lines are asked for in time. A lane that overwrites looks at no
-    /// cursor: there the agent's word stands.
+    /// What is written at once and has 16 KiB goes past the caches to a far consumer, which has
+    /// it sooner so; for what is small, lines are asked for in time. A lane that overwrites looks
+    /// at no cursor: there the agent's word stands.
     #[must_use]
     pub fn distance(&self) -> Distance {
         self.ring.distance()
