@@ -2,19 +2,21 @@
 //! the handles that applications have and on the ring itself.
 
 use laneway_shm::geometry::Geometry;
+use laneway_shm::ring::Policy;
 use laneway_shm::{PairOptions, Profile, WaitMode};
 use proptest::prelude::*;
 
 mod oracle;
 
 use oracle::by_stamp::ByStamp;
+use oracle::crowd::{self, OF_CROWDS, READERS};
 use oracle::ends::Ends;
 use oracle::fan_in::Handles;
 use oracle::group::{self, LANES, Wrong};
 use oracle::heap::InOneThread;
 use oracle::in_turn::InTurn;
 use oracle::mutant::{self, Mutant};
-use oracle::operation::{Group, Operation, Take};
+use oracle::operation::{Crowd, Group, Operation, Take};
 use oracle::queue::Next;
 use oracle::ring::{self, Patience, World};
 
@@ -102,6 +104,38 @@ proptest! {
         let (payload, count) = SHAPES[shape];
         run_group(Geometry::try_new(payload, count).unwrap(), calls, by_stamp, Wrong::Nothing);
     }
+
+    /// Readers that come and go in a broadcast lane of each policy, over new generations.
+    #[test]
+    fn a_broadcast_lane_behaves_like_what_was_sent_with_a_cursor_for_each_reader(
+        calls in group_calls(),
+        shape in 0..SHAPES.len(),
+        policy in policies(),
+    ) {
+        let (payload, count) = SHAPES[shape];
+        let geometry = Geometry::try_new(payload, count).unwrap();
+        run_crowd(InOneThread(geometry), geometry, policy, calls);
+    }
+}
+
+/// A budget may be more than a lane has, or none.
+fn policies() -> impl Strategy<Value = Policy> {
+    prop_oneof![
+        Just(Policy::Gated),
+        (0..20u64).prop_map(|budget| Policy::Evicting { budget }),
+        Just(Policy::Overwrite),
+    ]
+}
+
+fn run_crowd<W: World>(
+    world: W,
+    geometry: Geometry,
+    policy: Policy,
+    calls: impl IntoIterator<Item = (u8, u8, u8)>,
+) {
+    let max = geometry.message_max();
+    let calls = calls.into_iter().map(|(a, b, c)| Crowd::decode(a, b, c, READERS, max));
+    crowd::run(world, geometry, policy, calls);
 }
 
 fn group_calls() -> impl Strategy<Value = Vec<(u8, u8, u8)>> {
@@ -144,6 +178,21 @@ fn every_planted_mistake_is_noticed() {
                 let max = geometry.message_max();
                 let calls = calls.into_iter().map(|(a, b)| Operation::decode(a, b, max));
                 run(Mutant::new(InOneThread(geometry), mistake), geometry, calls);
+                Ok(())
+            });
+            result.unwrap();
+        });
+    }
+}
+
+#[test]
+fn every_planted_mistake_of_a_broadcast_lane_is_noticed_by_calls_in_one_thread() {
+    let geometry = Geometry::try_new(8, 8).unwrap();
+    for (mistake, policy) in OF_CROWDS {
+        mutant::assert_noticed((mistake, policy), || {
+            let mut runner = proptest::test_runner::TestRunner::deterministic();
+            let result = runner.run(&group_calls(), |calls| {
+                run_crowd(Mutant::new(InOneThread(geometry), mistake), geometry, policy, calls);
                 Ok(())
             });
             result.unwrap();

@@ -192,7 +192,12 @@ fn every_planted_mistake_is_caught() {
         | Mistake::SilentConsumer
         | Mistake::SecretSleep
         | Mistake::SecretWait => asleep,
-        Mistake::NoMarks | Mistake::SecretLeave => panic!("of lanes with many readers"),
+        Mistake::NoMarks
+        | Mistake::SecretLeave
+        | Mistake::AllHaveLeft
+        | Mistake::LateStart
+        | Mistake::SecretLoss
+        | Mistake::SecretVerdict => panic!("of lanes with many readers"),
     };
     let late = [Mistake::LateBytes];
     for mistake in mutant::OF_THE_DATA.into_iter().chain(mutant::OF_THE_SLEEP).chain(late) {

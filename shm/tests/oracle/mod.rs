@@ -8,10 +8,12 @@
 #![expect(dead_code, reason = "each driver takes its own part")]
 
 pub(crate) mod by_stamp;
+pub(crate) mod crowd;
 pub(crate) mod ends;
 pub(crate) mod fan_in;
 pub(crate) mod group;
 pub(crate) mod heap;
+pub(crate) mod history;
 pub(crate) mod in_turn;
 pub(crate) mod mutant;
 pub(crate) mod operation;

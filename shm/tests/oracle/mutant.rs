@@ -6,7 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use laneway_shm::cursor::{CommitWord, Kind};
-use laneway_shm::layout::{C_BELL, C_LEFT, C_PARKED, C_RELEASED, P_BELL, P_PARKED, P_SLOTS};
+use laneway_shm::layout::{
+    C_BELL, C_LEFT, C_LOST, C_PARKED, C_RELEASED, P_BELL, P_PARKED, P_READERS, P_SLOTS,
+    R_JOINED_AT, R_REASON, READER_BYTES,
+};
 use laneway_shm::memory::{Memory, OwnedMemory};
 
 use super::ring::{Ground, World};
@@ -36,6 +39,14 @@ pub(crate) enum Mistake {
     SecretWait,
     /// A reader does not say that it has left.
     SecretLeave,
+    /// Every reader is taken for one that has left.
+    AllHaveLeft,
+    /// A reader is told that it was let in a slot later.
+    LateStart,
+    /// A reader does not show what it lost.
+    SecretLoss,
+    /// A reader is not told that it was given up.
+    SecretVerdict,
 }
 
 /// What one thread notices.
@@ -76,10 +87,18 @@ impl<T> Mutant<T> {
             _ => false,
         }
     }
+
+    /// Whether that is this field of a reader's entry.
+    fn is_of_reader(offset: usize, field: usize) -> bool {
+        (P_READERS..P_SLOTS).contains(&offset) && (offset - P_READERS) % READER_BYTES == field
+    }
 }
 
 impl<M: Memory> Memory for Mutant<M> {
     fn load_acquire(&self, offset: usize) -> u64 {
+        if offset == C_LEFT && self.makes(Mistake::AllHaveLeft) {
+            return 1;
+        }
         let more = u64::from(offset == C_RELEASED && self.makes(Mistake::OneSlotMore));
         self.inner.load_acquire(offset) + more
     }
@@ -99,19 +118,21 @@ impl<M: Memory> Memory for Mutant<M> {
 
 impl<M: OwnedMemory> OwnedMemory for Mutant<M> {
     fn store_relaxed(&self, offset: usize, value: u64) {
-        let lost = offset >= P_SLOTS
-            && match value {
-                0 => self.makes(Mistake::GhostWords),
-                _ => self.makes(Mistake::LostWords),
-            };
+        let lost = match value {
+            0 if offset >= P_SLOTS => self.makes(Mistake::GhostWords),
+            _ if offset >= P_SLOTS => self.makes(Mistake::LostWords),
+            _ => offset == C_LOST && self.makes(Mistake::SecretLoss),
+        };
+        let is_late = Self::is_of_reader(offset, R_JOINED_AT) && self.makes(Mistake::LateStart);
         if !lost {
-            self.inner.store_relaxed(offset, value);
+            self.inner.store_relaxed(offset, value + u64::from(is_late));
         }
     }
     fn store_release(&self, offset: usize, value: u64) {
         let is_mark = offset >= P_SLOTS && CommitWord(value).kind_byte() == Kind::Busy as u8;
         let is_left_out = (is_mark && self.makes(Mistake::NoMarks))
-            || (offset == C_LEFT && self.makes(Mistake::SecretLeave));
+            || (offset == C_LEFT && self.makes(Mistake::SecretLeave))
+            || (Self::is_of_reader(offset, R_REASON) && self.makes(Mistake::SecretVerdict));
         if is_left_out {
             return;
         }

@@ -1,5 +1,7 @@
 //! The calls on a lane, as values.
 
+use laneway_shm::ring::Start;
+
 /// How one message is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
@@ -162,6 +164,41 @@ impl Group {
             13 => Self::Budget(lane, size % 4),
             14 => Self::OutOrIn(lane),
             _ => Self::Elapse(size % 5),
+        }
+    }
+}
+
+/// A call on a broadcast lane; readers go by their seats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Crowd {
+    /// A call of the producer's.
+    Of(Operation),
+    /// The producer hears who came and who died.
+    Attend,
+    /// A reader comes, unless one has the seat.
+    Join(usize, Start),
+    /// Receives up to so many messages.
+    Receive(usize, usize),
+    /// Leaves in order.
+    Leave(usize),
+    /// Is gone without a word.
+    Die(usize),
+}
+
+impl Crowd {
+    /// Makes a call from three bytes, for `seats` readers as in [`Operation::decode`]. Half of all
+    /// are the producer's.
+    pub(crate) fn decode(kind: u8, choice: u8, size: u8, seats: usize, message_max: usize) -> Self {
+        let seat = usize::from(kind / 16) % seats;
+        match kind % 16 {
+            0..7 => Self::Of(Operation::decode(choice % 16, size, message_max)),
+            7 => Self::Attend,
+            8 => Self::Join(seat, Start::Newest),
+            9 => Self::Join(seat, Start::Oldest),
+            10 if choice < 128 => Self::Leave(seat),
+            10 => Self::Die(seat),
+            11 => Self::Receive(seat, usize::from(size)),
+            _ => Self::Receive(seat, usize::from(size % 4)),
         }
     }
 }
