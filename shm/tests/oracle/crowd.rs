@@ -378,8 +378,9 @@ impl<W: World> Listener<W> {
         if self.entered.is_some() {
             return true;
         }
-        let mut known = (0..).map_while(|at| Some((at, self.hall.generation(at)?.0)));
-        let found = known.find_map(|(at, memory)| {
+        // Those that are there now: a list that is followed by another one changes no more.
+        let known = self.hall.0.generations.lock().expect("as the history").clone();
+        let found = known.into_iter().enumerate().find_map(|(at, (memory, _))| {
             let entry = roster::find(&memory, self.number)?;
             Some((at, memory, entry))
         });
@@ -470,10 +471,13 @@ impl<W: World> Listener<W> {
     fn losing(&mut self, at: usize, end: u64) -> Option<Heard> {
         let Eyes::Follow(follower) = &mut self.eyes else { return None };
         let position = follower.position();
+        self.hall.history().look(self.number);
         let heard = follower.poll(&mut self.buffer, end);
-        let heard = heard.expect("oracle: an honest producer is blamed")?;
+        let heard = heard.expect("oracle: an honest producer is blamed");
         let after = follower.position();
         let mut history = self.hall.history();
+        history.take(self.number, after);
+        let heard = heard?;
         let expected = match heard {
             Heard::Message { position: found, len } => {
                 assert_eq!(found, position, "oracle: position");
@@ -487,7 +491,6 @@ impl<W: World> Listener<W> {
             }
         };
         assert_eq!(after, expected, "oracle: what is lost is counted to the slot");
-        history.take(self.number, after);
         match heard {
             Heard::Message { .. } => history.released(self.number),
             _ => history.show(self.number),

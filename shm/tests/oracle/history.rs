@@ -52,6 +52,8 @@ struct Cursor {
     floor: Option<u64>,
     /// Position up to which it has begun to release.
     taken: u64,
+    /// It may be about to release more.
+    moves: bool,
     /// Position up to which the producer is certain to see it.
     shown: u64,
     /// The same before the producer's last look.
@@ -65,7 +67,7 @@ struct Cursor {
 
 impl Cursor {
     fn taken(&self) -> u64 {
-        self.taken.max(self.floor.unwrap_or(0))
+        if self.moves { u64::MAX } else { self.taken.max(self.floor.unwrap_or(0)) }
     }
 
     fn shown(&self) -> u64 {
@@ -161,7 +163,7 @@ impl History {
         let possible = counted(|reader| reader.leaves).map(Cursor::taken).min();
         if needed <= certain.unwrap_or(self.committed) + self.count {
             Room::Certain
-        } else if needed <= possible.unwrap_or(self.committed) + self.count {
+        } else if needed <= possible.unwrap_or(self.committed).saturating_add(self.count) {
             Room::Possible
         } else {
             Room::None
@@ -202,15 +204,16 @@ impl History {
         let Policy::Evicting { budget } = self.policy else { return };
         let gating = |r: &&Cursor| r.floor.is_some() && !r.leaves && r.given_up.is_none();
         let gating: Vec<Cursor> = self.readers.values().filter(gating).copied().collect();
-        let limit = gating.iter().map(|reader| reader.taken() + budget).min();
+        let limit = gating.iter().map(|reader| reader.taken().saturating_add(budget)).min();
         let marked = (next + self.run()).min(limit.unwrap_or(u64::MAX)).max(needed);
         let before = self.reign().marked;
         self.reign().marked = before.max(marked);
         for reader in gating {
             let taken = reader.taken();
-            assert!(needed <= taken + self.count, "oracle: {reader:?} is overrun untold");
+            let held = taken.saturating_add(self.count);
+            assert!(needed <= held, "oracle: {reader:?} is overrun untold");
             // What is marked already may be used without a look.
-            let late = before <= next && self.committed >= taken + budget;
+            let late = before <= next && self.committed >= taken.saturating_add(budget);
             assert!(!late, "oracle: {reader:?} is beyond {budget} slots, and not given up");
         }
     }
@@ -365,9 +368,15 @@ impl History {
         assert!(agrees, "oracle: {number} was given up at {known:?}, and reads {at}");
     }
 
-    /// The reader begins to release everything up to `position`.
+    /// The reader begins to look, and may release what it finds.
+    pub(crate) fn look(&mut self, number: u64) {
+        self.readers.entry(number).or_default().moves = true;
+    }
+
+    /// The reader begins to release everything up to `position`, or has done so.
     pub(crate) fn take(&mut self, number: u64, position: u64) {
-        self.readers.entry(number).or_default().taken = position;
+        let reader = self.readers.entry(number).or_default();
+        (reader.taken, reader.moves) = (position, false);
     }
 
     /// The release returned.
