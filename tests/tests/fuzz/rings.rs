@@ -18,12 +18,13 @@ use laneway_shm::{Corruption, PairOptions, Profile, WaitMode};
 use laneway_tests::fuzz::{Input, fuzz, saved};
 
 use crate::oracle::by_stamp::ByStamp;
+use crate::oracle::crowd::{self, OF_CROWDS, READERS};
 use crate::oracle::ends::Ends;
 use crate::oracle::group::{self, LANES, OF_ORDER, OF_TURNS, Wrong};
 use crate::oracle::heap::{Heap, InOneThread};
 use crate::oracle::in_turn::InTurn;
 use crate::oracle::mutant::{self, Mutant};
-use crate::oracle::operation::{Group as GroupCall, Operation, Take};
+use crate::oracle::operation::{Crowd as CrowdCall, Group as GroupCall, Operation, Take};
 use crate::oracle::queue::Next;
 use crate::oracle::ring::{self, Patience, World};
 
@@ -457,6 +458,38 @@ fn the_seeds_of_calls_on_several_lanes_notice_every_planted_mistake() {
             catch_unwind(AssertUnwindSafe(|| make_group_calls(input, wrong))).is_err()
         };
         assert!(group_seeds().iter().any(notices), "{wrong:?} survived");
+    }
+}
+
+/// Makes calls on a broadcast lane whose readers come and go.
+fn make_crowd_calls<W: World>(bytes: &[u8], world: impl Fn(Geometry) -> W, policy: Option<Policy>) {
+    let mut input = Input(bytes);
+    let (geometry, number, budget) = (shape(&mut input), input.byte(), input.byte());
+    let budget = u64::from(budget % 9);
+    let policies = [Policy::Gated, Policy::Evicting { budget }, Policy::Overwrite];
+    let policy = policy.unwrap_or_else(|| policies[usize::from(number) % policies.len()]);
+    let mut calls = Vec::new();
+    while !input.is_empty() {
+        let (kind, choice, size) = (input.byte(), input.byte(), input.byte());
+        calls.push(CrowdCall::decode(kind, choice, size, READERS, geometry.message_max()));
+    }
+    crowd::run(world(geometry), geometry, policy, calls);
+}
+
+#[test]
+fn crowd_calls() {
+    fuzz("crowd_calls", group_seeds(), &mut |bytes| make_crowd_calls(bytes, InOneThread, None));
+}
+
+#[test]
+fn the_seeds_of_calls_on_a_broadcast_lane_notice_every_planted_mistake() {
+    for (mistake, policy) in OF_CROWDS {
+        let notices = |input: &Vec<u8>| {
+            let world = |geometry| Mutant::new(InOneThread(geometry), mistake);
+            let make = || make_crowd_calls(input, world, Some(policy));
+            catch_unwind(AssertUnwindSafe(make)).is_err()
+        };
+        assert!(group_seeds().iter().any(notices), "{mistake:?} survived, {policy:?}");
     }
 }
 
