@@ -2,9 +2,12 @@
 //! and readers that the producer overruns.
 
 use laneway_shm::layout::{R_GIVEN_UP_AT, R_JOINED_AT, R_REASON};
-use laneway_shm::ring::{Follower, Heard, Policy, Start};
-use laneway_shm::roster::{self, Reason};
+use laneway_shm::ring::{Follower, Policy, Start};
+use laneway_shm::roster;
 
+use super::oracle::crowd::Hall;
+use super::oracle::operation::{Form, Operation};
+use super::oracle::ring::{Patience, World};
 use super::*;
 
 type Overrun = Follower<Segment, Segment>;
@@ -306,106 +309,79 @@ fn readers_come_over_to_the_next_generation_of_a_gated_lane_without_a_loss() {
     explore("gated generations", MEDIUM, followed(GATED));
 }
 
-/// A batch and the end in a lane that waits for nobody: each is heard, or counted as lost.
-fn closing_over(cast: Cast) -> impl Fn() + Send + Sync + 'static {
-    move || {
-        let segment = cast.segment();
-        let mut writer = cast.writer(&segment);
-        let mut follower = cast.follower(&mut writer, &segment);
-        let lane = cast.lane;
-        let producer = thread::spawn(move || {
-            let stage = |writer: &mut Sender, number| {
-                let span = writer.try_reserve(16).expect("honest").expect("nobody is waited for");
-                writer.write(&span, 0, &lane.message(number));
-                writer.stage(&span);
-            };
-            for number in 1..=2 {
-                stage(&mut writer, number);
-            }
-            assert_eq!(writer.commit_batch(), 2);
-            stage(&mut writer, 3);
-            writer.commit_batch();
-            assert!(writer.try_end().expect("honest"), "nobody is waited for");
-        });
-        let (mut buffer, mut accounted) = (Vec::new(), 0);
-        loop {
-            match follower.poll(&mut buffer, u64::MAX).expect("the producer is honest") {
-                Some(Heard::Message { position, len }) => {
-                    assert_eq!(position, accounted, "what is lost is counted to the message");
-                    assert_eq!(buffer[..len], lane.message(position + 1), "torn");
-                    accounted += 1;
-                }
-                Some(Heard::Lost { slots }) => accounted += slots,
-                Some(Heard::End) => break,
-                None => thread::yield_now(),
-            }
-        }
-        assert_eq!((accounted, follower.position()), (3, 4), "the end comes last");
-        producer.join().expect("no panic");
+impl World for Cast {
+    type Memory = Segment;
+
+    fn producer(&self) -> Segment {
+        self.segment()
+    }
+    fn consumer(&self) -> Segment {
+        Segment::consumer(self.lane.consumer)
+    }
+    fn pause(&self) {
+        thread::yield_now();
+    }
+    fn is_strict(&self) -> bool {
+        false
     }
 }
 
+/// The oracle's calls on a lane that waits for nobody, and a reader that is there from the start:
+/// up to position `end`, each message is heard whole, or counted as lost.
+fn heard(cast: Cast, calls: &'static [Operation], end: u64) -> impl Fn() + Send + Sync + 'static {
+    move || {
+        let hall = Hall::new(cast, cast.lane.geometry(), cast.policy, cast.lane.wait);
+        let (mut speaker, listener) = (hall.speaker(), hall.join(Start::Newest));
+        let mut listener = listener.expect("there is a place");
+        speaker.attend(0);
+        listener.receive(0, Patience::ForEver);
+        hall.ends_at(end);
+        let producer = thread::spawn(move || {
+            for &call in calls {
+                assert!(speaker.make(call, Patience::None), "nobody is waited for");
+            }
+            assert_eq!(speaker.position(), end, "the script's end");
+        });
+        listener.receive(usize::MAX, Patience::ForEver);
+        producer.join().expect("no panic");
+        assert_eq!(listener.position(), end, "more was received than sent");
+    }
+}
+
+const MESSAGE: Operation = Operation::Send(Form::Whole, 16);
+const BATCH: Operation = Operation::Batch { count: 2, len: 9, commit: true };
+
 #[test]
 fn a_batch_and_the_end_of_a_lane_that_loses_are_heard_or_counted() {
-    explore("overrun batch and end", (Some(1), Some(3)), closing_over(OVERWRITE));
+    explore(
+        "overrun batch and end",
+        (Some(1), Some(3)),
+        heard(OVERWRITE, &[BATCH, MESSAGE, Operation::Close], 4),
+    );
     let policy = Policy::Evicting { budget: 2 };
     explore(
         "evicted batch and end",
         (Some(1), Some(3)),
-        closing_over(Cast { policy, ..OVERWRITE }),
+        heard(Cast { policy, ..OVERWRITE }, &[BATCH, MESSAGE, Operation::Close], 4),
     );
-}
-
-/// A producer that waits for nobody, and a reader that accounts for every message.
-fn overrun(cast: Cast, messages: u64) -> impl Fn() + Send + Sync + 'static {
-    move || {
-        let segment = cast.segment();
-        let mut writer = cast.writer(&segment);
-        let mut follower = cast.follower(&mut writer, &segment);
-        let lane = cast.lane;
-        let producer = thread::spawn(move || {
-            for number in 1..=messages {
-                let span =
-                    writer.try_reserve(16).expect("nobody lies").expect("nobody is waited for");
-                writer.write(&span, 0, &lane.message(number));
-                writer.commit(&span);
-            }
-            writer
-        });
-        let (mut buffer, mut accounted) = (Vec::new(), 0);
-        while accounted < messages {
-            match follower.poll(&mut buffer, u64::MAX).expect("the producer is honest") {
-                Some(Heard::Message { position, len }) => {
-                    assert_eq!(position, accounted, "what is lost is counted to the message");
-                    assert_eq!(buffer[..len], lane.message(position + 1), "torn");
-                    accounted += 1;
-                }
-                Some(Heard::Lost { slots }) => accounted += slots,
-                Some(Heard::End) => panic!("no end was sent"),
-                None => thread::yield_now(),
-            }
-            assert_eq!(follower.position(), accounted);
-        }
-        let mut writer = producer.join().expect("no panic");
-        for given_up in writer.take_given_up() {
-            assert_eq!(given_up.reason, Reason::Behind);
-            assert_eq!(follower.given_up(), Some((Reason::Behind, given_up.at)));
-        }
-    }
 }
 
 #[test]
 fn a_reader_that_is_overrun_hands_out_no_torn_message_and_counts_every_lost_one() {
-    explore("overrun 2 x 3", MEDIUM, overrun(OVERWRITE, 3));
-    explore("overrun 2 x 4", (Some(2), Some(4)), overrun(OVERWRITE, 4));
+    explore("overrun 2 x 3", MEDIUM, heard(OVERWRITE, &[MESSAGE; 3], 3));
+    explore("overrun 2 x 4", (Some(2), Some(4)), heard(OVERWRITE, &[MESSAGE; 4], 4));
     let lane = Lane { slots: 4, ..SPIN };
-    explore("overrun 4 x 6", (Some(1), Some(3)), overrun(Cast { lane, ..OVERWRITE }, 6));
+    explore(
+        "overrun 4 x 6",
+        (Some(1), Some(3)),
+        heard(Cast { lane, ..OVERWRITE }, &[MESSAGE; 6], 6),
+    );
 }
 
 #[test]
 fn a_reader_beyond_its_budget_is_given_up_and_still_counts_every_lost_message() {
     let policy = Policy::Evicting { budget: 1 };
-    explore("given up", (Some(2), Some(4)), overrun(Cast { policy, ..OVERWRITE }, 4));
+    explore("given up", (Some(2), Some(4)), heard(Cast { policy, ..OVERWRITE }, &[MESSAGE; 4], 4));
 }
 
 #[test]
@@ -440,7 +416,7 @@ fn every_left_out_order_of_a_lane_that_loses_is_caught() {
         ("commit without acquire", Fault::Acquire(Pairing::Commit)),
     ] {
         let lane = Lane { producer: fault, ..SPIN };
-        assert_caught(name, overrun(Cast { lane, ..OVERWRITE }, 4));
+        assert_caught(name, heard(Cast { lane, ..OVERWRITE }, &[MESSAGE; 4], 4));
     }
 }
 

@@ -89,6 +89,8 @@ pub(crate) struct History {
     payload: usize,
     count: u64,
     policy: Policy,
+    /// A call that returned has happened for everybody.
+    strict: bool,
     entries: Vec<Entry>,
     /// Position after the last offered entry.
     offered: u64,
@@ -99,7 +101,7 @@ pub(crate) struct History {
 }
 
 impl History {
-    pub(crate) fn new(payload: u32, count: u64, policy: Policy) -> Self {
+    pub(crate) fn new(payload: u32, count: u64, policy: Policy, strict: bool) -> Self {
         let policy = match policy {
             Policy::Evicting { budget } => Policy::Evicting { budget: budget.clamp(1, count) },
             policy => policy,
@@ -108,6 +110,7 @@ impl History {
             payload: payload as usize,
             count,
             policy,
+            strict,
             entries: Vec::new(),
             offered: 0,
             committed: 0,
@@ -179,7 +182,7 @@ impl History {
             self.reign().claimed = self.reign().claimed.max(claimed);
         }
         for reader in self.readers.values_mut() {
-            reader.noted = reader.shown();
+            reader.noted = if self.strict { reader.shown() } else { reader.floor.unwrap_or(0) };
         }
         self.room(ahead, len)
     }
@@ -329,8 +332,9 @@ impl History {
         let before = self.entries.partition_point(|entry| entry.position < position);
         let joined = by_message && before > 0 && self.entries[before - 1].joined;
         Outlook {
-            certain: here.is_some_and(|entry| joined || entry.end() <= self.committed),
-            gone: self.policy.loses() && position + self.count < reign.written,
+            certain: self.strict
+                && here.is_some_and(|entry| joined || entry.end() <= self.committed),
+            gone: self.strict && self.policy.loses() && position + self.count < reign.written,
         }
     }
 

@@ -1,8 +1,10 @@
 //! One oracle for every driver: the public calls as values, a plain queue that says what each may
 //! return, and ways to make the calls on any lane.
 //!
-//! Property tests make them in one thread (`tests/queue.rs`), loom and shuttle make them in two
-//! (`tests/loom/scripts.rs`, `tests/shuttle.rs`), and the fuzzer makes them from bytes. A call that
+//! A broadcast lane has, in place of the queue, all that was sent with a cursor for each reader.
+//!
+//! Property tests make them in one thread (`tests/queue.rs`), loom and shuttle make them in
+//! several (`tests/loom`, `tests/shuttle`), and the fuzzer makes them from bytes. A call that
 //! answers anything else than the queue allows panics with `oracle:`.
 
 #![expect(dead_code, reason = "each driver takes its own part")]
@@ -15,6 +17,7 @@ pub(crate) mod group;
 pub(crate) mod heap;
 pub(crate) mod history;
 pub(crate) mod in_turn;
+pub(crate) mod listener;
 pub(crate) mod mutant;
 pub(crate) mod operation;
 pub(crate) mod queue;
