@@ -283,13 +283,18 @@ impl Producer {
         Ok(())
     }
 
+    /// Whether the agent, or a consumer that is about to be heard of, would still take something.
+    pub(crate) fn is_unsettled(&mut self) -> bool {
+        !self.link.is_settled() || self.frozen.is_waiting()
+    }
+
     /// Before leaving: lets an agent that was restarted take the segments back, so that what was
-    /// committed can still be read when this process is gone.
+    /// committed can still be read when this process is gone; and sends the frozen payloads of a
+    /// lane whose consumer was not heard of yet.
     fn settle(&mut self) {
         let start = Instant::now();
         // A revoked lane has nobody to settle with.
-        while self.maintain().is_ok() && !self.link.is_settled() && start.elapsed() < SETTLE_WITHIN
-        {
+        while self.maintain().is_ok() && self.is_unsettled() && start.elapsed() < SETTLE_WITHIN {
             std::thread::sleep(Duration::from_millis(5));
         }
     }

@@ -91,6 +91,24 @@ fn what_was_sent_before_there_was_a_consumer_goes_out_when_there_is_one() {
 }
 
 #[test]
+fn what_was_sent_before_a_consumer_was_heard_of_goes_out_before_its_producer_is_gone() {
+    let _turn = turn();
+    let agent = Agent::start();
+    agent.create(plain("a", 64, 8)).unwrap();
+    let mut producer = producer(&agent, "a");
+    producer.send_frozen(&payload(7), NOW).unwrap();
+    std::thread::scope(|scope| {
+        // It closes at once, and its consumer comes while it does.
+        let closing = scope.spawn(|| producer.close(SOON));
+        let mut consumer = consumer(&agent, "a");
+        let Incoming::Frozen(slot) = consumer.recv_any(SOON).unwrap() else { panic!("a message") };
+        assert!(slot.iter().all(|&byte| byte == 7));
+        slot.release();
+        closing.join().unwrap().unwrap();
+    });
+}
+
+#[test]
 fn what_a_consumer_did_not_release_its_successor_is_sent_again() {
     let _turn = turn();
     let agent = Agent::start();

@@ -394,11 +394,10 @@ impl AsyncProducer {
             }
             self.closing = Closing::Ended(Instant::now());
         }
-        // Lets an agent that was restarted take the segments back, so that what was committed can
-        // still be read when this process is gone.
+        // As in Producer::settle.
         while let Closing::Ended(at) = self.closing {
-            let lost = self.inner.maintain().is_ok() && !self.inner.link.is_settled();
-            if !lost || at.elapsed() >= SETTLE_WITHIN {
+            let waits = self.inner.maintain().is_ok() && self.inner.is_unsettled();
+            if !waits || at.elapsed() >= SETTLE_WITHIN {
                 self.inner.link.tell(&Frame::Bye);
                 self.closing = Closing::Closed;
             } else {

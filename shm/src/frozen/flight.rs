@@ -118,6 +118,11 @@ impl Flight {
         self.queue.is_empty()
     }
 
+    /// Whether a payload waits for the news of a consumer.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.sent < self.queue.len()
+    }
+
     /// Drops what the consumer has released.
     fn forget_below(&mut self, released: u64) {
         while self.queue.front().is_some_and(|sent| sent.parcel.position < released) {
@@ -168,10 +173,11 @@ impl Producer {
     /// ([`FROZEN_IN_FLIGHT_MAX`]).
     ///
     /// Before there is a consumer, the payload waits here, and goes out at a later call, or at
-    /// [`Producer::maintain`]; what waits when the producer ends is lost, and the consumer is told
-    /// which. A consumer takes it with [`Consumer::recv_any`](crate::Consumer::recv_any). The file
-    /// is shared and not copied; its memory is free when both sides have dropped it, on this side
-    /// at the next call after its release.
+    /// [`Producer::maintain`]; [`Producer::close`] gives it a second for that. What waits when the
+    /// producer ends is lost, and the consumer is told which. A consumer takes it with
+    /// [`Consumer::recv_any`](crate::Consumer::recv_any). The file is shared and not copied; its
+    /// memory is free when both sides have dropped it, on this side at the next call after its
+    /// release.
     ///
     /// ```
     /// use std::time::Duration;
