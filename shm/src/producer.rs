@@ -270,7 +270,8 @@ impl Producer {
 
     /// Ends the stream: the consumer sees the end after the last message.
     ///
-    /// Dropping the producer without this call leaves the lane open for a successor.
+    /// Dropping the producer without this call leaves the lane open for a successor. Takes up to a
+    /// second more where an agent is away or a frozen payload waits for news of its consumer.
     ///
     /// # Errors
     /// As [`Producer::reserve`]: the end takes one slot.
