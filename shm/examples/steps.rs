@@ -10,7 +10,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use laneway_shm::{Attach, Consumer, PairOptions, Producer, Profile, ReadSlot, RecvError};
-use laneway_shm::{ReserveError, WaitMode, WriteSlot, pair};
+use laneway_shm::{ReserveError, View, WaitMode, WriteSlot, pair};
 
 // Which copy a lane picks is a matter of measured times; this one is counted by itself.
 #[expect(dead_code, reason = "the others are counted as lanes use them")]
@@ -105,7 +105,9 @@ fn copies((mut producer, mut consumer): Lane, count: usize, len: usize) -> Resul
         let mut slot = producer.reserve(len, NOW)?;
         copy_in(&mut slot, &buffer);
         slot.commit();
-        black_box(copy_out(&consumer.recv(NOW)?, &mut buffer));
+        let slot = consumer.recv(NOW)?;
+        black_box(copy_out(&slot, &mut buffer));
+        black_box(add_up(slot.view()));
     }
     Ok(())
 }
@@ -193,6 +195,13 @@ fn poll_release(consumer: &mut Consumer) -> Result<usize, RecvError> {
 #[inline(never)]
 fn copy_out(slot: &ReadSlot<'_>, target: &mut [u8]) -> usize {
     slot.copy_to(target)
+}
+
+#[inline(never)]
+fn add_up(view: View<'_>) -> u64 {
+    let mut sum = 0u64;
+    view.for_each_line(|words| sum = words.into_iter().fold(sum, u64::wrapping_add));
+    sum
 }
 
 #[inline(never)]

@@ -352,7 +352,7 @@ impl Consumer {
             return Ok(Some(read(bytes)));
         }
         match self.next_span()? {
-            Some(span) => self.take_exactly(&span).map(|bytes| Some(read(bytes))),
+            Some(span) => self.take_exactly(span).map(|bytes| Some(read(bytes))),
             None => Ok(None),
         }
     }
@@ -378,7 +378,7 @@ impl Consumer {
                 match found {
                     // Of another length: the next call says so.
                     Some(span) if taken > 0 && span.len != N => break,
-                    Some(span) => read(self.take_exactly(&span)?),
+                    Some(span) => read(self.take_exactly(span)?),
                     None => break,
                 }
                 taken += 1;

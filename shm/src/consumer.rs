@@ -169,7 +169,7 @@ impl Consumer {
         let mut wait = Wait::new(timeout);
         loop {
             if let Some(span) = self.look_around(&mut wait)? {
-                return self.take_exactly(&span).map(read);
+                return self.take_exactly(span).map(read);
             }
             // Here and not behind a call: what arrives is in registers a moment later.
             for _ in 0..SPINS_PER_LOOK {
@@ -224,7 +224,7 @@ impl Consumer {
     #[inline(never)]
     fn wait_for_array<const N: usize>(&mut self, timeout: Duration) -> Result<[u8; N], RecvError> {
         let span = self.wait_for_span(timeout)?;
-        self.take_exactly(&span)
+        self.take_exactly(span)
     }
 
     /// Waits for a message and takes it with those that have come with it, at most `limit`.
@@ -247,14 +247,14 @@ impl Consumer {
     #[inline(never)]
     pub(crate) fn take_exactly<const N: usize>(
         &mut self,
-        span: &Span,
+        span: Span,
     ) -> Result<[u8; N], RecvError> {
         if span.len != N {
             return Err(RecvError::Length { found: span.len, expected: N });
         }
         let mut bytes = [0; N];
-        self.ring.copy_out(span, 0, &mut bytes);
-        self.ring.release(span);
+        self.ring.copy_out(&span, 0, &mut bytes);
+        self.ring.release(&span);
         Ok(bytes)
     }
 

@@ -271,6 +271,49 @@ unsafe fn copy_short(source: *const u8, target: *mut u8, len: usize) {
     }
 }
 
+/// The little-endian words of 64 bytes of shared memory, from registers: where they are looked at
+/// once, nothing waits for a store, and whoever looks at all of them alike does so by vectors.
+///
+/// # Safety
+/// `source..source + 64` is mapped readable, and stays so during the call, whatever others do.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) unsafe fn line_from_shared(source: *const u8) -> [u64; 8] {
+    use std::arch::x86_64::__m128i;
+    let (a, b, c, d): (__m128i, __m128i, __m128i, __m128i);
+    // SAFETY:
+    // - four loads of 16 bytes are the 64 that the caller vouched for;
+    // - they are unaligned, so alignment is no precondition; every x86-64 processor has SSE2;
+    // - integers of either size have no padding and no bit pattern that they must not have.
+    unsafe {
+        std::arch::asm!(
+            "movups {a}, [{s}]",
+            "movups {b}, [{s} + 16]",
+            "movups {c}, [{s} + 32]",
+            "movups {d}, [{s} + 48]",
+            a = out(xmm_reg) a, b = out(xmm_reg) b, c = out(xmm_reg) c, d = out(xmm_reg) d,
+            s = in(reg) source, options(nostack, preserves_flags, readonly)
+        );
+        std::mem::transmute([a, b, c, d])
+    }
+}
+
+/// The little-endian words of 64 bytes of shared memory.
+///
+/// # Safety
+/// `source..source + 64` is mapped readable, and stays so during the call, whatever others do.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) unsafe fn line_from_shared(source: *const u8) -> [u64; 8] {
+    let mut line = [0; 64];
+    // SAFETY: 64 bytes are what the caller vouched for; the target is private.
+    unsafe { copy_from_shared(source, line.as_mut_ptr(), line.len()) };
+    let mut words = [0; 8];
+    for (word, bytes) in words.iter_mut().zip(line.as_chunks().0) {
+        *word = u64::from_le_bytes(*bytes);
+    }
+    words
+}
+
 /// Copies `len` bytes from shared memory to private memory, by volatile loads.
 ///
 /// # Safety
@@ -311,6 +354,11 @@ mod tests {
                 };
                 assert_eq!(target[16..16 + len], source[shift..shift + len]);
                 assert!(target[..16].iter().chain(&target[16 + len..]).all(|&b| b == 0xa5));
+                for at in (0..len).step_by(64).filter(|at| at + 64 <= len) {
+                    // SAFETY: the line lies inside the source.
+                    let line = unsafe { line_from_shared(source[shift + at..].as_ptr()) };
+                    assert_eq!(line.map(u64::to_le_bytes).concat(), target[16 + at..][..64]);
+                }
                 let mut target = vec![0xa5u8; len + 32];
                 // SAFETY: likewise.
                 unsafe { copy_to_shared(source[shift..].as_ptr(), target[16..].as_mut_ptr(), len) };

@@ -6,7 +6,16 @@
 
 use std::time::Duration;
 
-use crate::geometry::WORD_BYTES;
+use crate::geometry::{LINE, WORD_BYTES};
+
+/// The little-endian words of a line.
+pub(crate) fn words(line: [u8; LINE]) -> [u64; 8] {
+    let mut words = [0; 8];
+    for (word, bytes) in words.iter_mut().zip(line.as_chunks().0) {
+        *word = u64::from_le_bytes(*bytes);
+    }
+    words
+}
 
 /// Memory that a foreign process may be writing.
 pub trait Memory {
@@ -42,6 +51,16 @@ pub trait Memory {
     ) {
         for index in 0..count {
             read(self.copy_array(offset + index * N));
+        }
+    }
+
+    /// Hands `count` lines of eight little-endian words out, each word by value.
+    #[inline(always)]
+    fn copy_lines(&self, offset: usize, count: usize, mut read: impl FnMut([u64; 8])) {
+        for index in 0..count {
+            let mut line = [0; LINE];
+            self.copy_out(offset + index * LINE, &mut line);
+            read(words(line));
         }
     }
 

@@ -1,6 +1,7 @@
 //! The consumer's half of the ring: what is committed, its bytes, its release, and sleep.
 
 mod leave;
+mod payload;
 
 use std::time::Duration;
 
@@ -396,44 +397,6 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
         }
         let slots = self.geometry.count();
         Err(self.fail(Corruption::Unfinished { position, slots }))
-    }
-
-    /// A message of exactly `N` bytes in one slot, by value; `None` of any other.
-    #[inline(always)]
-    pub fn copy_array<const N: usize>(&self, span: &Span) -> Option<[u8; N]> {
-        let peer = self.peer.as_ref()?;
-        let fits = span.slots == 1 && span.len == N;
-        fits.then(|| peer.copy_array(span.place.offset + WORD_BYTES))
-    }
-
-    /// Copies bytes of a message out, from `offset`; returns how many there were.
-    #[inline(always)]
-    pub fn copy_out(&self, span: &Span, offset: usize, target: &mut [u8]) -> usize {
-        let Some(peer) = &self.peer else { return 0 };
-        let wanted = target.len().min(span.len.saturating_sub(offset));
-        let Some(target) = target.get_mut(..wanted).filter(|target| !target.is_empty()) else {
-            return 0;
-        };
-        if span.slots == 1 {
-            peer.copy_out(span.place.offset + WORD_BYTES + offset, target);
-        } else {
-            self.copy_long(peer, span, offset, target);
-        }
-        wanted
-    }
-
-    fn copy_long(&self, peer: &P, span: &Span, offset: usize, target: &mut [u8]) {
-        let payload = self.geometry.payload() as usize;
-        let (mut offset, mut rest) = (offset, target);
-        while !rest.is_empty() {
-            let slot = span.position() + (offset / payload) as u64;
-            let within = offset % payload;
-            let now = rest.len().min(payload - within);
-            let (now, later) = rest.split_at_mut(now);
-            peer.copy_out(self.geometry.slot_offset(slot) + WORD_BYTES + within, now);
-            offset += now.len();
-            rest = later;
-        }
     }
 
     /// Gives a message's slots back. The producer sees it at the latest after a quarter ring.

@@ -27,12 +27,14 @@ impl<'c> ReadSlot<'c> {
 impl ReadSlot<'_> {
     /// Length of the message, in bytes.
     #[must_use]
+    #[inline]
     pub fn len(&self) -> usize {
         self.span.len
     }
 
     /// Whether the message is empty.
     #[must_use]
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.span.len == 0
     }
@@ -65,11 +67,13 @@ impl ReadSlot<'_> {
 
     /// A bounded view for reading parts in place.
     #[must_use]
+    #[inline]
     pub fn view(&self) -> View<'_> {
         View::new(self.consumer, self.span)
     }
 
     /// Gives the slots back to the producer.
+    #[inline]
     pub fn release(self) {}
 
     /// Leaves the message in the lane: the next poll finds it again.
@@ -106,12 +110,14 @@ impl<'a> View<'a> {
 impl View<'_> {
     /// Length of the range, in bytes.
     #[must_use]
+    #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
 
     /// Whether the range is empty.
     #[must_use]
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -144,6 +150,7 @@ impl View<'_> {
 
     /// `len` bytes from `start` of this range; `None` if they are not inside it.
     #[must_use]
+    #[inline(always)]
     pub fn range(&self, start: usize, len: usize) -> Option<Self> {
         let end = start.checked_add(len)?;
         (end <= self.len).then_some(Self { start: self.start + start, len, ..*self })
@@ -152,8 +159,9 @@ impl View<'_> {
     /// Hands the range out piece by piece, each copied to `buffer` first and as long as it, but
     /// for the last one; returns how many bytes there were: all, unless `buffer` is empty.
     ///
-    /// Where every byte of a long message is looked at once, this is faster than a copy of the
-    /// whole: with 2 to 8 KiB a piece does not leave the nearest cache before it is looked at.
+    /// Where every byte of a long message is looked at once and in slices, this is faster than a
+    /// copy of the whole: with 2 to 8 KiB a piece does not leave the nearest cache before it is
+    /// looked at. Without slices, [`View::for_each_line`] is faster still.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -182,9 +190,34 @@ impl View<'_> {
         start - self.start
     }
 
+    /// Hands the range out 64 bytes at a time, as eight little-endian words by value; the last time
+    /// with zeros after what there was.
+    ///
+    /// Where every byte is looked at once and all words alike, this is the fastest way: as fast as
+    /// reading in place, because nothing is stored before it is looked at. Lines that lie across
+    /// two slots of a long message are, and so are all where `read` is not inlined.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use laneway_shm::{PairOptions, pair};
+    /// # let (mut producer, mut consumer) = pair(PairOptions::default())?;
+    /// producer.send(&[1; 150], Duration::ZERO)?;
+    /// let (mut lines, mut ones) = (0, 0);
+    /// consumer.recv(Duration::ZERO)?.view().for_each_line(|words| {
+    ///     lines += 1;
+    ///     ones += words.into_iter().map(u64::count_ones).sum::<u32>();
+    /// });
+    /// assert_eq!((lines, ones), (3, 150));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[inline(always)]
+    pub fn for_each_line(&self, read: impl FnMut([u64; 8])) {
+        self.consumer.ring.copy_lines(&self.span, self.start, self.len, read);
+    }
+
     /// A little-endian integer at `at`; `None` if it is not inside the range.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn u64_at(&self, at: usize) -> Option<u64> {
         let mut bytes = [0; 8];
         self.range(at, 8)?.copy_to(&mut bytes);

@@ -17,11 +17,11 @@ use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::thread::futex::{Wait, WaitFlags, WaitPtr};
 
 use crate::barrier;
-use crate::copy::{self, copy_from_shared, copy_past_caches, copy_to_shared};
+use crate::copy::{self, copy_from_shared, copy_past_caches, copy_to_shared, line_from_shared};
 use crate::error::SegmentError;
 use crate::frozen::FrozenFile;
 use crate::futex;
-use crate::geometry::WORD_BYTES;
+use crate::geometry::{LINE, WORD_BYTES};
 use crate::layout::P_TAIL_PAD;
 use crate::lifeline::Lifeline;
 use crate::memory::{Memory, OwnedMemory};
@@ -441,6 +441,18 @@ impl<Access> Memory for Region<Access> {
                 bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_le_bytes());
             }
             read(bytes);
+        }
+    }
+
+    #[inline(always)]
+    fn copy_lines(&self, offset: usize, count: usize, mut read: impl FnMut([u64; 8])) {
+        // One look at the limits for all of them.
+        let source = self.at(offset, count.saturating_mul(LINE));
+        for index in 0..count {
+            #[cfg(test)]
+            crate::demonic::tell(&self.watched_by, offset + index * LINE, LINE);
+            // SAFETY: `at` proved all lines inside the mapping, which cannot trap: see `copy_out`.
+            read(unsafe { line_from_shared(source.add(index * LINE)) });
         }
     }
 

@@ -486,10 +486,10 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
             #[expect(clippy::cast_possible_truncation, reason = "one slot holds at most u24")]
             return CommitWord::of(&span.place, last, span.len as u32);
         }
-        self.write_long_words(span, last)
+        self.write_long_words(*span, last)
     }
 
-    fn write_long_words(&self, span: &Span, last: Kind) -> CommitWord {
+    fn write_long_words(&self, span: Span, last: Kind) -> CommitWord {
         let payload = self.geometry.payload();
         for index in (1..span.slots).rev() {
             let place = self.geometry.place(span.position() + index);

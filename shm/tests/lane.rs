@@ -119,6 +119,29 @@ fn a_message_handed_out_in_pieces_is_whole_wherever_they_and_its_slots_end() {
 }
 
 #[test]
+fn a_message_handed_out_by_lines_is_whole_wherever_they_and_its_slots_end() {
+    for payload in [40, 64, 4096] {
+        let (mut producer, mut consumer) = pair(options(payload, 128)).unwrap();
+        for len in (0..300).chain([2000, 2560]) {
+            let sent: Vec<u8> = (0..=250).cycle().take(len).collect();
+            producer.send(&sent, Duration::ZERO).unwrap();
+            let slot = consumer.poll().unwrap().unwrap();
+            for start in [0, 1, 8, 39, 40, 64].into_iter().filter(|start| *start <= len) {
+                let view = slot.view().range(start, len - start).unwrap();
+                let mut found = Vec::new();
+                view.for_each_line(|words| {
+                    found.extend(words.into_iter().flat_map(u64::to_le_bytes));
+                });
+                assert_eq!(found.len(), view.len().next_multiple_of(64));
+                let zeros = found.split_off(view.len());
+                assert!(zeros.iter().all(|byte| *byte == 0), "{len} bytes from {start}");
+                assert_eq!(found, sent[start..], "{len} bytes from {start}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_batch_appears_at_once_or_not_at_all() {
     let (mut producer, mut consumer) = pair(options(8, 8)).unwrap();
     let mut batch = producer.batch();

@@ -36,7 +36,7 @@ const MANY: u64 = 36_864;
 const WHOLE: [&str; 8] =
     ["array", "array-park", "arrays", "packed", "slot", "slot-1024", "slot-4096", "cast"];
 /// Names of counts, with the step, the one function of it that is counted, and messages.
-const PARTS: [(&str, &str, &str, u64); 11] = [
+const PARTS: [(&str, &str, &str, u64); 12] = [
     ("reserve-commit", "bare", "reserve_commit", MANY),
     ("poll-release", "bare", "poll_release", MANY),
     ("copy-in-64", "copy-64", "copy_in", FEW),
@@ -47,6 +47,7 @@ const PARTS: [(&str, &str, &str, u64); 11] = [
     ("copy-out-1024", "copy-1024", "copy_out", FEW),
     ("copy-out-4096", "copy-4096", "copy_out", FEW),
     ("copy-out-65536", "copy-65536", "copy_out", FEW),
+    ("lines-4096", "copy-4096", "add_up", FEW),
     ("broadcast-send", "cast", "send_cast", MANY),
 ];
 /// Functions of the example whose code is looked at.

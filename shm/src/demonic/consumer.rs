@@ -395,6 +395,14 @@ fn judge_view(view: View<'_>, dice: &Dice) {
         pieces += piece.len();
     });
     assert_eq!((taken, pieces), if limit == 0 { (0, 0) } else { (len, len) }, "oracle: pieces");
+    let mut left = len;
+    view.for_each_line(|words| {
+        let line = words.map(u64::to_le_bytes).concat();
+        let (there, zeros) = line.split_at(left.min(line.len()));
+        assert!(marked(there) && zeros.iter().all(|byte| *byte == 0), "oracle: a line");
+        left -= there.len();
+    });
+    assert_eq!(left, 0, "oracle: lines");
     assert_eq!(view.u64_at(start).is_some(), start.checked_add(8).is_some_and(|end| end <= len));
     let mut target = vec![0; small(len)];
     let copied = view.copy_to(&mut target);

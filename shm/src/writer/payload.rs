@@ -71,20 +71,20 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
         if span.slots == 1 && bytes.len() < LONG_FROM {
             self.own.copy_in(span.place.offset + WORD_BYTES + offset, bytes);
         } else {
-            self.write_long(span, offset, bytes);
+            self.write_long(*span, offset, bytes);
         }
     }
 
     #[inline(never)]
-    fn write_long(&self, span: &Span, offset: usize, bytes: &[u8]) {
+    fn write_long(&self, span: Span, offset: usize, bytes: &[u8]) {
         if bytes.len() as u64 >= MATTERS_FROM && self.distance() == Distance::Far {
             // Before: a lane that loses has marked these slots as busy, and who sees the bytes has
             // to see the mark. After: the commit shows them.
             self.own.drain();
-            self.each_piece(span, offset, bytes, |at, piece| self.own.copy_past(at, piece));
+            self.each_piece(&span, offset, bytes, |at, piece| self.own.copy_past(at, piece));
             self.own.drain();
         } else {
-            self.each_piece(span, offset, bytes, |at, piece| self.own.copy_in(at, piece));
+            self.each_piece(&span, offset, bytes, |at, piece| self.own.copy_in(at, piece));
         }
     }
 

@@ -8,6 +8,8 @@ use super::*;
 
 /// Size of the messages that are also copied out by value, in bytes.
 const ARRAY: usize = 8;
+/// Bytes that are handed out at once.
+const LINE: usize = 64;
 
 /// What the oracles need of a consumer's end, the ring's or a faulty one.
 pub(crate) trait ReadEnd {
@@ -16,6 +18,7 @@ pub(crate) trait ReadEnd {
     fn position(&self) -> u64;
     fn release(&mut self, span: &Span);
 
+    fn copy_lines(&self, _span: &Span, _offset: usize, _len: usize) {}
     fn poll_after(&mut self, _span: &Span) -> Option<Result<Option<Span>, Corruption>> {
         None
     }
@@ -39,6 +42,17 @@ impl ReadEnd for Reader<Demon, Own> {
         let array = self.copy_array::<ARRAY>(span);
         assert!(array.is_none_or(|bytes| span.len == ARRAY && bytes == [DEMONIC; ARRAY]));
         self.copy_out(span, offset, target)
+    }
+    fn copy_lines(&self, span: &Span, offset: usize, len: usize) {
+        let mut left = len.min(span.len.saturating_sub(offset));
+        self.copy_lines(span, offset, len, |words| {
+            let line = words.map(u64::to_le_bytes).concat();
+            let (there, zeros) = line.split_at(left.min(line.len()));
+            assert!(there.iter().all(|&byte| byte == DEMONIC), "oracle: a line");
+            assert!(zeros.iter().all(|&byte| byte == 0), "oracle: more than there was");
+            left -= there.len();
+        });
+        assert_eq!(left, 0, "oracle: lines");
     }
     fn position(&self) -> u64 {
         self.position()
@@ -177,6 +191,12 @@ impl<E: ReadEnd> ReadCase<'_, E> {
         assert_eq!(copied, expected, "oracle: bytes copied");
         assert!(target[..copied].iter().all(|&byte| byte == DEMONIC), "oracle: all copied");
         assert!(target[copied..].iter().all(|&byte| byte == CANARY), "oracle: no more copied");
+        self.world.begin(self.end.position(), (0, 0));
+        // Each line is a copy here, or several where slots are smaller.
+        let geometry = &self.world.geometry;
+        let pieces = LINE / geometry.payload() as usize + 2;
+        let lines = small(usize::try_from(geometry.count()).expect("few") / pieces + 1);
+        self.end.copy_lines(&span, offset, target.len().min(lines * LINE));
     }
 
     fn release(&mut self) {

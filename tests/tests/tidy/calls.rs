@@ -6,7 +6,7 @@ use super::source::without_tests;
 use super::{none, root, rust, tests_of};
 
 /// Where the ends are. What is public there is called by applications.
-const ENDS: [&str; 25] = [
+const ENDS: [&str; 26] = [
     "producer",
     "producer/batch",
     "producer/readers",
@@ -27,6 +27,7 @@ const ENDS: [&str; 25] = [
     "frozen/flight",
     "reader",
     "reader/leave",
+    "reader/payload",
     "writer",
     "writer/crowd",
     "writer/payload",
