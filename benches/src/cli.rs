@@ -228,8 +228,8 @@ pub(crate) struct CompareArgs {
     /// What is measured: one message in flight, one publish each, or one for 32 [default: all]
     #[arg(long, value_enum, value_name = "WORK,...", value_delimiter = ',')]
     pub(crate) work: Vec<Work>,
-    /// How a lane is read: copied out, or in place by a reader that trusts its writer [default:
-    /// strict, and trusted above 256 bytes]
+    /// How a lane is read: trusting nobody, or in place and trusting its writer [default: strict,
+    /// and trusted above 256 bytes]
     #[arg(long, value_enum, value_name = "COPY,...", value_delimiter = ',')]
     pub(crate) copy: Vec<CopyArg>,
     /// Numbers of readers, each of which reads every message; several of them stream only, beside
@@ -295,7 +295,7 @@ Examples:
 #[cfg(feature = "rivals")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum CopyArg {
-    /// Copied out, whatever the writer does
+    /// By value, whatever the writer does
     Strict,
     /// In place
     Trusted,

@@ -20,9 +20,6 @@ pub(crate) const STOP: u64 = u64::MAX;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of the sequence number: the smallest message.
 pub(crate) const NUMBER_BYTES: usize = 8;
-/// Bytes of a large message that a strict reader copies out before it looks at them: a multiple of
-/// eight that stays in the nearest cache.
-const PIECE_BYTES: usize = 4096;
 /// Polls between two looks at the clock.
 const POLLS: u32 = 1 << 16;
 
@@ -344,17 +341,21 @@ impl Read {
         Self { number, len: bytes.len(), whole }
     }
 
-    /// The same from a lane that is not trusted, piece by piece through `buffer`: each byte is read
-    /// from the lane once (the first eight twice).
+    /// The same from a lane that is not trusted, line by line: each byte is read from the lane once
+    /// (the first eight twice).
     #[inline(always)]
-    pub(crate) fn of_view(view: View<'_>, buffer: &mut [u8]) -> Self {
-        let number = view.u64_at(0).unwrap_or(0);
-        let buffer_bytes = buffer.len().min(PIECE_BYTES);
+    pub(crate) fn of_view(view: View<'_>) -> Self {
+        let (number, len) = (view.u64_at(0).unwrap_or(0), view.len());
+        let (rest, mut bytes) = (len % NUMBER_BYTES, [0; NUMBER_BYTES]);
         let mut total = 0u64;
-        if let Some(buffer) = buffer.get_mut(..buffer_bytes) {
-            view.for_each_piece(buffer, |piece| total = total.wrapping_add(sum(piece)));
+        if let Some(words) = view.range(0, len - rest) {
+            words.for_each_line(|line| total = line.into_iter().fold(total, u64::wrapping_add));
         }
-        Self { number, len: view.len(), whole: total == expected_sum(number, view.len()) }
+        if let Some(rest) = view.range(len - rest, rest).filter(|rest| !rest.is_empty()) {
+            rest.copy_to(&mut bytes);
+            total = total.wrapping_add(bytes.into_iter().map(u64::from).sum());
+        }
+        Self { number, len, whole: total == expected_sum(number, len) }
     }
 
     /// Whether it is the message of `len` bytes that was expected, or the end.
@@ -405,7 +406,27 @@ fn weight(len: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use laneway_shm::{PairOptions, pair};
+
     use super::*;
+
+    #[test]
+    fn a_message_of_a_lane_with_any_byte_changed_is_wrong() {
+        let options = PairOptions { slot_payload_bytes: 256, ..PairOptions::default() };
+        let (mut producer, mut consumer) = pair(options).unwrap();
+        for len in [8, 57, 64, 128, 200, 203, 300] {
+            let mut good = vec![0; len];
+            fill(&mut good, 257);
+            for changed in (0..len).map(Some).chain([None]) {
+                let mut sent = good.clone();
+                changed.into_iter().for_each(|index| sent[index] ^= 0x10);
+                producer.send(&sent, PATIENCE).unwrap();
+                let slot = consumer.recv(PATIENCE).unwrap();
+                let read = Read::of_view(slot.view()).judge(len, 257);
+                assert_eq!(read.is_ok(), changed.is_none(), "{changed:?} of {len}");
+            }
+        }
+    }
 
     #[test]
     fn a_message_with_any_byte_changed_is_wrong() {

@@ -2,7 +2,7 @@
 //!
 //! A lane's practice is the documented one for the size: small messages are built privately and
 //! sent by value, larger ones are written in place; a strict consumer takes the
-//! former by value and copies the latter out, piece by piece.
+//! former by value and looks at the latter line by line.
 
 use std::time::Duration;
 
@@ -175,7 +175,7 @@ impl LargeInlet for Consumer {
     #[inline(always)]
     fn take_large(&mut self, buffer: &mut [u8], expected: u64) -> Result<Seen, BenchError> {
         let slot = self.recv(PATIENCE)?;
-        let read = Read::of_view(slot.view(), buffer);
+        let read = Read::of_view(slot.view());
         slot.release();
         read.judge(buffer.len(), expected)
     }
@@ -184,7 +184,7 @@ impl LargeInlet for Consumer {
     fn take_large_batch(&mut self, buffer: &mut [u8], count: &mut u64) -> Result<Seen, BenchError> {
         let mut batch = self.recv_many(BATCH, PATIENCE)?;
         while let Some(view) = batch.next()? {
-            if Read::of_view(view, buffer).judge(buffer.len(), *count + 1)? == Seen::Stop {
+            if Read::of_view(view).judge(buffer.len(), *count + 1)? == Seen::Stop {
                 return Ok(Seen::Stop);
             }
             *count += 1;
