@@ -79,7 +79,7 @@ fn an_awaiting_consumer_is_rung_for_at_every_message() {
 
 #[test]
 fn a_consumer_that_gave_up_its_first_wait_is_rung_for_in_the_next() {
-    explore("consumer gives up", (Some(4), Some(6)), || {
+    explore("consumer gives up", SMALL, || {
         let (mut writer, mut reader, [_, own]) = open(&PARK);
         let producer = thread::spawn(move || send(&PARK, &mut writer, &PARK.message(1)));
         // A future that was dropped where it waits: the ring for it may come later.

@@ -10,37 +10,9 @@ use super::oracle::in_turn::InTurn;
 use super::oracle::operation::Form::Whole;
 use super::oracle::operation::Group as Call;
 use super::oracle::operation::Operation::{self, Close, Send, Succeed};
-use super::oracle::ring::{self, Patience, World};
+use super::oracle::ring::{self, Patience};
+use super::scripts::Modelled;
 use super::*;
-
-/// Lanes of the oracle's whose reader sleeps in one place.
-#[derive(Clone)]
-struct Below {
-    lane: Lane,
-    agent: Rc<Mutex<()>>,
-    kernel: Rc<Kernel>,
-}
-
-impl World for Below {
-    type Memory = Segment;
-
-    fn producer(&self) -> Segment {
-        Segment::producer(&self.lane.geometry(), self.lane.producer).below(&self.kernel)
-    }
-    fn consumer(&self) -> Segment {
-        Segment::consumer(self.lane.consumer)
-    }
-    fn pause(&self) {
-        thread::yield_now();
-    }
-    fn serialised<R>(&self, f: impl FnOnce() -> R) -> R {
-        let _turn = self.agent.lock().expect("loom's locks never poison");
-        f()
-    }
-    fn is_strict(&self) -> bool {
-        false
-    }
-}
 
 /// Sleeps on many bells of one kernel, as `futex_waitv` does.
 fn wait_any(kernel: &Kernel, bells: &[(&Segment, u32)], limit: Duration) -> bool {
@@ -83,7 +55,7 @@ const PLAIN: Group = Group {
 };
 
 impl Group {
-    fn model<R: Reads<Below> + 'static>(
+    fn model<R: Reads<Modelled> + 'static>(
         self,
         reads: impl Fn() -> R + std::marker::Send + Sync + 'static,
     ) -> impl Fn() + std::marker::Send + Sync + 'static {
@@ -91,8 +63,7 @@ impl Group {
             let kernel = Kernel::new();
             let (mut reads, mut speakers) = (reads(), Vec::new());
             for (number, lane) in self.lanes.into_iter().enumerate() {
-                let agent = Rc::new(Mutex::new(()));
-                let world = Below { lane, agent, kernel: Rc::clone(&kernel) };
+                let world = Modelled::new(lane, Some(Rc::clone(&kernel)));
                 let geometry = lane.geometry();
                 let (mut sender, receiver) =
                     ring::open_numbered(number, world, geometry, lane.wait);
@@ -114,8 +85,8 @@ impl Group {
     fn speaker(
         self,
         number: usize,
-        mut sender: ring::Sender<Below>,
-        ear: &Ear<Below>,
+        mut sender: ring::Sender<Modelled>,
+        ear: &Ear<Modelled>,
     ) -> impl FnOnce() + use<> {
         let gone = Arc::clone(&ear.gone);
         move || {
@@ -138,7 +109,7 @@ impl Group {
         speakers.into_iter().map(thread::spawn).collect()
     }
 
-    fn listen(self, reads: &mut impl Reads<Below>, kernel: &Kernel) {
+    fn listen(self, reads: &mut impl Reads<Modelled>, kernel: &Kernel) {
         for &call in self.reader {
             reads.make(call);
         }
@@ -158,11 +129,11 @@ impl Group {
     }
 }
 
-fn in_turn() -> InTurn<Below> {
+fn in_turn() -> InTurn<Modelled> {
     InTurn::new(Wrong::Nothing)
 }
 
-fn by_stamp() -> ByStamp<Below> {
+fn by_stamp() -> ByStamp<Modelled> {
     ByStamp::new(Wrong::Nothing)
 }
 

@@ -21,16 +21,25 @@ impl Ground for Segment {
 
 /// A lane of the oracle's on loom's memory.
 #[derive(Clone)]
-struct Modelled {
-    lane: Lane,
+pub(super) struct Modelled {
+    pub(super) lane: Lane,
     agent: Rc<Mutex<()>>,
+    /// Where its producer's segment sleeps, if several lanes are slept over at once.
+    kernel: Option<Rc<Kernel>>,
+}
+
+impl Modelled {
+    pub(super) fn new(lane: Lane, kernel: Option<Rc<Kernel>>) -> Self {
+        Self { lane, agent: Rc::new(Mutex::new(())), kernel }
+    }
 }
 
 impl World for Modelled {
     type Memory = Segment;
 
     fn producer(&self) -> Segment {
-        Segment::producer(&self.lane.geometry(), self.lane.producer)
+        let segment = Segment::producer(&self.lane.geometry(), self.lane.producer);
+        self.kernel.iter().fold(segment, Segment::below)
     }
     fn consumer(&self) -> Segment {
         Segment::consumer(self.lane.consumer)
@@ -75,7 +84,7 @@ impl Script {
     ) -> impl Fn() + std::marker::Send + Sync + 'static {
         move || {
             let Self { lane, producer, consumer, end } = self;
-            let world = change(Modelled { lane, agent: Rc::new(Mutex::new(())) });
+            let world = change(Modelled::new(lane, None));
             let (mut sender, mut receiver) = ring::open(world, lane.geometry(), lane.wait);
             let sending = thread::spawn(move || {
                 for &call in producer {
@@ -135,6 +144,8 @@ fn the_end_of_the_stream_comes_last_and_wakes_a_sleeper() {
     let script = |lane| Script { lane, producer: &[Send(Whole, 8), Close], consumer: &[], end: 2 };
     explore("end, spinning", SMALL, script(SPIN).model());
     explore("end, sleeping", (Some(3), Some(6)), script(PARK).model());
+    let nothing_else = Script { producer: &[Close], end: 1, ..script(PARK) };
+    explore("end of nothing, sleeping", SMALL, nothing_else.model());
 }
 
 #[test]

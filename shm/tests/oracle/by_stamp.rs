@@ -217,15 +217,15 @@ impl<W: World> Reads<W> for ByStamp<W> {
         }
     }
 
-    fn all_in(&mut self) {
-        while let Some(number) = self.out.first().map(|ear| ear.number) {
-            self.out_or_in(number);
-        }
+    fn ears<'a>(&'a self) -> impl Iterator<Item = &'a Ear<W>>
+    where
+        W: 'a,
+    {
+        self.order.lanes().map(|(_, ear)| ear)
     }
 
-    fn is_done(&self, end: impl Fn(usize) -> Option<u64>) -> bool {
-        let there = self.order.lanes().all(|(_, ear)| end(ear.number) == Some(ear.position()));
-        there && self.out.is_empty()
+    fn out(&self) -> &[Ear<W>] {
+        &self.out
     }
 
     fn sleep(&mut self, wait: impl FnOnce(&[(&W::Memory, u32)], Duration) -> bool) {

@@ -46,7 +46,7 @@ pub(super) struct Shared<W: World> {
     pub(super) wait: WaitMode,
     history: Mutex<History>,
     /// The producers' segments, one after the other, and where each ends once its producer is dead.
-    pub(super) generations: Mutex<Vec<(W::Memory, Option<u64>)>>,
+    generations: Mutex<Vec<(W::Memory, Option<u64>)>>,
     news: Mutex<VecDeque<News<W::Memory>>>,
     numbers: AtomicU64,
     /// Position after the last end of all, once it is known.
@@ -97,10 +97,17 @@ impl<W: World> Hall<W> {
         self.0.news.lock().expect("as the history").push_back(news);
     }
 
+    /// What the agent knows of all producers, one thread at a time.
+    pub(super) fn generations<R>(
+        &self,
+        f: impl FnOnce(&mut Vec<(W::Memory, Option<u64>)>) -> R,
+    ) -> R {
+        self.0.world.serialised(|| f(&mut self.0.generations.lock().expect("as the history")))
+    }
+
     /// A producer's segment, and where it ends, if it is known.
     pub(super) fn generation(&self, number: usize) -> Option<(W::Memory, u64)> {
-        let generations = self.0.generations.lock().expect("as the history");
-        let found = generations.get(number).cloned();
+        let found = self.generations(|generations| generations.get(number).cloned());
         found.map(|(memory, end)| (memory, end.unwrap_or(UNKNOWN)))
     }
 
@@ -306,16 +313,17 @@ impl<W: World> Speaker<W> {
         let Shared { geometry, policy, wait, .. } = *shared;
         self.writer = Writer::broadcast(memory.clone(), geometry, wait, base, policy);
         self.hall.history().succeed();
+        let dead = self.hall.generations(|generations| {
+            let (dead, end) = generations.last_mut().expect("the first one");
+            *end = Some(base);
+            let dead = dead.clone();
+            generations.push((memory, None));
+            dead
+        });
         for (number, peer) in &self.members {
             let at = self.writer.admit(peer.clone(), *number, Start::Newest);
             assert_eq!(at, Some(base), "oracle: where a successor lets a reader in");
         }
-        let mut generations = shared.generations.lock().expect("as the history");
-        let (dead, end) = generations.last_mut().expect("the first one");
-        *end = Some(base);
-        let dead = dead.clone();
-        generations.push((memory, None));
-        drop(generations);
         // The agent wakes whoever sleeps on the dead one's bell.
         dead.nudge();
         self.closed = false;
@@ -332,6 +340,65 @@ impl<W: World> Speaker<W> {
     }
 }
 
+/// The producer and readers in one thread.
+pub(crate) struct Stage<W: World> {
+    hall: Hall<W>,
+    speaker: Speaker<W>,
+    seats: [Option<Listener<W>>; READERS],
+}
+
+impl<W: World> Stage<W> {
+    pub(crate) fn new(hall: &Hall<W>) -> Self {
+        Self { hall: hall.clone(), speaker: hall.speaker(), seats: [const { None }; READERS] }
+    }
+
+    /// Position after everything that was sent.
+    pub(crate) fn position(&self) -> u64 {
+        self.speaker.position()
+    }
+
+    /// Whether the producer knows of no reader any more.
+    pub(crate) fn is_deserted(&self) -> bool {
+        let Speaker { writer, members, .. } = &self.speaker;
+        members.iter().all(|(number, _)| !writer.knows(*number))
+    }
+
+    /// Makes a call. False if it is a producer's and was refused for want of room.
+    pub(crate) fn make(&mut self, call: Call, patience: Patience) -> bool {
+        match call {
+            Call::Of(operation) => return self.speaker.make(operation, patience),
+            Call::Attend => self.speaker.attend(0),
+            Call::Join(seat, start) if self.seats[seat].is_none() => {
+                self.seats[seat] = self.hall.join(start);
+            }
+            Call::Join(..) => {}
+            Call::Receive(seat, most) => {
+                if let Some(listener) = &mut self.seats[seat] {
+                    listener.receive(most, patience);
+                }
+            }
+            Call::Leave(seat) => {
+                let leaves = self.seats[seat].take();
+                leaves.into_iter().for_each(|listener| listener.leave(patience));
+            }
+            Call::Die(seat) => self.seats[seat].take().into_iter().for_each(Listener::die),
+        }
+        true
+    }
+
+    /// Sends one message more, and lets everybody take what is left and leave.
+    fn conclude(mut self) {
+        self.speaker.attend(0);
+        self.speaker.make(Operation::Send(Form::Whole, 1), Patience::None);
+        for mut listener in self.seats.into_iter().flatten() {
+            while listener.receive(usize::MAX, Patience::None) > 0 {}
+            let (came, sent) = (listener.position(), self.speaker.position());
+            assert_eq!(came, sent, "oracle: what was sent does not come");
+            listener.leave(Patience::None);
+        }
+    }
+}
+
 /// Makes calls in one thread, and takes what is left.
 pub(crate) fn run<W: World>(
     world: W,
@@ -339,29 +406,9 @@ pub(crate) fn run<W: World>(
     policy: Policy,
     calls: impl IntoIterator<Item = Call>,
 ) {
-    let hall = Hall::new(world, geometry, policy, WaitMode::Spin);
-    let mut speaker = hall.speaker();
-    let mut seats: [Option<Listener<W>>; READERS] = [const { None }; READERS];
+    let mut stage = Stage::new(&Hall::new(world, geometry, policy, WaitMode::Spin));
     for call in calls {
-        match call {
-            Call::Of(operation) => _ = speaker.make(operation, Patience::None),
-            Call::Attend => speaker.attend(0),
-            Call::Join(seat, start) if seats[seat].is_none() => seats[seat] = hall.join(start),
-            Call::Receive(seat, most) => {
-                if let Some(listener) = &mut seats[seat] {
-                    listener.receive(most, Patience::None);
-                }
-            }
-            Call::Join(..) => {}
-            Call::Leave(seat) => seats[seat].take().into_iter().for_each(Listener::leave),
-            Call::Die(seat) => seats[seat].take().into_iter().for_each(Listener::die),
-        }
+        stage.make(call, Patience::None);
     }
-    speaker.attend(0);
-    speaker.make(Operation::Send(Form::Whole, 1), Patience::None);
-    for mut listener in seats.into_iter().flatten() {
-        while listener.receive(usize::MAX, Patience::None) > 0 {}
-        assert_eq!(listener.position(), speaker.position(), "oracle: what was sent does not come");
-        listener.leave();
-    }
+    stage.conclude();
 }

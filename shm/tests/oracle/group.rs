@@ -154,14 +154,29 @@ pub(crate) trait Reads<W: World> {
     /// Makes a call of the reader's; returns how many messages and ends it told of.
     fn make(&mut self, call: Call) -> usize;
 
-    /// Puts every lane back.
-    fn all_in(&mut self);
+    /// Lanes that it reads.
+    fn ears<'a>(&'a self) -> impl Iterator<Item = &'a Ear<W>>
+    where
+        W: 'a;
 
-    /// Whether every lane has come to its end, if it is known.
-    fn is_done(&self, end: impl Fn(usize) -> Option<u64>) -> bool;
+    /// Lanes that were taken out.
+    fn out(&self) -> &[Ear<W>];
 
     /// Sleeps until one of the lanes that are waited for rings.
     fn sleep(&mut self, wait: impl FnOnce(&[(&W::Memory, u32)], Duration) -> bool);
+
+    /// Puts every lane back.
+    fn all_in(&mut self) {
+        while let Some(number) = self.out().first().map(|ear| ear.number) {
+            self.make(Call::OutOrIn(number));
+        }
+    }
+
+    /// Whether every lane has come to its end, if it is known.
+    fn is_done(&self, end: impl Fn(usize) -> Option<u64>) -> bool {
+        let mut ears = self.ears();
+        self.out().is_empty() && ears.all(|ear| end(ear.number) == Some(ear.position()))
+    }
 }
 
 /// Lanes that one reads.

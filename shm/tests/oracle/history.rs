@@ -331,9 +331,9 @@ impl History {
         let here = self.at(position).filter(|_| is_here);
         let before = self.entries.partition_point(|entry| entry.position < position);
         let joined = by_message && before > 0 && self.entries[before - 1].joined;
+        let committed = |entry: &Entry| self.strict && entry.end() <= self.committed;
         Outlook {
-            certain: self.strict
-                && here.is_some_and(|entry| joined || entry.end() <= self.committed),
+            certain: here.is_some_and(|entry| joined || committed(entry)),
             gone: self.strict && self.policy.loses() && position + self.count < reign.written,
         }
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use laneway_shm::layout::C_LOST;
 use laneway_shm::memory::Memory;
-use laneway_shm::ring::{Follower, Found, Heard, Policy, Reader};
+use laneway_shm::ring::{Follower, Found, Heard, Policy, Reader, Span};
 use laneway_shm::roster::{self, Entry};
 use laneway_shm::{Reason, WaitMode};
 
@@ -14,6 +14,12 @@ use super::ring::{FOR_EVER, Ground, Patience, World};
 enum Eyes<M: Ground> {
     Gate(Reader<M, M>),
     Follow(Follower<M, M>),
+}
+
+fn copy<M: Ground>(reader: &Reader<M, M>, span: &Span) -> Vec<u8> {
+    let mut bytes = vec![0; span.len];
+    reader.copy_out(span, 0, &mut bytes);
+    bytes
 }
 
 /// One stay of a reader.
@@ -81,7 +87,7 @@ impl<W: World> Listener<W> {
             return true;
         }
         // Those that are there now: a list that is followed by another one changes no more.
-        let known = self.hall.0.generations.lock().expect("as the history").clone();
+        let known = self.hall.generations(|generations| generations.clone());
         let found = known.into_iter().enumerate().find_map(|(at, (memory, _))| {
             let entry = roster::find(&memory, self.number)?;
             Some((at, memory, entry))
@@ -112,7 +118,13 @@ impl<W: World> Listener<W> {
         let Some((memory, _)) = next else { return false };
         // The news is for every sleeper, and one nudge ends one sleep.
         drained.nudge();
-        let entry = roster::find(&memory, self.number).expect("oracle: a reader was forgotten");
+        // Its producer may be about to let it in.
+        let entry = loop {
+            match roster::find(&memory, self.number) {
+                Some(entry) => break entry,
+                None => self.hall.0.world.pause(),
+            }
+        };
         assert_eq!(entry.joined_at, position, "oracle: where the next generation lets it in");
         self.join(memory, &entry);
         self.entered = Some(at + 1);
@@ -123,11 +135,10 @@ impl<W: World> Listener<W> {
     fn hears(&mut self) -> bool {
         loop {
             let (at, position) = (self.entered.expect("let in"), self.position());
-            let (_, end) = self.hall.generation(at).expect("it was there");
             let outlook = self.hall.history().outlook(at, position, self.by_message);
             let heard = match self.eyes {
                 Eyes::Gate(_) => self.gated(),
-                Eyes::Follow(_) => self.losing(at, end),
+                Eyes::Follow(_) => self.losing(at),
             };
             if let Some(Heard::Message { .. }) = heard {
                 assert!(!outlook.gone, "oracle: {position} was written over, and is handed out");
@@ -149,8 +160,7 @@ impl<W: World> Listener<W> {
         let (history, position) = (|| self.hall.history(), reader.position());
         match reader.poll().expect("oracle: an honest producer is blamed")? {
             Found::Message(span) => {
-                let mut bytes = vec![0; span.len];
-                reader.copy_out(&span, 0, &mut bytes);
+                let bytes = copy(reader, &span);
                 let after = history().judge(span.position(), &bytes);
                 assert_eq!(span.position(), position, "oracle: position");
                 history().take(self.number, after);
@@ -170,7 +180,8 @@ impl<W: World> Listener<W> {
         }
     }
 
-    fn losing(&mut self, at: usize, end: u64) -> Option<Heard> {
+    fn losing(&mut self, at: usize) -> Option<Heard> {
+        let (_, end) = self.hall.generation(at).expect("it was there");
         let Eyes::Follow(follower) = &mut self.eyes else { return None };
         let position = follower.position();
         self.hall.history().look(self.number);
@@ -219,14 +230,31 @@ impl<W: World> Listener<W> {
         }
     }
 
-    /// Leaves in order; nobody else tells the producer.
-    pub(crate) fn leave(mut self) {
+    /// Leaves in order; nobody else tells the producer. Who is patient and gates waits for the next
+    /// message, and has it in its hands then.
+    pub(crate) fn leave(mut self, patience: Patience) {
+        while patience == Patience::ForEver && !self.holds() {
+            self.wait();
+        }
         self.hall.history().leave(self.number);
         match &mut self.eyes {
-            Eyes::Gate(reader) => reader.leave(),
+            Eyes::Gate(reader) => {
+                reader.leave();
+                assert_eq!(reader.poll(), Ok(None), "oracle: who has left reads on");
+            }
             Eyes::Follow(follower) => follower.leave(),
         }
         self.hall.history().left(self.number);
+    }
+
+    /// Looks at the next message without releasing it. False if none is there.
+    fn holds(&mut self) -> bool {
+        let Eyes::Gate(reader) = &mut self.eyes else { return true };
+        let found = reader.poll().expect("oracle: an honest producer is blamed");
+        let Some(Found::Message(span)) = found else { return found.is_some() };
+        let bytes = copy(reader, &span);
+        self.hall.history().judge(span.position(), &bytes);
+        true
     }
 
     /// Is killed: the agent tells the producer, and wakes it.

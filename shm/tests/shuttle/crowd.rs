@@ -35,7 +35,7 @@ fn listen<W: World>(hall: &Hall<W>, left: &AtomicUsize) {
         let (most, leaves) = (dice.gen_range(0..STAY_MAX), dice.r#gen());
         let mut listener = hall.join(start).expect("few come");
         listener.receive(most, Patience::ForEver);
-        if leaves { listener.leave() } else { listener.die() }
+        if leaves { listener.leave(Patience::None) } else { listener.die() }
     }
     left.fetch_add(1, Ordering::SeqCst);
 }
