@@ -134,7 +134,10 @@ pub enum ControlError {
     #[error("{0}")]
     Schema(#[from] SchemaMismatch),
     /// Too many generations wait to be drained.
-    #[error("{open} generations wait to be drained, at most {limit} may; attach a consumer")]
+    #[error(
+        "{open} generations wait to be drained, at most {limit} may; attach a consumer, or \
+             let the one that is there drain"
+    )]
     GenerationsExhausted {
         /// Generations open.
         open: usize,

@@ -170,7 +170,8 @@ class Producer:
     def maintain(self) -> None:
         """Looks at the agent's events; for a producer that sends rarely."""
     def close(self, timeout: Optional[float] = None) -> None:
-        """Ends the stream. If that fails, the end stays open."""
+        """Ends the stream. If that fails, the end stays open. Takes up to a second more where an
+        agent is away or a frozen payload waits for news of its consumer."""
     def detach(self) -> None:
         """Leaves the stream open for a successor."""
     def __enter__(self) -> Producer: ...

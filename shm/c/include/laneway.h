@@ -559,7 +559,8 @@ enum laneway_status laneway_producer_peer(struct laneway_producer *producer,
 enum laneway_status laneway_producer_maintain(struct laneway_producer *producer);
 
 // Ends the stream and closes the handle: the consumer sees the end after the last message. Waits
-// at most `timeout_ns` for the one slot that the end takes. Where the answer is not
+// at most `timeout_ns` for the one slot that the end takes, and up to a second more where an agent
+// is away or a frozen payload waits for news of its consumer. Where the answer is not
 // `LANEWAY_STATUS_OK`, the handle stays open: close it again, or detach it.
 //
 // # Safety

@@ -355,7 +355,8 @@ pub unsafe extern "C" fn laneway_producer_maintain(
 }
 
 /// Ends the stream and closes the handle: the consumer sees the end after the last message. Waits
-/// at most `timeout_ns` for the one slot that the end takes. Where the answer is not
+/// at most `timeout_ns` for the one slot that the end takes, and up to a second more where an agent
+/// is away or a frozen payload waits for news of its consumer. Where the answer is not
 /// `LANEWAY_STATUS_OK`, the handle stays open: close it again, or detach it.
 ///
 /// # Safety

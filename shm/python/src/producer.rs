@@ -217,7 +217,8 @@ impl Producer {
         self.look(py, laneway_shm::Producer::maintain)?.map_err(|error| error::reserve(py, error))
     }
 
-    /// Ends the stream. If that fails, the end stays open.
+    /// Ends the stream. If that fails, the end stays open. Takes up to a second more where an agent
+    /// is away or a frozen payload waits for news of its consumer.
     #[pyo3(signature = (timeout=None))]
     fn close(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
         let timeout = self::timeout(timeout)?;
