@@ -424,10 +424,11 @@ fn producers_killed_at_random_instants_lose_nothing_for_any_reader() {
 fn messages_flow_while_the_agent_is_dead_and_every_end_comes_back() {
     let _turn = turn();
     let mut agent = Agent::start();
-    let until = 400_000;
-    let readers = with_two_readers(&agent, until);
+    // Longer than this test on every machine: it goes on until it is killed.
+    let endless = u64::MAX / 2;
+    let readers = with_two_readers(&agent, endless);
     let producer =
-        Running::start(worker(&agent, "produce", "orders", Role::Producer, until, "producer"));
+        Running::start(worker(&agent, "produce", "orders", Role::Producer, endless, "producer"));
     let came = |lane: &v1::Lane, slots| {
         let position = |r: &v1::ReaderStatus| r.counters.unwrap_or_default().position;
         lane.readers.iter().all(|reader| position(reader) > slots)
@@ -441,7 +442,9 @@ fn messages_flow_while_the_agent_is_dead_and_every_end_comes_back() {
         live == 2 && state(&lane.producer) == State::Live
     });
     producer.kill();
-    agent.wait_for("orders", "death is seen", |lane| state(&lane.producer) == State::Gone);
+    let gone = |lane: &v1::Lane| state(&lane.producer) == State::Gone;
+    let lane = agent.wait_for("orders", "death is seen", gone);
+    let until = lane.producer.unwrap().counters.unwrap().position + 100_000;
     let successor = worker(&agent, "produce", "orders", Role::Producer, until, "successor");
     assert!(Running::start(successor).finish().status.success());
     for reader in readers {
