@@ -5,6 +5,7 @@
  * The lane has 64 slots of 56 bytes and cores for nobody.
  */
 #include <stdlib.h>
+#include <time.h>
 
 #include "checks.h"
 #include "laneway.h"
@@ -147,6 +148,17 @@ static void without_lifeline(char **argv, laneway_producer *producer, laneway_co
     EXPECT(laneway_frozen_release(payload), OK);
 }
 
+/* One thread plays both ends: what is sent before the news of the consumer goes out at a later call. */
+static void meet(laneway_producer *producer) {
+    laneway_peer peer = LANEWAY_PEER_ABSENT;
+    time_t end = time(NULL) + 30;
+    while (peer != LANEWAY_PEER_LIVE) {
+        CHECK(time(NULL) < end);
+        EXPECT(laneway_producer_maintain(producer), OK);
+        EXPECT(laneway_producer_peer(producer, &peer), OK);
+    }
+}
+
 int main(int argc, char **argv) {
     laneway_producer *producer;
     laneway_consumer *consumer;
@@ -156,6 +168,7 @@ int main(int argc, char **argv) {
     }
     EXPECT(laneway_producer_attach(argv[1], argv[2], &options, &producer), OK);
     EXPECT(laneway_consumer_attach(argv[1], argv[3], &options, &consumer), OK);
+    meet(producer);
     arguments();
     in_order(producer, consumer);
     no_room(producer, consumer);

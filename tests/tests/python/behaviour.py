@@ -182,7 +182,13 @@ def interrupt(socket, tickets):
 
 def with_lifeline(socket, tickets):
     producer = laneway.attach_producer(socket, ticket=tickets[0], lifeline=True)
-    return producer, laneway.attach_consumer(socket, ticket=tickets[1])
+    consumer = laneway.attach_consumer(socket, ticket=tickets[1])
+    # One thread plays both: what is sent before the news of the consumer goes out at a later call.
+    end = time.monotonic() + SOON
+    while producer.peer != "live":
+        assert time.monotonic() < end, producer.peer
+        producer.maintain()
+    return producer, consumer
 
 
 def frozen(socket, tickets):
