@@ -1,44 +1,43 @@
-//! `laneway-bench copies`: what a copy out of a lane costs beside `memcpy`, and which way a large
-//! payload goes best from one core to another.
+//! `laneway-bench copies`: what a copy out of a lane costs beside `memcpy`, what a message costs
+//! that is looked at and not copied, and which way a large payload goes best from one core to
+//! another.
 //!
 //! The hand-over is between two threads that pass two buffers to and fro, one for each way, by
 //! value over a queue: whose turn it is owns both. So a method is measured without a ring's rules;
 //! a lane stands beside them, to see whether it chose well.
 
+mod alone;
 mod lane;
 
-use std::hint::black_box;
-use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
-use laneway_shm::{PairOptions, pair};
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use crate::error::BenchError;
 use crate::interrupt::Interrupt;
 use crate::machine::Machine;
-use crate::message::{Idle, PATIENCE, STOP, Seen, fill, judge};
+use crate::message::{Idle, STOP, Seen, fill, judge};
 use crate::probe::{joined, pin};
-use crate::recorder::{Recorder, median};
+use crate::recorder::Recorder;
 use crate::stores;
 use crate::trial::{Cost, Kind, Sheet, Trial, TrialArgs, Tried, Way, What};
 
 /// Sizes that are copied out, in bytes.
 const OUT: [u32; 9] = [64, 128, 256, 512, 1024, 2048, 4096, 16_384, 65_536];
+/// Sizes that are looked at, in bytes.
+const LOOKED_AT: [u32; 4] = [1024, 4096, 16_384, 65_536];
+/// Ways to look at a message; the first is the reader in place.
+const LOOKS: [Way; 4] = [Way::InPlace, Way::Copied, Way::Pieces, Way::Lines];
 /// Sizes that are handed over, in bytes.
 const OVER: [u32; 4] = [4096, 16_384, 65_536, 1 << 20];
 /// Ways to hand over, but for a lane.
 const WAYS: [Way; 5] =
     [Way::Memcpy, Way::RepMovsb, Way::NonTemporal, Way::InPlace, Way::WrittenBack];
-/// Bytes copied between two looks at the clock.
-const CHUNK: usize = 1 << 20;
-/// Where a message lies in its first line: behind its commit word, in bytes.
-const OFFSET: usize = 8;
 
 const EXAMPLES: &str = "\
 Examples:
-  laneway-bench copies                      out of a lane, and 4 KiB to 1 MiB by each method
+  laneway-bench copies                      out of a lane, looked at, and 4 KiB to 1 MiB by each method
   laneway-bench copies --quick              a first look
   laneway-bench copies --json > copies.json; laneway-bench report --input copies.json";
 
@@ -58,18 +57,19 @@ pub(crate) fn run(args: &CopiesArgs) -> Result<(), BenchError> {
     let trials = trials();
     let sheet =
         Sheet::measure(Kind::Copies, machine, &args.trial, &trials, &interrupt, |trial, time| {
-            if trial.what == What::CopyOut {
-                return copied_out(trial, cpus.0, time).map(Tried::from);
-            }
-            if trial.way == Way::Lane {
-                return lane::hand_over(trial.bytes, cpus, time).map(Tried::from);
-            }
-            match Writing::by(trial.way) {
-                Some(writing) => {
-                    hand_over(writing, trial.bytes as usize, cpus, time).map(Tried::from)
+            let cost = match (trial.what, trial.way) {
+                (What::CopyOut, _) => alone::copied_out(trial, cpus.0, time)?,
+                (What::LookedAt, _) => alone::looked_at(trial, cpus.0, time)?,
+                (_, Way::Lane) => lane::hand_over(trial.bytes, cpus, time)?,
+                (_, way) => {
+                    let Some(writing) = Writing::by(way) else {
+                        let why = "this processor has no such instruction".to_owned();
+                        return Ok(Tried::Absent(why));
+                    };
+                    hand_over(writing, trial.bytes as usize, cpus, time)?
                 }
-                None => Ok(Tried::Absent("this processor has no such instruction".to_owned())),
-            }
+            };
+            Ok(cost.into())
         })?;
     sheet.print(&args.trial)
 }
@@ -78,60 +78,14 @@ fn trials() -> Vec<Trial> {
     let out = OUT.into_iter().flat_map(|bytes| {
         [Way::Memcpy, Way::Lane].map(|way| Trial::new(What::CopyOut, bytes, way))
     });
+    let looked = LOOKED_AT
+        .into_iter()
+        .flat_map(|bytes| LOOKS.map(|way| Trial::new(What::LookedAt, bytes, way)));
     let over = OVER.into_iter().flat_map(|bytes| {
         let ways = WAYS.into_iter().chain([Way::Lane]);
         ways.map(move |way| Trial::new(What::HandOver, bytes, way))
     });
-    out.chain(over).collect()
-}
-
-/// `bytes` bytes that start `offset` bytes into a line, and where.
-fn placed(bytes: usize, offset: usize) -> (Vec<u8>, Range<usize>) {
-    let memory = vec![7; bytes + 128];
-    let start = memory.as_ptr().align_offset(64) + offset;
-    (memory, start..start + bytes)
-}
-
-/// One core copies a message that stays where it is, again and again.
-fn copied_out(trial: Trial, cpu: u32, time: Duration) -> Result<Option<Cost>, BenchError> {
-    let bytes = trial.bytes as usize;
-    let copying = || {
-        let _pinned = pin(cpu)?;
-        let (mut memory, target) = placed(bytes, 0);
-        let target = memory.get_mut(target).unwrap_or_default();
-        if trial.way == Way::Memcpy {
-            let (source, place) = placed(bytes, OFFSET);
-            let source = source.get(place).unwrap_or_default();
-            let copy = || black_box(&mut *target).copy_from_slice(black_box(source));
-            return Ok(repeated(bytes, time, copy));
-        }
-        let options =
-            PairOptions { slot_payload_bytes: trial.bytes, slot_count: 2, ..Default::default() };
-        let (mut producer, mut consumer) = pair(options)?;
-        producer.send(target, PATIENCE)?;
-        let slot = consumer.recv(PATIENCE)?;
-        Ok(repeated(bytes, time, || {
-            black_box(slot.copy_to(black_box(&mut *target)));
-        }))
-    };
-    joined(std::thread::scope(|scope| scope.spawn(copying).join()))
-}
-
-/// What one of many calls takes: the median of the means of as many as copy a chunk.
-fn repeated(bytes: usize, time: Duration, mut copy: impl FnMut()) -> Option<Cost> {
-    let calls = u32::try_from(CHUNK / bytes.max(1)).unwrap_or(u32::MAX).clamp(8, 4096);
-    let mut costs = Vec::new();
-    let start = Instant::now();
-    loop {
-        let before = Instant::now();
-        for _ in 0..calls {
-            copy();
-        }
-        costs.push(before.elapsed().as_secs_f64() * 1e9 / f64::from(calls));
-        if start.elapsed() >= time {
-            return median(&mut costs).map(|nanos| Cost { nanos, p99_ns: None });
-        }
-    }
+    out.chain(looked).chain(over).collect()
 }
 
 /// How a payload comes into the buffer that is handed over.
@@ -292,12 +246,5 @@ mod tests {
         for trial in &trials {
             assert!(trial.base().is_none_or(|base| trials.contains(&base)), "{trial:?}");
         }
-    }
-
-    #[test]
-    fn memory_starts_where_a_message_would() {
-        let (memory, place) = placed(100, OFFSET);
-        assert_eq!(memory[place.clone()].as_ptr().align_offset(64), 64 - OFFSET);
-        assert_eq!(place.len(), 100);
     }
 }

@@ -391,7 +391,7 @@ fn expected_sum(number: u64, len: usize) -> u64 {
 
 /// Sum of all words and of the bytes after them: reads every byte, eight at a time or more.
 #[inline(always)]
-fn sum(bytes: &[u8]) -> u64 {
+pub(crate) fn sum(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<8>();
     let words = words.iter().fold(0u64, |sum, word| sum.wrapping_add(u64::from_le_bytes(*word)));
     rest.iter().fold(words, |sum, byte| sum.wrapping_add(u64::from(*byte)))

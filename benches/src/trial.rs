@@ -69,6 +69,8 @@ pub(crate) enum What {
     Publish,
     /// A message out of memory that a foreign process may write, on one core.
     CopyOut,
+    /// The words of a message added up, on one core.
+    LookedAt,
     /// A large payload from private memory to a reader, half a round trip.
     HandOver,
     /// One cache line, half a round trip.
@@ -97,8 +99,14 @@ pub(crate) enum Way {
     RepMovsb,
     /// Stores that go past the caches.
     NonTemporal,
-    /// Written where the reader reads it.
+    /// Written where the reader reads it; looked at where it lies.
     InPlace,
+    /// Copied whole, then looked at.
+    Copied,
+    /// Copied piece by piece, each looked at before the next.
+    Pieces,
+    /// Loaded line by line into registers.
+    Lines,
     /// The same, and each line written back to memory before the hand-over.
     WrittenBack,
     /// Looking again at once.
@@ -130,7 +138,7 @@ impl Trial {
 
     /// The class that held before and after; of one core always the same.
     fn class(self, before_ns: f64, after_ns: f64) -> Option<Class> {
-        let alone = self.what == What::CopyOut;
+        let alone = matches!(self.what, What::CopyOut | What::LookedAt);
         if alone { Some(Class::Core) } else { Class::agreed(before_ns, after_ns) }
     }
 
@@ -141,6 +149,7 @@ impl Trial {
             (What::WakeUp, _) => Way::Futex,
             (What::Publish, _) => Way::Spin,
             (What::CopyOut | What::HandOver, _) => Way::Memcpy,
+            (What::LookedAt, _) => Way::InPlace,
             (What::Line | What::Message | What::Stream, _) => Way::NoPause,
         };
         (way != self.way).then_some(Self { way, ..self })

@@ -153,6 +153,7 @@ fn every_way_to_copy_is_tried_or_says_why_not() {
     let ways = ["memcpy", "rep-movsb", "non-temporal", "in-place", "written-back"];
     let mut expected = ways.map(|way| ("hand-over", way)).to_vec();
     expected.extend([("copy-out", "memcpy"), ("copy-out", "lane")]);
+    expected.extend(["in-place", "copied", "pieces", "lines"].map(|way| ("looked-at", way)));
     let sheet = trials(&["copies", "--quick", "--seconds", "0.02"], &expected);
     // One core copies however busy the machine is.
     let rows = sheet["rows"].as_array().expect("rows");

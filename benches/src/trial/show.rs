@@ -109,7 +109,7 @@ pub(crate) fn charts(sheet: &Sheet) -> Vec<Chart> {
         }
         let series = curves.into_iter().map(|(kind, points)| {
             let trial = Trial::new(thing, 0, kind);
-            let first = matches!(kind, Way::Lane | Way::Park | Way::Pause);
+            let first = matches!(kind, Way::Lane | Way::Lines | Way::Park | Way::Pause);
             Series { name: way(&trial).to_owned(), points, first }
         });
         let by = if gaps { "gap in us" } else { "message size" };
@@ -130,6 +130,7 @@ pub(crate) fn what(what: What) -> &'static str {
         What::WakeUp => "wake-up",
         What::Publish => "publish",
         What::CopyOut => "copy out",
+        What::LookedAt => "looked at",
         What::HandOver => "hand-over",
         What::Line => "line",
         What::Message => "message",
@@ -148,7 +149,11 @@ pub(crate) fn way(trial: &Trial) -> &'static str {
         (_, Way::Lane) => "a lane",
         (_, Way::RepMovsb) => "rep movsb",
         (_, Way::NonTemporal) => "non-temporal stores",
+        (What::LookedAt, Way::InPlace) => "a slice in place",
         (_, Way::InPlace) => "written in place",
+        (_, Way::Copied) => "copied first",
+        (_, Way::Pieces) => "by pieces",
+        (_, Way::Lines) => "by lines",
         (_, Way::WrittenBack) => "in place, then clwb",
         (_, Way::NoPause) => "no pause",
         (_, Way::Pause) => "pause",
@@ -166,6 +171,10 @@ fn title(thing: What) -> &'static str {
              one that spins"
         }
         What::CopyOut => "Copy out of memory that another process may write; beside memcpy",
+        What::LookedAt => {
+            "A held message whose words are added up, out of memory that another process may write; \
+             beside a slice of private memory"
+        }
         What::HandOver => {
             "Large payload made in private memory and copied over by each method, or made in \
              place, and read there: half a round trip, beside memcpy; clwb beside in place"
