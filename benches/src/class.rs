@@ -9,8 +9,12 @@ use serde::{Deserialize, Serialize};
 
 /// One-way hand-over up to which two cpus share a core, in ns.
 const SMT_MAX_NS: f64 = 25.0;
-/// One-way hand-over up to which two cpus share a last-level cache, in ns.
-const NEAR_MAX_NS: f64 = 110.0;
+/// One-way hand-over up to which two cpus share a last-level cache, in ns: those of one took 20 to
+/// 130 on the machines of `docs/measurements.md` ("Near and far"), others 180 and more.
+const NEAR_MAX_NS: f64 = 150.0;
+/// One-way hand-over up to which it was two cpus that ran, in ns: a line that takes longer waited
+/// for its cpu and not for the way.
+const FAR_MAX_NS: f64 = 1000.0;
 
 /// Distance class of two cpus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -20,10 +24,12 @@ pub(crate) enum Class {
     Smt,
     /// Two cores below one last-level cache.
     Near,
-    /// Two cores without a common cache, or a machine too busy to tell.
+    /// Two cores without a common cache.
     Far,
     /// One core only, whose distance to others is nothing to it.
     Core,
+    /// Others had the cpus, or both were one: nothing is concluded.
+    Busy,
 }
 
 impl Class {
@@ -33,9 +39,16 @@ impl Class {
             Self::Smt
         } else if nanos <= NEAR_MAX_NS {
             Self::Near
-        } else {
+        } else if nanos <= FAR_MAX_NS {
             Self::Far
+        } else {
+            Self::Busy
         }
+    }
+
+    /// Whether figures of this class are held to a promise.
+    pub(crate) fn is_judged(self) -> bool {
+        self != Self::Busy
     }
 
     /// The class that held before and after, if it was one.
@@ -52,6 +65,7 @@ impl fmt::Display for Class {
             Self::Near => "near",
             Self::Far => "far",
             Self::Core => "core",
+            Self::Busy => "busy",
         })
     }
 }
@@ -62,9 +76,9 @@ mod tests {
 
     #[test]
     fn the_borders_of_the_measurements_divide_the_classes() {
-        let classes = [17.0, 25.0, 25.1, 43.0, 110.0, 110.1, 225.0].map(Class::of);
-        use Class::{Far, Near, Smt};
-        assert_eq!(classes, [Smt, Smt, Near, Near, Near, Far, Far]);
+        let classes = [17.0, 25.0, 25.1, 43.0, 150.0, 150.1, 225.0, 3e6].map(Class::of);
+        use Class::{Busy, Far, Near, Smt};
+        assert_eq!(classes, [Smt, Smt, Near, Near, Near, Far, Far, Busy]);
     }
 
     #[test]

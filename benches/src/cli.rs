@@ -153,8 +153,9 @@ Method:
   reads every byte and checks their sum, mode `header` eight bytes. Before and after each
   measurement one cache line travels between the same two cpus: the hand-over, which no ring can
   beat. Only measurements count whose two hand-overs fall into one class (smt <= 25 ns,
-  near <= 110 ns, far above). Ratios are taken within a round and reported as their median. rtrb
-  0.4, between two threads of one process, and a single core's memcpy run in the same rounds.
+  near <= 150 ns, far <= 1 us; above, others had the cpus: busy, and held to no promise). Ratios
+  are taken within a round and reported as their median. rtrb 0.4, between two threads of one
+  process, and a single core's memcpy run in the same rounds.
   How to read it: benches/METHOD.md.";
 
 /// Measure latency and throughput on real lanes from a real agent.

@@ -37,8 +37,9 @@ const METHOD: [&str; 6] = [
      mode `header` touches eight bytes, so that the payload stays where it is.",
     "One cache line travels between the same two cpus before and after each measurement: the \
      hand-over. No ring beats it, and it tells where the cpus were: `smt` up to 25 ns, `near` up \
-     to 110 ns, `far` above, or too busy to tell. A measurement counts only if both hand-overs \
-     fall into one class, and figures are compared only within a class.",
+     to 150 ns, `far` up to 1 us, and above that `busy`: others had the cpus, and nothing is \
+     concluded. A measurement counts only if both hand-overs fall into one class, and figures are \
+     compared only within a class.",
     "Ratios are taken inside a round and reported as the median over rounds. Of several ring \
      depths the best of the round counts, for each side.",
     "Rivals run between two processes of their own where they can cross that border, else \

@@ -21,7 +21,7 @@ struct Line(AtomicU64);
 
 /// One-way hand-over between the two cpus, measured for `time`.
 pub(crate) fn hand_over(cpus: (u32, u32), time: Duration) -> Result<Latency, BenchError> {
-    // A machine too busy for one round trip is "far" from itself.
+    // A machine too busy for one round trip is of the class that says so.
     Ok(hand_over_by::<true>(cpus, time)?.unwrap_or_else(nothing))
 }
 

@@ -169,7 +169,7 @@ const AHEAD: [Ahead; 10] = [
 /// The promises of `run`, for each class that was seen.
 pub(crate) fn of_rows(rows: &[Row]) -> Vec<Target> {
     let mut targets = Vec::new();
-    for row in rows {
+    for row in rows.iter().filter(|row| row.class.is_judged()) {
         let wanted =
             (row.cell.who, row.cell.mode, row.cell.readers) == (Who::Laneway, Mode::All, 1);
         match (row.cell.work, row.cell.bytes, &row.latency, row.times_rtrb) {
@@ -224,7 +224,7 @@ pub(crate) fn of_duels(duels: &[Duel]) -> Vec<Target> {
 
 /// The promises about waking, publishing and copying, for each class that was seen.
 pub(crate) fn of_trials(rows: &[trial::Row]) -> Vec<Target> {
-    let targets = rows.iter().filter_map(|row| {
+    let targets = rows.iter().filter(|row| row.class.is_judged()).filter_map(|row| {
         let (bytes, gap) = (row.trial.bytes, row.trial.gap_us);
         let times = |most| Some((row.times?, most, ""));
         let more = |most| Some((row.more_ns?, most, " ns"));
@@ -261,7 +261,7 @@ pub(crate) fn of_trials(rows: &[trial::Row]) -> Vec<Target> {
 /// What large messages take, in ideal hand-overs of as many bytes.
 fn of_payloads(duels: &[Duel]) -> Vec<Target> {
     let ideal = duels.iter().filter(|duel| duel.who == Who::Ideal);
-    let meant = ideal.filter(|duel| PAYLOADS.contains(&duel.bytes));
+    let meant = ideal.filter(|duel| PAYLOADS.contains(&duel.bytes) && duel.class.is_judged());
     let targets = meant.map(|duel| {
         let found = 1.0 / duel.lane_ahead;
         Target {
@@ -297,6 +297,8 @@ mod tests {
             duel(Who::Rtrb, Class::Far, 1.1),
             duel(Who::Iceoryx2, Class::Near, 31.0),
             duel(Who::Pipe, Class::Near, 0.1),
+            // Others had the cpus.
+            duel(Who::Rtrb, Class::Busy, 0.1),
         ];
         let found: Vec<(Class, f64, bool)> = of_duels(&duels)
             .into_iter()
@@ -318,7 +320,8 @@ mod tests {
             rounds: 2,
             lane_ahead,
         };
-        let found = of_duels(&[duel(1024, 0.5), duel(4096, 2.0), duel(64, 0.1)]);
+        let busy = Duel { class: Class::Busy, ..duel(4096, 0.1) };
+        let found = of_duels(&[duel(1024, 0.5), duel(4096, 2.0), duel(64, 0.1), busy]);
         let found: Vec<(f64, bool)> =
             found.into_iter().map(|target| (target.found, target.met)).collect();
         assert_eq!(found, [(2.0, false), (0.5, true)]);
@@ -342,6 +345,7 @@ mod tests {
             row(What::CopyOut, Way::Lane, 2048, Some(3.0), Some(9.0)),
             row(What::CopyOut, Way::Lane, 4096, Some(1.2), Some(1.0)),
             row(What::HandOver, Way::RepMovsb, 65536, Some(9.0), Some(9.0)),
+            trial::Row { class: Class::Busy, ..row(What::WakeUp, Way::Lane, 8, Some(9.0), None) },
         ];
         let found = of_trials(&rows);
         let found: Vec<(f64, bool)> =
