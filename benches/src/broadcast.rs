@@ -10,7 +10,7 @@ use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
 use crate::agent::{Agent, Lane};
-use crate::class::Class;
+use crate::class::{Class, keep_commonest};
 use crate::cli::{BroadcastArgs, PolicyArg};
 use crate::crowd::{BYTES, CrowdOrder, CrowdSetup};
 use crate::document::Marked;
@@ -134,12 +134,15 @@ fn measure(args: &BroadcastArgs, interrupt: &Interrupt) -> Result<Report, BenchE
                 if let Some(class) = Class::agreed(before, after) {
                     let delivered_per_s = sent_per_s * f64::from(readers);
                     let sample = Sample { round, class, readers, quiet, cost_ns, delivered_per_s };
-                    samples.push(sample);
+                    samples.push((Some(class), [before, after], sample));
                 }
             }
         }
     }
     progress.finish_and_clear();
+    keep_commonest(&mut samples, |sample| (&mut sample.0, sample.1));
+    let samples: Vec<Sample> =
+        samples.into_iter().filter(|sample| sample.0.is_some()).map(|sample| sample.2).collect();
     let rows = rows(&samples);
     let (policy, burst_messages, slots) = (args.policy, BURST, SLOTS);
     Ok(Report { machine, policy, rounds, seconds, burst_messages, slots, page_bytes, rows })

@@ -3,9 +3,12 @@
 //! Pure. On virtual machines this changes under a running program (the host moves vCPUs), which
 //! is why every figure carries the class that held before and after it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+use crate::recorder::median;
 
 /// One-way hand-over up to which two cpus share a core, in ns.
 const SMT_MAX_NS: f64 = 25.0;
@@ -15,6 +18,9 @@ const NEAR_MAX_NS: f64 = 150.0;
 /// One-way hand-over up to which it was two cpus that ran, in ns: a line that takes longer waited
 /// for its cpu and not for the way.
 const FAR_MAX_NS: f64 = 1000.0;
+
+/// How far the hand-overs of one placement scatter: within this factor of their median.
+const SPREAD: f64 = 1.6;
 
 /// Distance class of two cpus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -58,6 +64,32 @@ impl Class {
     }
 }
 
+/// Keeps of each distance the placement that most samples had, and takes the class of the others
+/// away: two placements can be of one class, as on a Xeon two threads of a core, 34 ns, and two
+/// cores, 105 ns, both are near. `of` tells a sample's class and the hand-overs around it, in ns.
+pub(crate) fn keep_commonest<S>(
+    samples: &mut [S],
+    of: impl Fn(&mut S) -> (&mut Option<Class>, [f64; 2]),
+) {
+    let mut hand_overs: BTreeMap<Class, Vec<f64>> = BTreeMap::new();
+    for sample in samples.iter_mut() {
+        if let (Some(class @ (Class::Smt | Class::Near | Class::Far)), around) = of(sample) {
+            hand_overs.entry(*class).or_default().extend(around);
+        }
+    }
+    let medians: BTreeMap<Class, f64> = hand_overs
+        .into_iter()
+        .filter_map(|(class, mut all)| Some((class, median(&mut all)?)))
+        .collect();
+    for sample in samples {
+        let (class, around) = of(sample);
+        let Some(usual) = class.and_then(|class| medians.get(&class)) else { continue };
+        if around.iter().any(|nanos| !(usual / SPREAD..=usual * SPREAD).contains(nanos)) {
+            *class = None;
+        }
+    }
+}
+
 impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -79,6 +111,28 @@ mod tests {
         let classes = [17.0, 25.0, 25.1, 43.0, 150.0, 150.1, 225.0, 3e6].map(Class::of);
         use Class::{Busy, Far, Near, Smt};
         assert_eq!(classes, [Smt, Smt, Near, Near, Near, Far, Far, Busy]);
+    }
+
+    #[test]
+    fn of_a_class_with_two_placements_the_commoner_one_counts() {
+        let near = Some(Class::Near);
+        let mut samples = vec![
+            (near, [105.0, 110.0]),
+            (near, [34.0, 35.0]),
+            (near, [98.0, 121.0]),
+            // It moved within its class.
+            (near, [34.0, 105.0]),
+            (near, [110.0, 101.0]),
+            // Of another class, and of none.
+            (Some(Class::Far), [250.0, 260.0]),
+            (Some(Class::Core), [1.0, 1e9]),
+            (Some(Class::Busy), [3e6, 4e9]),
+            (None, [30.0, 250.0]),
+        ];
+        keep_commonest(&mut samples, |sample| (&mut sample.0, sample.1));
+        let found: Vec<Option<Class>> = samples.into_iter().map(|sample| sample.0).collect();
+        let [far, core, busy] = [Class::Far, Class::Core, Class::Busy].map(Some);
+        assert_eq!(found, [near, None, near, None, near, far, core, busy, None]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
-use crate::class::Class;
+use crate::class::{Class, keep_commonest};
 use crate::copying;
 use crate::error::BenchError;
 use crate::ideal;
@@ -41,7 +41,7 @@ pub(crate) struct Sample {
     pub(crate) round: u32,
     #[serde(flatten)]
     pub(crate) cell: Cell,
-    /// None if the probes disagree: the sample does not count.
+    /// None if the probes disagree, with each other or with most: the sample does not count.
     pub(crate) class: Option<Class>,
     pub(crate) before: Probe,
     pub(crate) after: Probe,
@@ -118,6 +118,9 @@ pub(crate) fn rounds(
         }
     }
     progress.finish_and_clear();
+    keep_commonest(&mut found.samples, |sample| {
+        (&mut sample.class, [sample.before.typical_ns, sample.after.typical_ns])
+    });
     for cell in cells {
         let of_it = |sample: &Sample| sample.cell == *cell && sample.has_figures();
         let known = found.absent.iter().any(|absent| absent.cell == *cell);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use crate::class::Class;
+use crate::class::{Class, keep_commonest};
 use crate::document::VERSION;
 use crate::error::BenchError;
 use crate::interrupt::Interrupt;
@@ -185,8 +185,12 @@ pub(crate) struct Sample {
     pub(crate) round: u32,
     #[serde(flatten)]
     pub(crate) trial: Trial,
-    /// None if the two hand-overs disagree: the sample does not count.
+    /// None if the two hand-overs disagree, with each other or with most: the sample does not
+    /// count.
     pub(crate) class: Option<Class>,
+    /// The hand-overs before and after it, in ns; zeros in reports from before they were kept.
+    #[serde(default)]
+    pub(crate) hand_overs_ns: [f64; 2],
     pub(crate) nanos: f64,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) p99_ns: Option<f64>,
@@ -268,7 +272,8 @@ impl Sheet {
                 match found {
                     Tried::Cost(Cost { nanos, p99_ns }) => {
                         let class = trial.class(before, after);
-                        samples.push(Sample { round, trial, class, nanos, p99_ns });
+                        let hand_overs_ns = [before, after];
+                        samples.push(Sample { round, trial, class, hand_overs_ns, nanos, p99_ns });
                     }
                     Tried::TooShort => {}
                     Tried::Absent(why) => absent.push(Absent { trial, why }),
@@ -277,6 +282,7 @@ impl Sheet {
             }
         }
         progress.finish_and_clear();
+        keep_commonest(&mut samples, |sample| (&mut sample.class, sample.hand_overs_ns));
         for &trial in trials {
             let known = absent.iter().any(|known| known.trial == trial);
             if !known && !samples.iter().any(|sample| sample.trial == trial) {
@@ -347,7 +353,8 @@ pub(crate) mod tests {
 
     fn sample(round: u32, way: Way, class: Option<Class>, nanos: f64) -> Sample {
         let trial = Trial { gap_us: 200, ..Trial::new(What::WakeUp, 8, way) };
-        Sample { round, trial, class, nanos, p99_ns: Some(nanos * 2.0) }
+        let hand_overs_ns = [45.0; 2];
+        Sample { round, trial, class, hand_overs_ns, nanos, p99_ns: Some(nanos * 2.0) }
     }
 
     /// Two classes, a round that moved, and a way that is absent.

@@ -94,7 +94,7 @@ fn what_a_broadcast_costs_is_measured_for_each_number_of_readers() {
     if !two_cpus() {
         return;
     }
-    let small = ["--rounds", "3", "--seconds", "0.02", "--json"];
+    let small = ["--rounds", "6", "--seconds", "0.02", "--json"];
     for (policy, readers) in [("gated", "1,3"), ("overwrite", "2")] {
         let asked = ["broadcast", "--policy", policy, "--readers", readers];
         let output = bench(directory().path(), &[&asked[..], &small[..]].concat());
