@@ -37,7 +37,7 @@ const WAYS: [Way; 5] =
 
 const EXAMPLES: &str = "\
 Examples:
-  laneway-bench copies                      out of a lane, looked at, and 4 KiB to 1 MiB by each method
+  laneway-bench copies                      copied out, looked at, and handed over by each method
   laneway-bench copies --quick              a first look
   laneway-bench copies --json > copies.json; laneway-bench report --input copies.json";
 

@@ -172,8 +172,8 @@ fn title(thing: What) -> &'static str {
         }
         What::CopyOut => "Copy out of memory that another process may write; beside memcpy",
         What::LookedAt => {
-            "A held message whose words are added up, out of memory that another process may write; \
-             beside a slice of private memory"
+            "A held message whose words are added up, out of memory that another process may \
+             write; beside a slice of private memory"
         }
         What::HandOver => {
             "Large payload made in private memory and copied over by each method, or made in \
