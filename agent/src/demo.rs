@@ -115,10 +115,11 @@ fn play(
     stage.start_agent()?;
     acts::stream(stage, args, &mut report, progress)?;
     acts::ping_pong(stage, &mut report, progress)?;
-    let kill = args.messages.clamp(1000, 3_000_000);
-    acts::kill_producer(stage, args.size, kill, &mut report, progress)?;
-    acts::kill_consumer(stage, args.size, kill, &mut report, progress)?;
-    acts::kill_agent(stage, args.size, kill, &mut report, progress)?;
+    // Of a stream that is about as long as the first one, but for long ones.
+    let share = (args.messages.min(3_000_000) / 5).max(acts::SHARE_MIN);
+    acts::kill_producer(stage, args.size, share, &mut report, progress)?;
+    acts::kill_consumer(stage, args.size, share, &mut report, progress)?;
+    acts::kill_agent(stage, args.size, share, &mut report, progress)?;
     report.misses = stage.misses();
     Ok(report)
 }

@@ -129,6 +129,7 @@ impl Running {
     #[must_use]
     pub fn finish(mut self) -> Finished {
         let child = self.child.as_mut().expect("running");
+        drop(child.stdin.take());
         let pipes = (child.stdout.take(), child.stderr.take());
         let stdout = std::thread::spawn(move || read_all(pipes.0));
         let stderr = std::thread::spawn(move || read_all(pipes.1));

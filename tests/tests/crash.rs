@@ -1,6 +1,6 @@
 //! Deaths at any instant: nothing committed is lost, nothing torn arrives, lanes go on.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use laneway_proto::v1::{self, Role, end_status::State};
@@ -10,15 +10,26 @@ use laneway_tests::process::{Running, laneway};
 use laneway_tests::turn;
 
 const SOON: Duration = Duration::from_secs(30);
-/// Messages of a stream that outlasts its test on every machine.
-const ENDLESS: u64 = u64::MAX / 2;
+/// The end of a stream that outlasts its test on every machine, unless its producer is told to end.
+const ENDLESS: Option<u64> = None;
 /// Messages that flow once more after a death.
 const MORE: u64 = 100_000;
 
 /// A worker of the demo: an ordinary producer or consumer that checks and notes what it did.
-fn worker(agent: &Agent, kind: &str, lane: &str, role: Role, until: u64, witness: &str) -> Command {
+fn worker(
+    agent: &Agent,
+    kind: &str,
+    lane: &str,
+    role: Role,
+    until: impl Into<Option<u64>>,
+    witness: &str,
+) -> Command {
     let mut command = laneway();
-    command.args(["demo-worker", kind, "--size", "40", "--until", &until.to_string()]);
+    command.args(["demo-worker", kind, "--size", "40"]);
+    match until.into() {
+        Some(until) => command.args(["--until", &until.to_string()]),
+        None => command.stdin(Stdio::piped()),
+    };
     command.arg("--attach-socket").arg(agent.attach_socket());
     command.arg("--witness").arg(agent.file(witness));
     command.env("LANEWAY_TICKET", agent.ticket(lane, role));
@@ -28,6 +39,12 @@ fn worker(agent: &Agent, kind: &str, lane: &str, role: Role, until: u64, witness
 fn noted(agent: &Agent, witness: &str) -> Option<u64> {
     let bytes = std::fs::read(agent.file(witness)).ok()?;
     Some(u64::from_le_bytes(bytes.try_into().ok()?))
+}
+
+/// Tells an endless producer to end its stream, which its consumer follows to the end.
+fn end_in_order(producer: Running, consumer: Running) {
+    let end = producer.finish().json()["end"].clone();
+    assert_eq!(clean(&consumer.finish())["tally"]["next"], end);
 }
 
 fn state(end: &Option<v1::EndStatus>) -> State {
@@ -153,11 +170,11 @@ fn consumers_killed_at_random_instants_repeat_at_most_what_they_had_not_released
         assert!(start <= processed, "{start} were released, {processed} processed");
         assert!(processed - start <= 64, "more than a ring would be repeated");
     }
-    let until = processed + MORE;
-    let last = worker(&agent, "consume", "orders", Role::Consumer, until, "last");
-    let report = clean(&Running::start(last).finish());
-    assert_eq!(report["tally"]["next"], until);
-    producer.kill();
+    let last = worker(&agent, "consume", "orders", Role::Consumer, ENDLESS, "last");
+    let last = Running::start(last);
+    let more = |_: &v1::Lane| noted(&agent, "last").is_some_and(|at| at > processed + MORE);
+    agent.wait_for("orders", "it goes on", more);
+    end_in_order(producer, last);
 }
 
 #[test]
@@ -174,7 +191,9 @@ fn data_flows_while_the_agent_is_dead_and_both_ends_come_back() {
     });
     agent.kill();
     let before = noted(&agent, "consumer").unwrap();
+    let deadline = std::time::Instant::now() + SOON;
     while noted(&agent, "consumer").unwrap() < before + 1000 {
+        assert!(std::time::Instant::now() < deadline, "nothing flows while the agent is dead");
         std::thread::sleep(Duration::from_millis(1));
     }
     agent.start_again();
@@ -315,9 +334,9 @@ fn a_paused_peer_is_slow_and_not_dead() {
         Running::start(worker(&agent, "consume", "orders", Role::Consumer, ENDLESS, "consumer"));
     let producer =
         Running::start(worker(&agent, "produce", "orders", Role::Producer, ENDLESS, "producer"));
-    agent.wait_for("orders", "both are live", |lane| {
-        [&lane.producer, &lane.consumer].iter().all(|end| state(end) == State::Live)
-    });
+    let flows =
+        |_: &v1::Lane| ["producer", "consumer"].iter().all(|end| noted(&agent, end).is_some());
+    agent.wait_for("orders", "messages", flows);
     producer.signal(nix::sys::signal::Signal::SIGSTOP);
     std::thread::sleep(Duration::from_millis(700));
     let lane = agent.get("orders").unwrap();
@@ -326,12 +345,7 @@ fn a_paused_peer_is_slow_and_not_dead() {
     let before = noted(&agent, "producer").unwrap();
     producer.signal(nix::sys::signal::Signal::SIGCONT);
     agent.wait_for("orders", "it goes on", |_| noted(&agent, "producer").unwrap() > before + MORE);
-    producer.kill();
-    agent.wait_for("orders", "death is seen", |lane| state(&lane.producer) == State::Gone);
-    let until = noted(&agent, "producer").unwrap() + MORE;
-    let successor = worker(&agent, "produce", "orders", Role::Producer, until, "successor");
-    assert!(Running::start(successor).finish().status.success());
-    assert_eq!(clean(&consumer.finish())["tally"]["next"], until);
+    end_in_order(producer, consumer);
 }
 
 #[test]
@@ -405,7 +419,9 @@ fn a_consumer_that_dies_while_the_agent_is_dead_leaves_a_usable_lane() {
     let first = report["first"].as_u64().unwrap();
     assert!(first <= processed && processed - first <= 64, "{first} after {processed}");
     assert_eq!(report["tally"]["next"], until);
-    producer.kill();
+    agent.wait_for("orders", "it is gone", |lane| state(&lane.consumer) == State::Gone);
+    let last = worker(&agent, "consume", "orders", Role::Consumer, ENDLESS, "last");
+    end_in_order(producer, Running::start(last));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 
 use laneway_proto::v1::{self, Role, end_status::State};
 
@@ -14,6 +15,14 @@ use super::{DemoArgs, Progress, syscalls};
 const STREAM_SLOTS: u32 = 16_384;
 /// Slots of a ping-pong ring: one line that stays hot.
 const PING_SLOTS: u32 = 2;
+/// Slots of the rings of acts 3 to 5: few enough that a producer feels a dead consumer, many enough
+/// to stay busy.
+const PLAY_SLOTS: u32 = 1024;
+/// Fewest messages between two deaths: more than a ring, so that the ends know of each other and
+/// need no agent for the next one.
+pub(super) const SHARE_MIN: u64 = 2 * PLAY_SLOTS as u64;
+/// Deaths of each kind of end.
+const KILLS: u64 = 3;
 /// Round trips of the latency act.
 const ROUNDS: u64 = 400_000;
 
@@ -112,23 +121,24 @@ pub(super) fn ping_pong(
     Ok(())
 }
 
-/// A lane with both ends running, witnesses beside it.
+/// A lane with both ends running, witnesses beside it. Its streams have no length of their own: on
+/// a machine of any speed, busy or not, they outlast what happens to them.
 struct Play<'a> {
     stage: &'a Stage,
     lane: &'static str,
     size: u32,
-    until: u64,
+    /// Messages between two deaths, at least.
+    share: u64,
 }
 
 impl Play<'_> {
     fn create(&self) -> Result<(), Failure> {
-        // Small enough that the producer feels a dead consumer, large enough to stay busy.
-        self.stage.create(self.lane, self.size, 1024, v1::Profile::Latency).map(|_| ())
+        self.stage.create(self.lane, self.size, PLAY_SLOTS, v1::Profile::Latency).map(|_| ())
     }
 
     fn end(&self, kind: &str, role: Role, witness: &str) -> Result<Worker, Failure> {
         let mut command = self.stage.worker(kind, self.lane, role)?;
-        command.args(["--until", &self.until.to_string(), "--size", &self.size.to_string()]);
+        command.args(["--size", &self.size.to_string()]).stdin(Stdio::piped());
         command.arg("--witness").arg(self.stage.witness(witness));
         Worker::spawn(command)
     }
@@ -141,10 +151,9 @@ impl Play<'_> {
         self.end("consume", Role::Consumer, witness)
     }
 
-    /// Waits until the consumer has released a share of all messages.
-    fn reach(&self, percent: u64) -> Result<(), Failure> {
-        let target = self.until * percent / 100;
-        let reached = |lane: &v1::Lane| position(lane.consumer.as_ref()) >= target;
+    /// Waits until a process has noted a share of messages from `start` on.
+    fn reach(&self, witness: &str, start: u64) -> Result<(), Failure> {
+        let reached = |_: &v1::Lane| self.noted(witness).is_ok_and(|at| at >= start + self.share);
         self.stage.wait_for(self.lane, "progress", reached).map(|_| ())
     }
 
@@ -159,7 +168,7 @@ impl Play<'_> {
         self.stage.wait_for(self.lane, "the agent's verdict of death", gone).map(|_| ())
     }
 
-    /// The last sequence number that a process noted before it was killed.
+    /// The last sequence number that a process noted, before it was killed or so far.
     fn noted(&self, witness: &str) -> Result<u64, Failure> {
         read_witness(&self.stage.witness(witness))
     }
@@ -174,28 +183,31 @@ fn read_witness(path: &Path) -> Result<u64, Failure> {
 pub(super) fn kill_producer(
     stage: &Stage,
     size: u32,
-    until: u64,
+    share: u64,
     report: &mut Report,
     progress: &Progress,
 ) -> Result<(), Failure> {
     progress.act("3 kill -9 the producer, attach another");
-    let play = Play { stage, lane: "demo-producer", size, until };
+    let play = Play { stage, lane: "demo-producer", size, share };
     play.create()?;
     let consumer = play.consumer("consumer-3")?;
-    for (index, percent) in [20, 40, 60].into_iter().enumerate() {
-        let witness = format!("producer-3-{index}");
+    // Everything that the dead ones had committed stands before the next one's first message.
+    let mut committed = 0;
+    for round in 1..=KILLS {
+        let witness = format!("producer-3-{round}");
         let producer = play.producer(&witness)?;
-        play.reach(percent)?;
+        play.reach(&witness, committed)?;
         producer.kill()?;
         play.wait_gone(Role::Producer)?;
         report.kills.producer += 1;
-        progress.set(percent, 100);
+        committed = play.noted(&witness)? + 1;
+        progress.set(round, KILLS + 1);
     }
-    let last: Produced = play.producer("producer-3-last")?.finish()?;
-    // Everything that the dead one had committed stands before its successor's first message.
-    let committed = play.noted("producer-3-2")? + 1;
+    let last = play.producer("producer-3-last")?;
+    play.reach("producer-3-last", committed)?;
+    let last: Produced = last.finish()?;
     report.lost += committed.saturating_sub(last.first);
-    settle(&consumer.finish()?, until, report);
+    settle(&consumer.finish()?, last.end, report);
     stage.delete(play.lane)
 }
 
@@ -203,33 +215,34 @@ pub(super) fn kill_producer(
 pub(super) fn kill_consumer(
     stage: &Stage,
     size: u32,
-    until: u64,
+    share: u64,
     report: &mut Report,
     progress: &Progress,
 ) -> Result<(), Failure> {
     progress.act("4 kill -9 the consumer, attach another");
-    let play = Play { stage, lane: "demo-consumer", size, until };
+    let play = Play { stage, lane: "demo-consumer", size, share };
     play.create()?;
     let producer = play.producer("producer-4")?;
     let mut processed = 0;
-    let mut consumer = play.consumer("consumer-4-0")?;
-    for (index, percent) in [20, 40, 60].into_iter().enumerate() {
-        play.reach(percent)?;
+    for round in 1..=KILLS {
+        let witness = format!("consumer-4-{round}");
+        let consumer = play.consumer(&witness)?;
+        play.reach(&witness, processed)?;
         consumer.kill()?;
         play.wait_gone(Role::Consumer)?;
         report.kills.consumer += 1;
-        let noted = play.noted(&format!("consumer-4-{index}"))? + 1;
+        let noted = play.noted(&witness)? + 1;
         report.delivered += noted.saturating_sub(processed);
-        processed = processed.max(noted);
-        let successor = stage.get(play.lane)?;
-        let start = position(successor.consumer.as_ref());
+        processed = noted;
+        let start = position(stage.get(play.lane)?.consumer.as_ref());
         report.lost += start.saturating_sub(noted);
         report.duplicates += noted.saturating_sub(start);
-        consumer = play.consumer(&format!("consumer-4-{}", index + 1))?;
-        progress.set(percent, 100);
+        progress.set(round, KILLS + 1);
     }
-    let _: Produced = producer.finish()?;
-    settle(&consumer.finish()?, until, report);
+    let last = play.consumer("consumer-4-last")?;
+    play.reach("consumer-4-last", processed)?;
+    let producer: Produced = producer.finish()?;
+    settle(&last.finish()?, producer.end, report);
     stage.delete(play.lane)
 }
 
@@ -237,20 +250,19 @@ pub(super) fn kill_consumer(
 pub(super) fn kill_agent(
     stage: &mut Stage,
     size: u32,
-    until: u64,
+    share: u64,
     report: &mut Report,
     progress: &Progress,
 ) -> Result<(), Failure> {
     progress.act("5 kill -9 the agent while data flows, start it again");
-    let until = until.saturating_mul(3);
-    let before = {
-        let play = Play { stage, lane: "demo-agent", size, until };
+    let lane = "demo-agent";
+    let (consumer, producer) = {
+        let play = Play { stage, lane, size, share };
         play.create()?;
         let ends = (play.consumer("consumer-5")?, play.producer("producer-5")?);
-        play.reach(10)?;
+        play.reach("consumer-5", 0)?;
         ends
     };
-    let (consumer, producer) = before;
     stage.kill_agent()?;
     report.kills.agent += 1;
     let witness = stage.witness("consumer-5");
@@ -260,18 +272,17 @@ pub(super) fn kill_agent(
     if without_agent <= when_dead {
         return Err("nothing moved while the agent was dead".into());
     }
+    progress.set(1, 2);
     stage.start_agent()?;
-    let back = |lane: &v1::Lane| {
-        let live = |end: &Option<v1::EndStatus>| {
-            end.as_ref().is_some_and(|end| matches!(end.state(), State::Live | State::Gone))
-        };
-        progress.set(position(lane.consumer.as_ref()), until);
-        live(&lane.producer) && live(&lane.consumer)
-    };
-    stage.wait_for("demo-agent", "both ends' return", back)?;
-    let _: Produced = producer.finish()?;
-    settle(&consumer.finish()?, until, report);
+    let live =
+        |end: &Option<v1::EndStatus>| end.as_ref().is_some_and(|end| end.state() == State::Live);
+    let back = |lane: &v1::Lane| live(&lane.producer) && live(&lane.consumer);
+    stage.wait_for(lane, "both ends' return", back)?;
+    let play = Play { stage, lane, size, share };
+    play.reach("consumer-5", play.noted("consumer-5")?)?;
+    let producer: Produced = producer.finish()?;
+    settle(&consumer.finish()?, producer.end, report);
     let moved = format!("{} messages moved while the agent was dead", without_agent - when_dead);
     progress.line(&moved);
-    stage.delete("demo-agent")
+    stage.delete(lane)
 }

@@ -245,28 +245,29 @@ fn own_command() -> Result<Command, Failure> {
     Ok(Command::new(std::env::current_exe()?))
 }
 
-/// A worker that is running.
+/// A worker that is running. Killed when dropped.
 #[derive(Debug)]
 pub(super) struct Worker {
-    child: Child,
+    child: Guard,
 }
 
 impl Worker {
     pub(super) fn spawn(mut command: Command) -> Result<Self, Failure> {
-        Ok(Self { child: command.spawn()? })
+        Ok(Self { child: Guard(command.spawn()?) })
     }
 
     /// Kills it at whatever instruction it is.
     pub(super) fn kill(mut self) -> Result<(), Failure> {
-        self.child.kill()?;
-        self.child.wait()?;
+        self.child.0.kill()?;
+        self.child.0.wait()?;
         Ok(())
     }
 
-    /// Waits for its report.
+    /// Ends its standard input, if it has one, and waits for its report.
     pub(super) fn finish<T: serde::de::DeserializeOwned>(self) -> Result<T, Failure> {
         let deadline = Instant::now() + PATIENCE;
-        let mut child = Guard(self.child);
+        let mut child = self.child;
+        drop(child.0.stdin.take());
         while child.0.try_wait()?.is_none() {
             if Instant::now() > deadline {
                 return Err("a worker did not end".into());
@@ -286,6 +287,7 @@ impl Worker {
 }
 
 /// Kills a child that nobody waits for any more.
+#[derive(Debug)]
 struct Guard(Child);
 
 impl Drop for Guard {

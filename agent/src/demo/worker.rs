@@ -2,8 +2,11 @@
 
 use std::error::Error;
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
@@ -37,9 +40,9 @@ struct EndArgs {
     attach_socket: PathBuf,
     #[arg(long, env = "LANEWAY_TICKET", hide_env_values = true)]
     ticket: String,
-    /// Sequence number at which the stream ends.
+    /// Sequence number at which the stream ends [default: a producer's, when standard input does]
     #[arg(long)]
-    until: u64,
+    until: Option<u64>,
     #[arg(long)]
     size: usize,
     /// File for the last sequence number that was committed or processed.
@@ -67,6 +70,8 @@ struct PongArgs {
 pub(super) struct Produced {
     /// First sequence number that it sent.
     pub(super) first: u64,
+    /// Sequence number at which it ended the stream.
+    pub(super) end: u64,
 }
 
 /// What a consumer says at its end.
@@ -119,7 +124,38 @@ impl Witness {
     }
 }
 
-/// Sends `sequence .. until`. Every message takes one slot, so a successor's first position is
+/// When a producer ends its stream.
+enum End {
+    At(u64),
+    /// Also when whoever started this process is gone.
+    WithInput(Arc<AtomicBool>),
+}
+
+impl End {
+    fn new(until: Option<u64>) -> Self {
+        if let Some(until) = until {
+            return Self::At(until);
+        }
+        let ended = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&ended);
+        std::thread::spawn(move || {
+            // Whatever comes instead of an end is nothing to this process; an error is the end.
+            let _ = std::io::stdin().read_to_end(&mut Vec::new());
+            told.store(true, Ordering::Relaxed);
+        });
+        Self::WithInput(ended)
+    }
+
+    fn is_at(&self, sequence: u64) -> bool {
+        match self {
+            Self::At(until) => sequence >= *until,
+            // A flag and nothing behind it: no order with anything else is wanted.
+            Self::WithInput(ended) => ended.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Sends messages until the end. Every message takes one slot, so a successor's first position is
 /// the number of messages that were committed before it: its sequence goes on from there.
 fn produce(args: &EndArgs) -> Result<Produced, Box<dyn Error>> {
     let mut producer = Attach::with_ticket(&args.attach_socket, &args.ticket)?.producer()?;
@@ -132,16 +168,18 @@ fn produce(args: &EndArgs) -> Result<Produced, Box<dyn Error>> {
         // After the commit has returned: what stands here must arrive, whatever happens next.
         Ok(witness.note(sequence)?)
     };
-    for sequence in first..args.until {
+    let (end, mut sequence) = (End::new(args.until), first);
+    while !end.is_at(sequence) {
         send(&mut producer, sequence)?;
         // A ring full and one more: the consumer is there by now, and has given room back.
         if sequence == first + u64::from(producer.grant().slot_count) {
             mark();
         }
+        sequence += 1;
     }
     mark();
     producer.close(PATIENCE)?;
-    Ok(Produced { first })
+    Ok(Produced { first, end: sequence })
 }
 
 fn consume(args: &EndArgs) -> Result<Consumed, Box<dyn Error>> {
@@ -151,7 +189,7 @@ fn consume(args: &EndArgs) -> Result<Consumed, Box<dyn Error>> {
     let mut tally = Tally::starting_at(first);
     let mut message = vec![0; args.size];
     let mut start = None;
-    while tally.next < args.until {
+    while args.until.is_none_or(|until| tally.next < until) {
         let slot = match consumer.recv(PATIENCE) {
             Ok(slot) => slot,
             Err(RecvError::Closed { .. }) => break,

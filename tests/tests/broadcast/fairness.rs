@@ -83,8 +83,10 @@ fn a_producer_that_follows_after_a_restart_waits_for_every_reader_to_come_back()
     });
     // The one that comes back shows where the producer stopped.
     let is_attached = || agent.get("orders").unwrap().generation == 2;
+    let deadline = Instant::now() + SOON;
     while !is_attached() {
         early.maintain().unwrap();
+        assert!(Instant::now() < deadline, "no successor");
     }
     std::thread::sleep(4 * NOT_YET);
     assert!(!next.is_finished(), "nobody may send before the other reader is back");

@@ -31,6 +31,14 @@ def both(socket, tickets):
     return producer, laneway.attach_consumer(socket, ticket=tickets[1])
 
 
+def meet(producer):
+    """Waits for the news of the other end."""
+    end = time.monotonic() + SOON
+    while producer.peer != "live":
+        assert time.monotonic() < end, producer.peer
+        producer.maintain()
+
+
 def messages(socket, tickets):
     """Every way to send and to receive."""
     producer, consumer = both(socket, tickets)
@@ -184,10 +192,7 @@ def with_lifeline(socket, tickets):
     producer = laneway.attach_producer(socket, ticket=tickets[0], lifeline=True)
     consumer = laneway.attach_consumer(socket, ticket=tickets[1])
     # One thread plays both: what is sent before the news of the consumer goes out at a later call.
-    end = time.monotonic() + SOON
-    while producer.peer != "live":
-        assert time.monotonic() < end, producer.peer
-        producer.maintain()
+    meet(producer)
     return producer, consumer
 
 
@@ -360,8 +365,7 @@ def arrays(socket, tickets):
 def held(socket, tickets):
     """A slow reader of a broadcast lane is waited for as long as the caller says."""
     producer, consumer = both(socket, tickets)
-    while producer.peer != "live":
-        producer.maintain()
+    meet(producer)
     producer.send_many([b"x"] * 8, timeout=SOON)
     began = time.monotonic()
     late = raises(laneway.TimedOutError, producer.send, b"y", timeout=0.35)
@@ -378,8 +382,7 @@ def with_reader(socket, producer, reader):
     """A producer, and a reader that it knows."""
     producer = laneway.attach_producer(socket, ticket=producer)
     reader = laneway.attach_subscriber(socket, ticket=reader)
-    while producer.peer != "live":
-        producer.maintain()
+    meet(producer)
     return producer, reader
 
 
@@ -461,8 +464,7 @@ def evicted(socket, tickets):
     producer = laneway.attach_producer(socket, ticket=tickets[0])
     producer.send_many([b"before"] * 3)
     reader = laneway.attach_subscriber(socket, ticket=tickets[1], oldest=True)
-    while producer.peer != "live":
-        producer.maintain()
+    meet(producer)
     assert reader.recv(timeout=SOON) == b"before" and reader.position == 1
     producer.send_many([b"x"] * 40)
     told, count = [], 0
