@@ -271,6 +271,21 @@ unsafe fn copy_short(source: *const u8, target: *mut u8, len: usize) {
     }
 }
 
+/// Loads 16 bytes into a register, in the encoding of the code around it: where that is compiled
+/// for AVX, older encodings among it wait for the upper halves of registers.
+#[cfg(all(target_arch = "x86_64", target_feature = "avx"))]
+macro_rules! load_16 {
+    () => {
+        "vmovups"
+    };
+}
+#[cfg(all(target_arch = "x86_64", not(target_feature = "avx")))]
+macro_rules! load_16 {
+    () => {
+        "movups"
+    };
+}
+
 /// The little-endian words of 64 bytes of shared memory, from registers: where they are looked at
 /// once, nothing waits for a store, and whoever looks at all of them alike does so by vectors.
 ///
@@ -283,14 +298,15 @@ pub(crate) unsafe fn line_from_shared(source: *const u8) -> [u64; 8] {
     let (a, b, c, d): (__m128i, __m128i, __m128i, __m128i);
     // SAFETY:
     // - four loads of 16 bytes are the 64 that the caller vouched for;
-    // - they are unaligned, so alignment is no precondition; every x86-64 processor has SSE2;
+    // - they are unaligned, so alignment is no precondition; every x86-64 processor has SSE2, and
+    //   those that a program is compiled for with AVX have that;
     // - integers of either size have no padding and no bit pattern that they must not have.
     unsafe {
         std::arch::asm!(
-            "movups {a}, [{s}]",
-            "movups {b}, [{s} + 16]",
-            "movups {c}, [{s} + 32]",
-            "movups {d}, [{s} + 48]",
+            concat!(load_16!(), " {a}, [{s}]"),
+            concat!(load_16!(), " {b}, [{s} + 16]"),
+            concat!(load_16!(), " {c}, [{s} + 32]"),
+            concat!(load_16!(), " {d}, [{s} + 48]"),
             a = out(xmm_reg) a, b = out(xmm_reg) b, c = out(xmm_reg) c, d = out(xmm_reg) d,
             s = in(reg) source, options(nostack, preserves_flags, readonly)
         );

@@ -58,7 +58,7 @@ pub enum Distance {
 }
 
 /// A line that takes as long as this comes from beyond a common cache. Near ones take 20 to 70 ns
-/// and far ones 180 to 250 on the machine of `docs/measurements.md`.
+/// and far ones 180 to 280 on the machines of `docs/measurements.md`.
 const FAR_FROM: Duration = Duration::from_nanos(120);
 /// From this length of one write on, it goes past the caches to a far consumer, in bytes.
 pub(crate) const MATTERS_FROM: u64 = 16 << 10;
