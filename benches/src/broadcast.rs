@@ -355,7 +355,8 @@ pub(crate) fn charts(report: &Report) -> Vec<Chart> {
 pub(crate) fn verdicts(report: &Report) -> String {
     let most = report.rows.iter().map(|row| row.readers).max().unwrap_or(0);
     let mut text = String::new();
-    for row in report.rows.iter().filter(|row| row.readers == most) {
+    let judged = |row: &&Row| row.readers == most && row.class.is_judged();
+    for row in report.rows.iter().filter(judged) {
         for (what, times) in
             [("while they read", row.reading_times), ("while they do not", row.quiet_times)]
         {

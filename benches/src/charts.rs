@@ -64,7 +64,10 @@ pub(crate) fn classes(report: &Report) -> BTreeSet<Class> {
 /// The percentile curves of the lane at every size, in the class with the most rounds.
 pub(crate) fn lanes(report: &Report) -> Chart {
     let rounds = |class: &Class| curves_of_lanes(report, *class).map(|row| row.rounds).sum();
-    let most = classes(report).into_iter().max_by_key(|class| -> usize { rounds(class) });
+    // Figures of a class that is held to no promise are shown where there are no others.
+    let most = classes(report)
+        .into_iter()
+        .max_by_key(|class| -> (bool, usize) { (class.is_judged(), rounds(class)) });
     lanes_in(report, most.unwrap_or(Class::Far))
 }
 

@@ -5,22 +5,22 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
-use crate::recorder::median;
-
 /// One-way hand-over up to which two cpus share a core, in ns.
 const SMT_MAX_NS: f64 = 25.0;
-/// One-way hand-over up to which two cpus share a last-level cache, in ns: those of one took 20 to
-/// 130 on the machines of `docs/measurements.md` ("Near and far"), others 180 and more.
+/// One-way hand-over up to which two cpus share a last-level cache, in ns: 25 to 130 on the
+/// machines of `docs/measurements.md` ("Near and far"), where others took 180 and more.
 const NEAR_MAX_NS: f64 = 150.0;
 /// One-way hand-over up to which it was two cpus that ran, in ns: a line that takes longer waited
 /// for its cpu and not for the way.
 const FAR_MAX_NS: f64 = 1000.0;
 
-/// How far the hand-overs of one placement scatter: within this factor of their median.
-const SPREAD: f64 = 1.6;
+/// The longest hand-over of one placement over its shortest: 25 to 65 ns were seen of two cores of
+/// an EPYC; of two placements in one class, 34 and 105.
+const SPREAD: f64 = 2.6;
 
 /// Distance class of two cpus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -77,17 +77,32 @@ pub(crate) fn keep_commonest<S>(
             hand_overs.entry(*class).or_default().extend(around);
         }
     }
-    let medians: BTreeMap<Class, f64> = hand_overs
+    let usual: BTreeMap<Class, Usual> = hand_overs
         .into_iter()
-        .filter_map(|(class, mut all)| Some((class, median(&mut all)?)))
+        .filter_map(|(class, mut all)| Some((class, densest(&mut all)?)))
         .collect();
     for sample in samples {
         let (class, around) = of(sample);
-        let Some(usual) = class.and_then(|class| medians.get(&class)) else { continue };
-        if around.iter().any(|nanos| !(usual / SPREAD..=usual * SPREAD).contains(nanos)) {
+        let Some(usual) = class.and_then(|class| usual.get(&class)) else { continue };
+        if !around.iter().all(|nanos| usual.contains(nanos)) {
             *class = None;
         }
     }
+}
+
+/// Hand-overs of one placement, in ns.
+type Usual = RangeInclusive<f64>;
+
+/// The range that one placement may have and in which most lie; of several the nearest.
+fn densest(all: &mut [f64]) -> Option<Usual> {
+    all.sort_by(f64::total_cmp);
+    let within = |from: f64| {
+        let beyond = all.partition_point(|nanos| *nanos <= from * SPREAD);
+        beyond - all.partition_point(|nanos| *nanos < from)
+    };
+    // The last of the largest would be the farthest.
+    let from = all.iter().rev().copied().max_by_key(|from| within(*from))?;
+    Some(from..=from * SPREAD)
 }
 
 impl fmt::Display for Class {
@@ -133,6 +148,17 @@ mod tests {
         let found: Vec<Option<Class>> = samples.into_iter().map(|sample| sample.0).collect();
         let [far, core, busy] = [Class::Far, Class::Core, Class::Busy].map(Some);
         assert_eq!(found, [near, None, near, None, near, far, core, busy, None]);
+    }
+
+    #[test]
+    fn of_two_placements_as_common_the_nearer_one_counts_and_never_none() {
+        let far = |nanos| (Some(Class::Far), [nanos; 2]);
+        let mut samples = vec![far(700.0), far(200.0), far(720.0), far(210.0), far(500.0)];
+        keep_commonest(&mut samples, |sample| (&mut sample.0, sample.1));
+        let kept: Vec<f64> =
+            samples.iter().filter(|sample| sample.0.is_some()).map(|sample| sample.1[0]).collect();
+        assert_eq!(kept, [200.0, 210.0, 500.0]);
+        assert_eq!(densest(&mut []), None);
     }
 
     #[test]

@@ -101,14 +101,14 @@ pub(crate) enum Way {
     NonTemporal,
     /// Written where the reader reads it; looked at where it lies.
     InPlace,
+    /// Written in place, and each line written back to memory before the hand-over.
+    WrittenBack,
     /// Copied whole, then looked at.
     Copied,
     /// Copied piece by piece, each looked at before the next.
     Pieces,
     /// Loaded line by line into registers.
     Lines,
-    /// The same, and each line written back to memory before the hand-over.
-    WrittenBack,
     /// Looking again at once.
     NoPause,
     /// A `pause` between two looks.

@@ -114,16 +114,25 @@ fn on<T: Send>(
 fn with_held<T>(bytes: u32, work: impl FnOnce(View<'_>) -> T) -> Result<T, BenchError> {
     let options = PairOptions { slot_payload_bytes: bytes, slot_count: 2, ..Default::default() };
     let (mut producer, mut consumer) = pair(options)?;
-    producer.send(&vec![7; bytes as usize], PATIENCE)?;
+    producer.send(&pattern(bytes as usize), PATIENCE)?;
     let slot = consumer.recv(PATIENCE)?;
     Ok(work(slot.view()))
 }
 
 /// `bytes` bytes that start `offset` bytes into a line, and where.
 fn placed(bytes: usize, offset: usize) -> (Vec<u8>, Range<usize>) {
-    let memory = vec![7; bytes + 128];
+    let mut memory = vec![0; bytes + 128];
     let start = memory.as_ptr().align_offset(64) + offset;
-    (memory, start..start + bytes)
+    let place = start..start + bytes;
+    if let Some(place) = memory.get_mut(place.clone()) {
+        place.copy_from_slice(&pattern(bytes));
+    }
+    (memory, place)
+}
+
+/// Bytes whose neighbours differ.
+fn pattern(bytes: usize) -> Vec<u8> {
+    (0..=250).cycle().take(bytes).collect()
 }
 
 /// What one of many calls takes: the median of the means of as many as handle a chunk.
