@@ -323,11 +323,7 @@ pub(crate) unsafe fn line_from_shared(source: *const u8) -> [u64; 8] {
     let mut line = [0; 64];
     // SAFETY: 64 bytes are what the caller vouched for; the target is private.
     unsafe { copy_from_shared(source, line.as_mut_ptr(), line.len()) };
-    let mut words = [0; 8];
-    for (word, bytes) in words.iter_mut().zip(line.as_chunks().0) {
-        *word = u64::from_le_bytes(*bytes);
-    }
-    words
+    crate::memory::words(line)
 }
 
 /// Copies `len` bytes from shared memory to private memory, by volatile loads.
