@@ -88,9 +88,9 @@ fn position(end: Option<&v1::EndStatus>) -> u64 {
 }
 
 /// Counts what a consumer saw, and what it should have seen and did not.
-fn settle(consumed: &Consumed, until: u64, report: &mut Report) {
+fn settle(consumed: &Consumed, end: u64, report: &mut Report) {
     report.add(&consumed.tally);
-    report.lost += until.saturating_sub(consumed.tally.next);
+    report.lost += end.saturating_sub(consumed.tally.next);
 }
 
 /// Act 2: one message in flight, there and back.
