@@ -127,6 +127,9 @@ impl Attach {
 
     /// Whether to ask for a [lifeline](crate::lifeline) to each peer (default no): one more
     /// descriptor for each end, over which the peer can be heard in epoll and can send descriptors.
+    ///
+    /// In a lane that parks, the producer of a consumer that asks for one makes a fence of its own
+    /// for each commit (about 12 ns): a sleep in epoll has no bound, and cannot pay for it.
     #[must_use]
     pub fn lifeline(mut self, lifeline: bool) -> Self {
         self.lifeline = lifeline;
@@ -181,12 +184,7 @@ impl Attach {
     /// # Errors
     /// What went wrong, and in a refusal of the agent what to do about it.
     pub fn receiver(&self) -> Result<Receiver, AttachError> {
-        let Attached { region, grant, link } = self.attach(Role::Consumer)?;
-        Ok(if grant.broadcast.is_some_and(Policy::loses) {
-            Receiver::Subscriber(Box::new(Subscriber::new(region, grant, link)?))
-        } else {
-            Receiver::Consumer(Box::new(Consumer::new(region, grant, link)?))
-        })
+        self.attach(Role::Consumer)?.receiver(self.lifeline)
     }
 
     fn attach(&self, role: Role) -> Result<Attached, AttachError> {
@@ -311,6 +309,26 @@ struct Attached {
     link: Link,
 }
 
+impl Attached {
+    /// Without a lifeline it never waits in epoll, and can pay for its producer's fences.
+    fn receiver(self, lifeline: bool) -> Result<Receiver, AttachError> {
+        let Self { region, grant, link } = self;
+        Ok(if grant.broadcast.is_some_and(Policy::loses) {
+            let mut subscriber = Subscriber::new(region, grant, link)?;
+            if !lifeline {
+                subscriber.ring.pay_for_fences();
+            }
+            Receiver::Subscriber(Box::new(subscriber))
+        } else {
+            let mut consumer = Consumer::new(region, grant, link)?;
+            if !lifeline {
+                consumer.ring.pay_for_fences();
+            }
+            Receiver::Consumer(Box::new(consumer))
+        })
+    }
+}
+
 fn map_own(grant: &Grant, fd: &OwnedFd) -> Result<Region<Owned>, SegmentError> {
     let header = header(grant)?;
     let len = usize::try_from(header.size_bytes).map_err(|_| SegmentError::Geometry {
@@ -354,4 +372,34 @@ fn os(call: &'static str) -> impl FnOnce(std::io::Error) -> AttachError {
 
 fn unexpected(found: &Frame, waiting_for: &'static str) -> AttachError {
     AttachError::Unexpected { found: found.name(), waiting_for }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::barrier;
+    use crate::pair::handed_over;
+    use crate::{PairOptions, WaitMode, pair};
+
+    /// Whether a reader of a lane with this policy pays for its producer's fences.
+    fn pays(broadcast: Option<Policy>, lifeline: bool) -> bool {
+        let options = PairOptions { wait: WaitMode::Park, lifeline, ..PairOptions::default() };
+        let (_producer, consumer) = pair(options).unwrap();
+        assert_eq!(consumer.ring.is_heavy(), barrier::works() && !lifeline);
+        let grant = Grant { broadcast, ..consumer.grant().clone() };
+        let (region, _) = handed_over(&grant, grant.geometry().unwrap(), KIND_CONSUMER).unwrap();
+        let link = Link::new(None, None, PeerState::Absent);
+        match (Attached { region, grant, link }).receiver(lifeline).unwrap() {
+            Receiver::Consumer(consumer) => consumer.ring.is_heavy(),
+            Receiver::Subscriber(subscriber) => subscriber.ring.is_heavy(),
+        }
+    }
+
+    #[test]
+    fn a_reader_pays_for_fences_unless_it_may_wait_in_epoll() {
+        for broadcast in [None, Some(Policy::Gated), Some(Policy::Overwrite)] {
+            assert_eq!(pays(broadcast, false), barrier::works(), "{broadcast:?}");
+            assert!(!pays(broadcast, true), "{broadcast:?}");
+        }
+    }
 }

@@ -404,6 +404,7 @@ impl Lane {
         let grant = Grant { base, ..self.grants[1].clone() };
         let link = Link::new(None, None, PeerState::Live);
         let mut consumer = Consumer::new(own, grant, link).unwrap();
+        consumer.ring.pay_for_fences();
         siege.begin(base, 0);
         consumer.join(seen, 1);
         (consumer, siege)

@@ -56,6 +56,11 @@ impl<P: Memory, C: OwnedMemory> Follower<P, C> {
         Self { reader: Reader::new(own, geometry, wait, start, number), lost: 0 }
     }
 
+    /// As [`Reader::pay_for_fences`].
+    pub fn pay_for_fences(&mut self) {
+        self.reader.pay_for_fences();
+    }
+
     /// Starts to read, or goes on with the next generation; returns the slots lost between.
     ///
     /// # Errors
@@ -213,6 +218,12 @@ impl<P: Memory, C: OwnedMemory> Follower<P, C> {
     /// As [`Reader::stop_listening`].
     pub fn stop_listening(&mut self) {
         self.reader.stop_listening();
+    }
+
+    /// As [`Reader::is_heavy`].
+    #[cfg(test)]
+    pub(crate) fn is_heavy(&self) -> bool {
+        self.reader.is_heavy()
     }
 
     /// The half of which this one is made, for who waits in epoll.

@@ -111,6 +111,8 @@ pub(crate) fn pair_with(
         producer.link.keep_lifeline(1, Arc::new(Lifeline::new(one)));
         let other = Arc::new(Lifeline::new(other));
         producer_seen.take_lifeline(Some(other));
+    } else {
+        consumer.ring.pay_for_fences();
     }
     producer.join(consumer_seen, 1);
     consumer.join(producer_seen, 1);

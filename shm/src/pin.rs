@@ -129,10 +129,10 @@ fn current() -> Pid {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn allowed() -> Vec<u32> {
+    pub(crate) fn allowed() -> Vec<u32> {
         let set = sched_getaffinity(current()).unwrap();
         let cpus = 0..u32::try_from(CpuSet::count()).unwrap();
         cpus.filter(|cpu| set.is_set(*cpu as usize).unwrap()).collect()

@@ -22,6 +22,10 @@ use crate::sync::spin_hint;
 /// Stride of a slot of two lines: only there does a prefetch of the second one pay.
 const TWO_LINES: usize = 128;
 
+/// How long after a sleep was announced no processor holds a store from before: 1 ms, a thousand
+/// times what a full store buffer needs, and a small part of the longest sleep.
+const SETTLED_AFTER: Duration = Duration::from_millis(1);
+
 /// The consumer's half. `own` is its segment, `peer` the producer's.
 #[derive(Debug)]
 pub struct Reader<P, C> {
@@ -58,10 +62,6 @@ pub struct Reader<P, C> {
 impl<P: Memory, C: OwnedMemory> Reader<P, C> {
     /// A reader whose next message has position `start`, of the consumer's `incarnation`.
     pub fn new(own: C, geometry: Geometry, wait: WaitMode, start: u64, incarnation: u64) -> Self {
-        let heavy = wait == WaitMode::Park && own.heavy_works();
-        if heavy {
-            own.store_u32(C_HEAVY, 1);
-        }
         let publish_every = distance::publish_every(&geometry);
         Self {
             peer: None,
@@ -80,10 +80,18 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
             bytes: 0,
             empties: 0,
             parked: Parked::default(),
-            heavy,
+            heavy: false,
             bell: Bell::default(),
             poison: None,
         }
+    }
+
+    /// Pays for the producer's fences from now on when it goes to sleep, where the kernel allows
+    /// it; before a producer joins. Not for an end that waits in epoll: nothing bounds that sleep,
+    /// and a heavy fence may miss a cpu (`barrier`).
+    pub fn pay_for_fences(&mut self) {
+        self.heavy = self.wait == WaitMode::Park && self.own.heavy_works();
+        self.own.store_u32(C_HEAVY, u32::from(self.heavy));
     }
 
     /// Position of the next message.
@@ -474,8 +482,11 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
             None => std::thread::sleep(timeout.min(UNJOINED_SLEEP)),
             Some(peer) => {
                 let limit = if self.is_noticed() { timeout } else { timeout.min(UNJOINED_SLEEP) };
-                if empty(self) {
-                    peer.wait(P_BELL, rung, limit);
+                for part in self.parts_of_sleep(limit) {
+                    // The bell that ended one part ends the next at once.
+                    if empty(self) {
+                        peer.wait(P_BELL, rung, part);
+                    }
                 }
             }
         }
@@ -534,6 +545,18 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
         } else {
             self.own.full_fence();
         }
+    }
+
+    /// A sleep's parts, in front of each of which is a third step.
+    ///
+    /// A heavy fence may not have reached the producer's cpu (`barrier`). What was committed there
+    /// without a look at our word is visible by the end of the first part, and whoever commits
+    /// after that sees our word, which has been there all the time: a store leaves its processor's
+    /// buffer in far less, as Morrison and Afek's "Temporally Bounding TSO for Fence-Free
+    /// Asymmetric Synchronization" (ASPLOS 2015) builds upon.
+    pub(crate) fn parts_of_sleep(&self, limit: Duration) -> impl Iterator<Item = Duration> {
+        let first = if self.heavy { limit.min(SETTLED_AFTER) } else { limit };
+        std::iter::once(first).chain((first < limit).then(|| limit - first))
     }
 
     /// Third step: whether there is still a reason to sleep.

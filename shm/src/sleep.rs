@@ -18,25 +18,27 @@ pub(crate) const BELLS_MAX: usize = 128;
 /// before its time. May return early.
 ///
 /// `wait` sleeps while every producer's bell has the value beside it, at most as long as it is
-/// told, and says whether that ended before its time. There may be rings without a bell: they
-/// shorten the sleep.
+/// told, and says whether that ended before its time: again, then, for the rest of a sleep that has
+/// two parts. There may be rings without a bell: they shorten the sleep.
 pub fn sleep_on_all<P: Memory, C: OwnedMemory>(
     rings: &mut [&mut Reader<P, C>],
     limit: Duration,
-    wait: impl FnOnce(&[(&P, u32)], Duration) -> bool,
+    mut wait: impl FnMut(&[(&P, u32)], Duration) -> bool,
 ) -> bool {
     let rungs: Vec<u32> = rings.iter_mut().map(|ring| ring.announce_sleep(0)).collect();
     // One fence stands for all; a heavy one also does what the light ones need.
-    if let Some(ring) = rings.iter().find(|ring| ring.is_heavy()).or_else(|| rings.first()) {
+    let first = rings.iter().find(|ring| ring.is_heavy()).or_else(|| rings.first());
+    if let Some(ring) = first {
         ring.fence_sleep();
     }
     // Before the looks: what was committed before a producer noticed us is found by the look, and
     // what it commits from then on it rings for.
     let limit = rings.iter().fold(limit, |limit, ring| limit.min(longest(ring)));
-    let woken = !rings.iter().all(|ring| ring.finds_nothing()) || {
-        let (bells, limit) = bells(rings, &rungs, limit);
-        wait(&bells, limit)
-    };
+    let (bells, limit) = bells(rings, &rungs, limit);
+    let parts = first.map(|ring| ring.parts_of_sleep(limit)).into_iter().flatten();
+    let woken = parts
+        .into_iter()
+        .any(|part| !rings.iter().all(|ring| ring.finds_nothing()) || wait(&bells, part));
     rings.iter_mut().for_each(|ring| ring.end_sleep());
     woken
 }

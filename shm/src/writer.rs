@@ -153,7 +153,7 @@ impl<P: OwnedMemory, C: Memory> Writer<P, C> {
     }
 
     /// Leaves the fence of each commit to consumers that go to sleep, where they can pay for it.
-    pub(crate) fn allow_light(&mut self) {
+    pub fn allow_light(&mut self) {
         self.may_be_light = self.own.allow_light();
     }
 

@@ -84,6 +84,7 @@ fn a_consumer_survives_a_producer_that_answers_every_load_afresh() {
         read_case(world, |position| {
             let own = Own(Rc::clone(world));
             let mut reader = Reader::new(own, world.geometry, wait_mode(world), position, 1);
+            reader.pay_for_fences();
             world.begin(position, (0, 0));
             reader.join(Demon(Rc::clone(world)));
             reader
@@ -98,6 +99,7 @@ fn a_producer_survives_a_consumer_that_answers_every_load_afresh() {
             let (own, mode) = (Own(Rc::clone(world)), wait_mode(world));
             world.begin(base, (base, released + world.geometry.count()));
             let mut writer = Writer::new(own, world.geometry, mode, base, released);
+            writer.allow_light();
             writer.join(Demon(Rc::clone(world)), 1);
             writer
         })

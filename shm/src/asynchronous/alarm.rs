@@ -107,9 +107,9 @@ impl Alarm {
         line.is_some_and(|line| matches!(line.state, State::HungUp))
     }
 
-    /// When a reader has to look although nobody rang: if a producer cannot ring or does not know
-    /// of us yet, or the agent is away. `read` is the producer that is read, if there is one:
-    /// whether it has noticed us, and its lifeline.
+    /// When a reader has to look although nobody rang: if a producer cannot ring or may not know
+    /// of this sleep, or the agent is away. `read` is the producer that is read, if there is one:
+    /// whether it sees every sleep, and its lifeline.
     pub(super) fn clock(
         &self,
         read: Option<(bool, Option<&Arc<Lifeline>>)>,
@@ -117,7 +117,7 @@ impl Alarm {
         link: &Link,
     ) -> Option<Duration> {
         let is_live = link.peer == PeerState::Live;
-        let read = read.is_some_and(|(noticed, lifeline)| !noticed || !self.hears(lifeline));
+        let read = read.is_some_and(|(sees, lifeline)| !sees || !self.hears(lifeline));
         let waiting = line.open().any(|lifeline| !self.hears(lifeline));
         let pause = (read && is_live || waiting).then_some(self.pause);
         [pause, link.retry_in()].into_iter().flatten().min()

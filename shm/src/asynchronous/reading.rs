@@ -125,7 +125,9 @@ impl<E: Reading> Awaited<E> {
 
     fn poll_alarm(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (ring, line, link) = self.end.parts();
-        let read = ring.peer().map(|peer| (ring.is_noticed(), peer.lifeline()));
+        // A commit may overlook an end that paid for its fence: see Reader::pay_for_fences.
+        let sees = ring.is_noticed() && !ring.is_heavy();
+        let read = ring.peer().map(|peer| (sees, peer.lifeline()));
         let lifelines = line.lifelines().chain(read.and_then(|(_, lifeline)| lifeline));
         self.alarm.watch(lifelines, link.socket());
         let clock = self.alarm.clock(read, line, link);
@@ -150,5 +152,57 @@ struct Listening<'a, E: Reading>(&'a mut Awaited<E>);
 impl<E: Reading> Drop for Listening<'_, E> {
     fn drop(&mut self) {
         self.0.stop_listening();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::pair::{PairOptions, pair_with};
+    use crate::{WaitMode, barrier, lifeline};
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+    const SILENCE: Duration = Duration::from_millis(50);
+    /// More than what two ends that get to know each other have to say.
+    const TURNS: u32 = 6;
+
+    /// Whether a consumer that waits for nothing is woken again and again, within `patience`.
+    fn is_woken_for_nothing(pays: bool, patience: Duration) -> bool {
+        let options = PairOptions { wait: WaitMode::Park, ..PairOptions::default() };
+        let (mut producer, mut consumer) =
+            pair_with(options, Some(lifeline::pair().unwrap())).unwrap();
+        if pays {
+            consumer.ring.pay_for_fences();
+        }
+        consumer.maintain().unwrap();
+        producer.maintain().unwrap();
+        let mut awaited = Awaited::new(consumer);
+        let mut polls = 0;
+        let again = poll_fn(|cx| {
+            polls += 1;
+            let nothing = |_: &mut Consumer| Ok(Look::<()>::Nothing);
+            assert!(awaited.poll(cx, nothing).is_pending());
+            if polls == TURNS { Poll::Ready(()) } else { Poll::Pending }
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep(patience) => false,
+                () = again => true,
+            }
+        })
+    }
+
+    #[test]
+    fn an_end_that_pays_for_fences_looks_by_the_clock_and_no_other_does() {
+        if !barrier::works() {
+            eprintln!("SKIPPED: the kernel refuses membarrier(2) here");
+            return;
+        }
+        assert!(is_woken_for_nothing(true, PATIENCE));
+        assert!(!is_woken_for_nothing(false, SILENCE));
     }
 }

@@ -32,6 +32,7 @@ impl<'c> Case<'c> {
         let broadcast = Some(policy);
         let grant = Grant { base, broadcast, start: Start::Newest, ..lane.grants[1].clone() };
         let mut end = Subscriber::new(own, grant, Link::new(None, None, PeerState::Live)).unwrap();
+        end.ring.pay_for_fences();
         siege.begin(base, 0);
         let entry = Entry { offset: P_READERS, joined_at: base };
         end.ring.join_at(seen, &entry).unwrap();

@@ -132,6 +132,7 @@ fn a_reader_survives_a_producer_that_overruns_it_and_lies() {
         let (own, position) = (Own(Rc::clone(world)), start(world));
         let demon = Sticky::new(world);
         let mut end = Follower::new(own, world.geometry, wait_mode(world), position, 1);
+        end.pay_for_fences();
         let entry = laneway_shm::roster::Entry { offset: P_READERS, joined_at: position };
         world.begin(position, (0, 0));
         end.join_at(demon.clone(), &entry).expect("its own position");

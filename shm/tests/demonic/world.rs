@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use laneway_shm::geometry::{Geometry, WORD_BYTES};
 use laneway_shm::layout::{
-    C_BELL, C_PARKED, C_RELEASED, P_BELL, P_COMMITTED, P_JOINED, P_PARKED, P_READERS, P_SLOTS,
+    C_BELL, C_HEAVY, C_PARKED, C_RELEASED, P_BELL, P_COMMITTED, P_JOINED, P_PARKED, P_READERS,
+    P_SLOTS,
 };
 use laneway_shm::memory::{Memory, OwnedMemory};
 
@@ -71,7 +72,8 @@ impl World {
         let slots = self.geometry.count();
         assert!(work.loads <= self.allowed.get(), "oracle: work per call");
         assert!(work.copies <= slots, "oracle: copies per call");
-        assert!(work.sleeps <= 1 && work.wakes <= 1, "oracle: system calls per call");
+        // A sleep has at most two parts.
+        assert!(work.sleeps <= 2 && work.wakes <= 1, "oracle: system calls per call");
     }
 
     pub(crate) fn loaded(&self) {
@@ -147,8 +149,8 @@ impl Memory for Demon {
     #[expect(clippy::cast_possible_truncation, reason = "any half will do")]
     fn load_u32(&self, offset: usize) -> u32 {
         self.0.loaded();
-        let known = [P_BELL, P_PARKED, C_BELL, C_PARKED].contains(&offset);
-        assert!(known, "oracle: {offset} is no futex word");
+        let known = [P_BELL, P_PARKED, C_BELL, C_PARKED, C_HEAVY].contains(&offset);
+        assert!(known, "oracle: {offset} is no word of a sleep");
         self.0.edge() as u32
     }
 
@@ -184,12 +186,20 @@ impl Memory for Own {
 
     fn full_fence(&self) {}
 
+    fn heavy_works(&self) -> bool {
+        true
+    }
+
     fn wait(&self, offset: usize, _expected: u32, _timeout: Duration) {
         panic!("oracle: nobody rings at {offset}");
     }
 }
 
 impl OwnedMemory for Own {
+    fn allow_light(&self) -> bool {
+        true
+    }
+
     fn store_relaxed(&self, offset: usize, _value: u64) {
         if offset >= P_SLOTS {
             self.0.may_write(self.0.slot_of(offset));
@@ -203,8 +213,8 @@ impl OwnedMemory for Own {
     }
 
     fn store_u32(&self, offset: usize, _value: u32) {
-        let known = [P_BELL, P_PARKED, C_BELL, C_PARKED].contains(&offset);
-        assert!(known && offset.is_multiple_of(4), "oracle: {offset} is no futex word");
+        let known = [P_BELL, P_PARKED, C_BELL, C_PARKED, C_HEAVY].contains(&offset);
+        assert!(known && offset.is_multiple_of(4), "oracle: {offset} is no word of a sleep");
     }
 
     fn copy_in(&self, offset: usize, source: &[u8]) {
