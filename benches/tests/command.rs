@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 fn bench(directory: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_laneway-bench"))
@@ -21,12 +22,15 @@ fn succeeded(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn two_cpus() -> bool {
-    let enough = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() >= 2);
-    if !enough {
+/// Two cpus, for one test at a time: what spins on them beside it makes every sample one that does
+/// not count.
+fn two_cpus() -> Option<MutexGuard<'static, ()>> {
+    static CPUS: Mutex<()> = Mutex::new(());
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
         println!("SKIPPED: a lane is measured between two cpus, and this process has one");
+        return None;
     }
-    enough
+    Some(CPUS.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// What `report` wrote, with every part that a reader looks for.
@@ -50,9 +54,7 @@ fn check_page_without_curves(path: PathBuf, expected: &[&str]) {
 
 #[test]
 fn a_run_becomes_a_page_a_text_and_json_that_reads_back() {
-    if !two_cpus() {
-        return;
-    }
+    let Some(_cpus) = two_cpus() else { return };
     let directory = directory();
     // On a busy machine the cpus seem to move: some of three rounds will count.
     let small = ["--sizes", "64", "--rounds", "3", "--seconds", "0.02"];
@@ -91,9 +93,7 @@ fn shown(result: &serde_json::Value, kind: &str, expected: &str) {
 
 #[test]
 fn what_a_broadcast_costs_is_measured_for_each_number_of_readers() {
-    if !two_cpus() {
-        return;
-    }
+    let Some(_cpus) = two_cpus() else { return };
     let small = ["--rounds", "6", "--seconds", "0.02", "--json"];
     for (policy, readers) in [("gated", "1,3"), ("overwrite", "2")] {
         let asked = ["broadcast", "--policy", policy, "--readers", readers];
@@ -133,9 +133,7 @@ fn trials(arguments: &[&str], expected: &[(&str, &str)]) -> serde_json::Value {
 
 #[test]
 fn a_sleeper_is_woken_by_a_lane_and_by_a_bare_futex_in_the_same_rounds() {
-    if !two_cpus() {
-        return;
-    }
+    let Some(_cpus) = two_cpus() else { return };
     let small = ["wake", "--gaps", "1000", "--rounds", "2", "--seconds", "0.1"];
     let expected =
         [("wake-up", "futex"), ("wake-up", "lane"), ("publish", "spin"), ("publish", "park")];
@@ -147,9 +145,7 @@ fn a_sleeper_is_woken_by_a_lane_and_by_a_bare_futex_in_the_same_rounds() {
 
 #[test]
 fn every_way_to_copy_is_tried_or_says_why_not() {
-    if !two_cpus() {
-        return;
-    }
+    let Some(_cpus) = two_cpus() else { return };
     let ways = ["memcpy", "rep-movsb", "non-temporal", "in-place", "written-back"];
     let mut expected = ways.map(|way| ("hand-over", way)).to_vec();
     expected.extend([("copy-out", "memcpy"), ("copy-out", "lane")]);
@@ -166,9 +162,7 @@ fn every_way_to_copy_is_tried_or_says_why_not() {
 
 #[test]
 fn what_a_pause_does_is_measured_for_a_line_messages_and_streams() {
-    if !two_cpus() {
-        return;
-    }
+    let Some(_cpus) = two_cpus() else { return };
     let expected = ["line", "message", "stream"];
     let expected = expected.map(|what| [(what, "no-pause"), (what, "pause")]).concat();
     trials(&["pause", "--quick", "--rounds", "2"], &expected);
@@ -186,9 +180,7 @@ fn a_file_that_is_no_report_is_named_with_what_to_do() {
 
 #[test]
 fn the_control_plane_is_measured_beside_a_plain_echo_and_every_end_attaches() {
-    if !two_cpus() {
-        return;
-    }
+    let Some(_cpus) = two_cpus() else { return };
     let directory = directory();
     let small = ["--lanes", "16", "--attaches", "2", "--seconds", "0.02", "--quick"];
     let output = bench(directory.path(), &[&["control", "--json"], &small[..]].concat());
@@ -241,9 +233,7 @@ fn the_control_plane_is_measured_beside_a_plain_echo_and_every_end_attaches() {
 
 #[test]
 fn the_steps_of_an_attach_are_timed_on_both_sides() {
-    if !two_cpus() {
-        return;
-    }
+    let Some(_cpus) = two_cpus() else { return };
     let directory = directory();
     let arguments = ["control", "--steps", "--json", "--quick", "--attaches", "3"];
     let output = bench(directory.path(), &arguments);
@@ -332,9 +322,7 @@ mod rivals {
 
     #[test]
     fn every_rival_passes_every_byte_of_small_and_large_messages() {
-        if !two_cpus() {
-            return;
-        }
+        let Some(_cpus) = two_cpus() else { return };
         let report = compare(&["--sizes", "64,4096"]);
         let mut counts = (0, 0);
         // On a busy machine an end may not run at all for as long as a measurement takes.
@@ -377,9 +365,7 @@ mod rivals {
 
     #[test]
     fn sleeping_ends_are_compared_with_rivals_that_can_sleep() {
-        if !two_cpus() {
-            return;
-        }
+        let Some(_cpus) = two_cpus() else { return };
         let rivals = "rtrb,crossbeam-channel,iceoryx2,shmem-ipc,ipc-channel,pipe,tonic-unary";
         let report = compare(&["--wait", "park", "--no-pin", "--sizes", "64", "--rivals", rivals]);
         assert_eq!(report["method"]["wait"], "park");
@@ -397,9 +383,7 @@ mod rivals {
     #[cfg(feature = "rivals-dpdk")]
     #[test]
     fn dpdks_ring_passes_every_byte_copied_and_in_place() {
-        if !two_cpus() {
-            return;
-        }
+        let Some(_cpus) = two_cpus() else { return };
         let report = compare(&["--sizes", "56,64,65536", "--rivals", "dpdk-ring,dpdk-in-place"]);
         let mut found = 0;
         let mut check = |who, work, bytes| {
@@ -425,9 +409,7 @@ mod rivals {
     #[cfg(feature = "rivals-aeron")]
     #[test]
     fn aeron_passes_every_byte_claimed_and_offered_and_leaves_nothing_in_memory() {
-        if !two_cpus() {
-            return;
-        }
+        let Some(_cpus) = two_cpus() else { return };
         let left = || {
             let files = std::fs::read_dir("/dev/shm").expect("memory").flatten();
             let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
@@ -457,9 +439,7 @@ mod rivals {
 
     #[test]
     fn what_is_not_asked_for_is_not_measured() {
-        if !two_cpus() {
-            return;
-        }
+        let Some(_cpus) = two_cpus() else { return };
         let asked = ["--sizes", "64", "--rivals", "rtrb", "--work", "latency,batch"];
         let how = ["--copy", "trusted", "--latency-depths", "4,64"];
         let report = compare(&[&asked[..], &how].concat());
@@ -488,9 +468,7 @@ mod rivals {
 
     #[test]
     fn several_readers_get_every_message_of_a_lane_and_of_iceoryx2() {
-        if !two_cpus() {
-            return;
-        }
+        let Some(_cpus) = two_cpus() else { return };
         let asked = ["--readers", "1,3", "--work", "stream", "--sizes", "64,4096"];
         let report = compare(&[&asked[..], &["--rivals", "iceoryx2,pipe"]].concat());
         let mut found = 0;
@@ -521,9 +499,7 @@ mod rivals {
 
     #[test]
     fn depths_that_are_asked_for_are_what_every_ring_gets() {
-        if !two_cpus() {
-            return;
-        }
+        let Some(_cpus) = two_cpus() else { return };
         let report = compare(&["--sizes", "64", "--rivals", "rtrb", "--depths", "128,1024"]);
         let samples = report["samples"].as_array().expect("samples");
         let mut depths: Vec<_> = samples
@@ -539,9 +515,7 @@ mod rivals {
 
 #[test]
 fn noise_measures_every_way_to_pin_and_leaves_the_node_as_it_was() {
-    if !two_cpus() {
-        return;
-    }
+    let Some(_cpus) = two_cpus() else { return };
     let directory = directory();
     let small = ["noise", "--quick", "--seconds", "0.02", "--plot", "noise.svg", "--json"];
     let child = Command::new(env!("CARGO_BIN_EXE_laneway-bench"))

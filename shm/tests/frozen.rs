@@ -234,6 +234,7 @@ fn a_full_lifeline_is_told_and_nothing_of_the_payload_is_in_the_lane() {
 
 #[test]
 fn lanes_without_a_lifeline_refuse_and_messages_go_on() {
+    let _turn = turn();
     let (mut producer, mut consumer) = pair(PairOptions::default()).unwrap();
     let error = producer.send_frozen(&payload(PAGE, 1), SOON).unwrap_err();
     assert!(matches!(error, FrozenSendError::NoLifeline { .. }), "{error:?}");

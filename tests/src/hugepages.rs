@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::PathBuf;
 
+/// Times that the kernel is asked for pages.
+const TRIES: u32 = 5;
+
 /// Pages that this test added. Tests that use it take their [`turn`](crate::turn).
 #[derive(Debug)]
 pub struct Reserved {
@@ -20,9 +23,18 @@ impl Reserved {
         // What was given back and is still held, by a child of a test before, is no part of the
         // pool that is left behind.
         let before = found.saturating_sub(read(&folder.join("surplus_hugepages"))?);
-        fs::write(&file, (found + pages).to_string()).ok()?;
         let reserved = Self { file, before };
-        (read(&reserved.file)? >= found + pages).then_some(reserved)
+        for _ in 0..TRIES {
+            fs::write(&reserved.file, (found + pages).to_string()).ok()?;
+            if read(&reserved.file)? >= found + pages {
+                return Some(reserved);
+            }
+            // Memory that was used for long has no such piece free before its caches are dropped
+            // and what is left was moved together. Both are help, and may be refused.
+            let _ = fs::write("/proc/sys/vm/drop_caches", "3");
+            let _ = fs::write("/proc/sys/vm/compact_memory", "1");
+        }
+        None
     }
 }
 

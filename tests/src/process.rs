@@ -32,7 +32,10 @@ pub fn laneway() -> Command {
 pub fn laneway_as(uid: u32, dir: &Path) -> Command {
     let copy = dir.join("laneway");
     if !copy.exists() {
-        std::fs::copy(binary(), &copy).expect("copy");
+        // By a program: no child of another test's inherits the file while it is open for writing,
+        // and none of them keeps the copy from being run.
+        let copied = Command::new("cp").arg(binary()).arg(&copy).status().expect("cp");
+        assert!(copied.success(), "{copied}");
         std::fs::set_permissions(&copy, Permissions::from_mode(0o755)).expect("mode");
         std::fs::set_permissions(dir, Permissions::from_mode(0o755)).expect("mode");
     }

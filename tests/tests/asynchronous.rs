@@ -270,6 +270,7 @@ fn whoever_waits_hears_of_the_end_of_the_lane_and_of_the_stream() {
     });
     producer_is(&agent, "a", State::Gone);
     let mut successor = self::producer(&agent, "a");
+    let (heard, was_heard) = std::sync::mpsc::channel();
     let waiting = std::thread::spawn(move || {
         run(async {
             // After a stream that ended, the next one is found by looking.
@@ -281,10 +282,13 @@ fn whoever_waits_hears_of_the_end_of_the_lane_and_of_the_stream() {
                     Err(error) => panic!("{error}"),
                 }
             }
+            heard.send(()).unwrap();
             consumer.recv().await.map(|_| ())
         })
     });
     run(async { successor.send(b"again").await.unwrap() });
+    was_heard.recv_timeout(PATIENCE).unwrap();
+    // Time to fall asleep in.
     std::thread::sleep(Duration::from_millis(50));
     agent.delete("a").unwrap();
     let revoked = waiting.join().unwrap();

@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use laneway_proto::v1::{self, Role, end_status::State};
 
 use super::report::{Cores, Latency, Report};
-use super::stage::{Failure, Stage, Worker};
+use super::stage::{Failure, PATIENCE, Stage, Worker};
 use super::worker::{Consumed, Pinged, Produced};
 use super::{DemoArgs, Progress, syscalls};
 
@@ -46,7 +47,7 @@ pub(super) fn stream(
     while !consumer.is_finished() {
         let lane = stage.get("demo-stream")?;
         progress.set(position(lane.consumer.as_ref()), args.messages);
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50));
     }
     let (_, sent): (Produced, _) = syscalls::finish(producer)?;
     let (consumed, received): (Consumed, _) = syscalls::finish(consumer)?;
@@ -267,11 +268,17 @@ pub(super) fn kill_agent(
     report.kills.agent += 1;
     let witness = stage.witness("consumer-5");
     let when_dead = read_witness(&witness)?;
-    std::thread::sleep(std::time::Duration::from_millis(200));
-    let without_agent = read_witness(&witness)?;
-    if without_agent <= when_dead {
-        return Err("nothing moved while the agent was dead".into());
-    }
+    let deadline = Instant::now() + PATIENCE;
+    let without_agent = loop {
+        std::thread::sleep(Duration::from_millis(200));
+        let noted = read_witness(&witness)?;
+        if noted > when_dead {
+            break noted;
+        }
+        if Instant::now() > deadline {
+            return Err("nothing moved while the agent was dead".into());
+        }
+    };
     progress.set(1, 2);
     stage.start_agent()?;
     let live =

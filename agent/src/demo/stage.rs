@@ -18,7 +18,7 @@ use crate::doctor;
 /// Hugepages that the demo asks its agent to reserve: the largest ring, twice, and small ones.
 const RESERVE_2M: &str = "2MiB=12";
 /// Nothing here takes longer, on any machine that is not stuck.
-const PATIENCE: Duration = Duration::from_secs(45);
+pub(super) const PATIENCE: Duration = Duration::from_secs(45);
 
 /// A failure on stage.
 pub(super) type Failure = Box<dyn Error>;
