@@ -297,7 +297,11 @@ def attach_consumer(
     pin: bool = True,
     lifeline: bool = False,
 ) -> Consumer:
-    """Attaches the consumer's end, as ``attach_producer`` does the producer's."""
+    """Attaches the consumer's end, as ``attach_producer`` does the producer's.
+
+    In a lane that parks, a ``lifeline`` that the consumer asks for costs its producer a fence for
+    each message, about 12 ns; one that the producer asks for does not.
+    """
 
 def attach_subscriber(
     socket: _Socket,

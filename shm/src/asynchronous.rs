@@ -5,7 +5,8 @@
 //! nothing says in its parked word that it waits in epoll, and the peer then rings over the
 //! [lifeline] instead of a futex. No thread, no timer and no polling: an end is
 //! woken by a message or by room, by the peer's death, by the agent's events, and only where
-//! somebody is lost by the clock (an agent that is away, a peer that has not noticed us yet).
+//! somebody is lost by the clock (an agent that is away, a peer that has not noticed us yet, a
+//! consumer that was attached without a lifeline of its own: see [`Attach::lifeline`]).
 //!
 //! **Cancelling.** Every method that waits may be dropped at any await, as the losing branch of
 //! `select!` is, and nothing is lost: a message stays in the lane until its

@@ -128,8 +128,9 @@ impl Attach {
     /// Whether to ask for a [lifeline](crate::lifeline) to each peer (default no): one more
     /// descriptor for each end, over which the peer can be heard in epoll and can send descriptors.
     ///
-    /// In a lane that parks, the producer of a consumer that asks for one makes a fence of its own
-    /// for each commit (about 12 ns): a sleep in epoll has no bound, and cannot pay for it.
+    /// One end of the two is enough to ask. Where a consumer of a lane that parks does, its
+    /// producer makes a fence of its own for each commit (about 12 ns), in a broadcast lane for all
+    /// readers: a sleep in epoll has no bound, and cannot pay for it.
     #[must_use]
     pub fn lifeline(mut self, lifeline: bool) -> Self {
         self.lifeline = lifeline;

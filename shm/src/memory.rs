@@ -81,7 +81,8 @@ pub trait Memory {
     }
 
     /// As [`Memory::full_fence`], for a thread that is about to sleep: also makes every
-    /// [`OwnedMemory::light_fence`] of other processes count as a full one.
+    /// [`OwnedMemory::light_fence`] of other processes count as a full one, but for those on a cpu
+    /// that the kernel misses (`barrier`): the sleep has to look again.
     fn heavy_fence(&self) {
         self.full_fence();
     }

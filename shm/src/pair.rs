@@ -31,7 +31,8 @@ pub struct PairOptions {
     pub wait: WaitMode,
     /// What the lane is tuned for.
     pub profile: Profile,
-    /// Whether there is a [lifeline](crate::lifeline) between the ends: two descriptors.
+    /// Whether there is a [lifeline](crate::lifeline) between the ends: two descriptors, and, if
+    /// they park, a fence for each commit as of [`Attach::lifeline`](crate::Attach::lifeline).
     pub lifeline: bool,
 }
 

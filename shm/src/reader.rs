@@ -3,7 +3,7 @@
 mod leave;
 mod payload;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::bell::{Bell, Parked};
 use crate::cursor::{CommitWord, Kind, POSITION_MAX, SlotState, read_slot};
@@ -483,9 +483,14 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
             Some(peer) => {
                 let limit = if self.is_noticed() { timeout } else { timeout.min(UNJOINED_SLEEP) };
                 for part in self.parts_of_sleep(limit) {
-                    // The bell that ended one part ends the next at once.
-                    if empty(self) {
-                        peer.wait(P_BELL, rung, part);
+                    if !empty(self) {
+                        break;
+                    }
+                    let asleep = Instant::now();
+                    peer.wait(P_BELL, rung, part);
+                    // Rung; or let go by a signal or a stranger, and too early for the next look.
+                    if asleep.elapsed() < part {
+                        break;
                     }
                 }
             }
@@ -496,9 +501,10 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
     /// Asks the producer for a doorbell at its next commit, for an end that waits in epoll. True if
     /// there is still nothing to read, and the doorbell will come; false ends the asking at once.
     ///
-    /// No wake-up is lost: this is the sleep of [`Reader::park`] but for where it ends. Between
-    /// the same two fences either the producer sees the word, and rings, or we see its commit
-    /// here; and a ring stays in the lifeline until it is read, so that it cannot come too early.
+    /// No wake-up is lost, but for one that [`Reader::is_heavy`] tells of: this is the sleep of
+    /// [`Reader::park`] but for where it ends. Between the same two fences either the producer sees
+    /// the word, and rings, or we see its commit here; and a ring stays in the lifeline until it is
+    /// read, so that it cannot come too early.
     pub fn listen(&mut self) -> bool {
         self.listen_while(Self::finds_nothing)
     }
@@ -539,7 +545,7 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
     /// [`Reader::is_heavy`] ring does it, it does it for every ring of the process.
     pub(crate) fn fence_sleep(&self) {
         // Pairs with the fence in Writer::wake_parked_consumer [sleep]: either it sees us parked,
-        // or we see its commit now.
+        // or we see its commit now; or, where a heavy fence missed its cpu, in `parts_of_sleep`.
         if self.heavy {
             self.own.heavy_fence();
         } else {
@@ -569,7 +575,8 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
         self.peer.as_ref().is_some_and(|p| p.load_acquire(self.joined_word) == self.incarnation)
     }
 
-    /// Whether [`Reader::fence_sleep`] pays for the producer's fences, too.
+    /// Whether [`Reader::fence_sleep`] pays for the producer's fences, too. A commit can then miss
+    /// the sleep that it falls into, and a sleep without a bound must look by the clock.
     pub(crate) fn is_heavy(&self) -> bool {
         self.heavy
     }

@@ -467,7 +467,7 @@ impl<Access> Memory for Region<Access> {
     }
 
     fn heavy_fence(&self) {
-        // A refusal after `heavy_works` said yes costs a sleep its bound, not its message.
+        // A refusal after `heavy_works` said yes is a fence that missed a cpu.
         if !barrier::run() {
             fence(Ordering::SeqCst);
         }

@@ -1,7 +1,8 @@
 //! One sleep of one reader over several rings.
 //!
 //! As a sleep over one (see `Reader::park`), with each step taken for all rings before the next
-//! one: announced in each, one fence for all, one more look at each, and then on all bells at once.
+//! one: announced in each, one fence for all, one more look at each, and then on all bells at once,
+//! with another look after the first part of that where a ring's fence may have missed a cpu.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ const ABSENT_SLEEP: Duration = Duration::from_millis(10);
 pub(crate) const BELLS_MAX: usize = 128;
 
 /// Sleeps until something is committed in one of the rings, at most `limit`; true if it ended
-/// before its time. May return early.
+/// before its time. May return early; without rings, at once.
 ///
 /// `wait` sleeps while every producer's bell has the value beside it, at most as long as it is
 /// told, and says whether that ended before its time: again, then, for the rest of a sleep that has

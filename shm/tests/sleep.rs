@@ -2,7 +2,7 @@
 //! stores stay in that cpu's buffer until somebody has slept, as a processor may keep them for a
 //! while.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -27,13 +27,16 @@ type Store = (usize, Vec<u8>);
 struct Buffered {
     heap: Heap,
     buffer: Rc<RefCell<Vec<Store>>>,
-    /// How long the peer slept on this segment's words each time.
+    /// How long the peer meant to sleep on this segment's words each time.
     sleeps: Rc<RefCell<Vec<Duration>>>,
+    /// The next sleep ends before any time has passed.
+    startles: Rc<Cell<bool>>,
 }
 
 impl Buffered {
     fn new(bytes: usize) -> Self {
-        Self { heap: Heap::new(bytes), buffer: Rc::default(), sleeps: Rc::default() }
+        let (buffer, sleeps, startles) = <_>::default();
+        Self { heap: Heap::new(bytes), buffer, sleeps, startles }
     }
 
     fn settle(&self) {
@@ -65,7 +68,10 @@ impl Memory for Buffered {
     }
     fn wait(&self, _offset: usize, _expected: u32, timeout: Duration) {
         self.sleeps.borrow_mut().push(timeout);
-        self.settle();
+        if !self.startles.take() {
+            std::thread::sleep(timeout);
+            self.settle();
+        }
     }
 }
 
@@ -157,6 +163,35 @@ fn a_message_of_any_of_several_lanes_is_found_likewise() {
         let expected: &[Duration] = if sent == 0 { &[] } else { &[PAST_EVERY_BUFFER] };
         assert_eq!(sleeps, expected, "lane {sent}");
         assert!(lanes[sent].received(), "lane {sent}");
+    }
+}
+
+#[test]
+fn a_sleeper_that_a_stranger_wakes_looks_again_in_time_all_the_same() {
+    let mut lane = Lane::new(true);
+    lane.send();
+    lane.producer.startles.set(true);
+    lane.reader.park(LIMIT);
+    assert_eq!(lane.sleeps(), [PAST_EVERY_BUFFER], "too early for the second part");
+    assert!(!lane.received());
+    lane.reader.park(LIMIT);
+    assert_eq!(lane.sleeps(), [PAST_EVERY_BUFFER; 2]);
+    assert!(lane.received());
+}
+
+#[test]
+fn a_sleep_over_several_lanes_goes_on_unless_a_bell_ended_its_first_part() {
+    for rung in [false, true] {
+        let mut lanes = [Lane::new(true), Lane::new(true)];
+        let mut rings: Vec<_> = lanes.iter_mut().map(|lane| &mut lane.reader).collect();
+        let mut sleeps = Vec::new();
+        let woken = sleep_on_all(&mut rings, LIMIT, |_, limit| {
+            sleeps.push(limit);
+            rung
+        });
+        assert_eq!(woken, rung);
+        let both = [PAST_EVERY_BUFFER, LIMIT - PAST_EVERY_BUFFER];
+        assert_eq!(sleeps, both[..2 - usize::from(rung)]);
     }
 }
 

@@ -20,7 +20,8 @@ pub const LANEWAY_NO_CPU: u32 = u32::MAX;
 /// For `laneway_attach_options`: leaves the thread where it is, whatever core was granted.
 pub const LANEWAY_ATTACH_NO_PIN: u32 = 1;
 /// For `laneway_attach_options`: asks for a lifeline to each peer, over which frozen payloads go.
-/// Costs a descriptor; one end of the two is enough to ask.
+/// Costs a descriptor; one end of the two is enough to ask. Where the consumer of a lane that parks
+/// asks, its producer makes a fence for each commit (about 12 ns).
 pub const LANEWAY_ATTACH_LIFELINE: u32 = 2;
 /// For `laneway_attach_options`: a reader of a broadcast lane starts with the oldest message that
 /// is retained, and not with the next one.

@@ -168,7 +168,7 @@ impl Alarm {
     }
 
     /// True if the time is up. A runtime's timers need a driver that it may not have; a descriptor
-    /// is all that is needed here, and only by an end that lost somebody.
+    /// is all that is needed here, and only by an end that lost somebody or may be overlooked.
     fn poll_clock(&mut self, cx: &mut Context<'_>, clock: Option<Duration>) -> bool {
         let Some(clock) = clock else { return false };
         let at = Instant::now() + clock;
