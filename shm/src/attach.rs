@@ -21,6 +21,7 @@ use crate::layout::{CONSUMER_SEGMENT_BYTES, Header, KIND_CONSUMER, KIND_PRODUCER
 use crate::memfd::{Segment, seal};
 use crate::pin::Pinned;
 use crate::producer::Producer;
+use crate::reader::offer_to_pay;
 use crate::region::{Owned, Region};
 use crate::ring::{Policy, Start};
 use crate::subscriber::Subscriber;
@@ -194,6 +195,10 @@ impl Attach {
             source,
         })?;
         (self.watch)("connect");
+        self.attach_over(socket, role)
+    }
+
+    fn attach_over(&self, socket: OwnedFd, role: Role) -> Result<Attached, AttachError> {
         let thread = nix::unistd::gettid().as_raw().cast_unsigned();
         let (claim, schema, start) = (self.claim.clone(), self.schema, self.start);
         let lifeline = self.lifeline;
@@ -203,6 +208,10 @@ impl Attach {
         (self.watch)("wait for GRANT");
         let region = map_own(&grant, &fd)?;
         (self.watch)("map and touch");
+        if role == Role::Consumer && grant.park && !lifeline {
+            // Before the agent shows this to a producer, who may be quicker than what follows.
+            offer_to_pay(&region);
+        }
         seal(&fd)?;
         send(&socket, &Frame::Mapped)?;
         (self.watch)("seal, send MAPPED");
@@ -377,8 +386,14 @@ fn unexpected(found: &Frame, waiting_for: &'static str) -> AttachError {
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+
     use super::*;
     use crate::barrier;
+    use crate::layout::C_HEAVY;
+    use crate::memfd::Draft;
     use crate::pair::handed_over;
     use crate::{PairOptions, WaitMode, pair};
 
@@ -402,5 +417,46 @@ mod tests {
             assert_eq!(pays(broadcast, false), barrier::works(), "{broadcast:?}");
             assert!(!pays(broadcast, true), "{broadcast:?}");
         }
+    }
+
+    /// What the agent's side of an attach receives.
+    fn heard(socket: &OwnedFd) -> Frame {
+        loop {
+            match fdpass::receive(socket) {
+                Ok(packet) => break Frame::decode(&packet.bytes).unwrap(),
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// What a reader's segment says of paying when its agent may show it to a producer.
+    fn offer_at_mapped(lifeline: bool) -> u32 {
+        let options = PairOptions { wait: WaitMode::Park, ..PairOptions::default() };
+        let grant = pair(options).unwrap().1.grant().clone();
+        let draft = Draft::create(header(&grant).unwrap(), grant.page_bytes, None).unwrap();
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let (ours, agents) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).unwrap();
+        let attach = Attach::by_name("none", "lane").pin(false).lifeline(lifeline);
+        std::thread::scope(|scope| {
+            let attached = scope.spawn(|| attach.attach_over(ours, Role::Consumer));
+            assert!(matches!(heard(&agents), Frame::Hello { .. }));
+            let frame = Frame::Grant(Box::new(grant)).encode();
+            fdpass::send(&agents, &frame, Some(draft.as_fd())).unwrap();
+            assert!(matches!(heard(&agents), Frame::Mapped));
+            let mut offer = [0; 4];
+            let segment = File::from(draft.as_fd().try_clone_to_owned().unwrap());
+            segment.read_exact_at(&mut offer, C_HEAVY as u64).unwrap();
+            drop(agents);
+            assert!(attached.join().unwrap().is_err(), "the agent left");
+            u32::from_le_bytes(offer)
+        })
+    }
+
+    #[test]
+    fn a_reader_offers_to_pay_before_a_producer_can_be_shown_its_segment() {
+        assert_eq!(offer_at_mapped(false), u32::from(barrier::works()));
+        assert_eq!(offer_at_mapped(true), 0);
     }
 }

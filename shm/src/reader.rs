@@ -59,6 +59,14 @@ pub struct Reader<P, C> {
     poison: Option<Corruption>,
 }
 
+/// Says in a reader's segment whether it can pay for its producers' fences, and returns that. A
+/// producer looks there once, when it joins.
+pub(crate) fn offer_to_pay(own: &impl OwnedMemory) -> bool {
+    let heavy = own.heavy_works();
+    own.store_u32(C_HEAVY, u32::from(heavy));
+    heavy
+}
+
 impl<P: Memory, C: OwnedMemory> Reader<P, C> {
     /// A reader whose next message has position `start`, of the consumer's `incarnation`.
     pub fn new(own: C, geometry: Geometry, wait: WaitMode, start: u64, incarnation: u64) -> Self {
@@ -90,8 +98,7 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
     /// it; before a producer joins. Not for an end that waits in epoll: nothing bounds that sleep,
     /// and a heavy fence may miss a cpu (`barrier`).
     pub fn pay_for_fences(&mut self) {
-        self.heavy = self.wait == WaitMode::Park && self.own.heavy_works();
-        self.own.store_u32(C_HEAVY, u32::from(self.heavy));
+        self.heavy = self.wait == WaitMode::Park && offer_to_pay(&self.own);
     }
 
     /// Position of the next message.
