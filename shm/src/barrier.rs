@@ -9,7 +9,7 @@
 //! A cpu can be missed. Linux keeps for each of them whether the memory map that it runs is
 //! registered, and a cpu that idles over ours while we register keeps saying no until it has run
 //! another process (seen on 6.18: docs/measurements.md, "Waiting"). So a sleep that relies on this
-//! is bounded, and looks once more early: `Reader::parts_of_sleep`.
+//! is bounded, and begins with looks for as long as a store may be on its way: `Reader::stays`.
 
 use std::sync::OnceLock;
 

@@ -22,9 +22,10 @@ use crate::sync::spin_hint;
 /// Stride of a slot of two lines: only there does a prefetch of the second one pay.
 const TWO_LINES: usize = 128;
 
-/// How long after a sleep was announced no processor holds a store from before: 1 ms, a thousand
-/// times what a full store buffer needs, and a small part of the longest sleep.
-const SETTLED_AFTER: Duration = Duration::from_millis(1);
+/// How long after a sleep was announced no processor holds a store from before. A store buffer
+/// needs far less than a microsecond. The time is spent spinning: a timer that is due soon would
+/// cost each wake-up 1.3 us (docs/measurements.md, "Waiting").
+const SETTLED_AFTER: Duration = Duration::from_micros(10);
 
 /// The consumer's half. `own` is its segment, `peer` the producer's.
 #[derive(Debug)]
@@ -489,16 +490,8 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
             None => std::thread::sleep(timeout.min(UNJOINED_SLEEP)),
             Some(peer) => {
                 let limit = if self.is_noticed() { timeout } else { timeout.min(UNJOINED_SLEEP) };
-                for part in self.parts_of_sleep(limit) {
-                    if !empty(self) {
-                        break;
-                    }
-                    let asleep = Instant::now();
-                    peer.wait(P_BELL, rung, part);
-                    // Rung; or let go by a signal or a stranger, and too early for the next look.
-                    if asleep.elapsed() < part {
-                        break;
-                    }
+                if self.stays(|| empty(self)) {
+                    peer.wait(P_BELL, rung, limit);
                 }
             }
         }
@@ -552,7 +545,7 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
     /// [`Reader::is_heavy`] ring does it, it does it for every ring of the process.
     pub(crate) fn fence_sleep(&self) {
         // Pairs with the fence in Writer::wake_parked_consumer [sleep]: either it sees us parked,
-        // or we see its commit now; or, where a heavy fence missed its cpu, in `parts_of_sleep`.
+        // or we see its commit now; or, where a heavy fence missed its cpu, while it `stays`.
         if self.heavy {
             self.own.heavy_fence();
         } else {
@@ -560,19 +553,31 @@ impl<P: Memory, C: OwnedMemory> Reader<P, C> {
         }
     }
 
-    /// A sleep's parts, in front of each of which is a third step.
+    /// Third step: whether there is `nothing`, and it stays so while stores are on their way.
     ///
     /// A heavy fence may not have reached the producer's cpu (`barrier`). What was committed there
-    /// without a look at our word is visible by the end of the first part, and whoever commits
-    /// after that sees our word, which has been there all the time: a store leaves its processor's
-    /// buffer in far less, as Morrison and Afek's "Temporally Bounding TSO for Fence-Free
+    /// without a look at our word is visible after [`SETTLED_AFTER`], and whoever commits later
+    /// sees our word, which has been there all the time. That a store leaves its processor's buffer
+    /// in bounded time is what Morrison and Afek's "Temporally Bounding TSO for Fence-Free
     /// Asymmetric Synchronization" (ASPLOS 2015) builds upon.
-    pub(crate) fn parts_of_sleep(&self, limit: Duration) -> impl Iterator<Item = Duration> {
-        let first = if self.heavy { limit.min(SETTLED_AFTER) } else { limit };
-        std::iter::once(first).chain((first < limit).then(|| limit - first))
+    pub(crate) fn stays(&self, nothing: impl Fn() -> bool) -> bool {
+        if !nothing() {
+            return false;
+        }
+        let since = Instant::now();
+        let mut is_over = !self.heavy;
+        while !is_over {
+            // The last look comes after the time.
+            is_over = since.elapsed() >= SETTLED_AFTER;
+            if !nothing() {
+                return false;
+            }
+            spin_hint();
+        }
+        true
     }
 
-    /// Third step: whether there is still a reason to sleep.
+    /// Whether there is still a reason to sleep.
     pub(crate) fn finds_nothing(&self) -> bool {
         matches!(self.look(&self.next), Ok(SlotState::Empty))
     }

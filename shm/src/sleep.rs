@@ -1,8 +1,8 @@
 //! One sleep of one reader over several rings.
 //!
 //! As a sleep over one (see `Reader::park`), with each step taken for all rings before the next
-//! one: announced in each, one fence for all, one more look at each, and then on all bells at once,
-//! with another look after the first part of that where a ring's fence may have missed a cpu.
+//! one: announced in each, one fence for all, one more look at each (or looks for a while, where a
+//! ring's fence may have missed a cpu), and then on all bells at once.
 
 use std::time::Duration;
 
@@ -16,15 +16,15 @@ const ABSENT_SLEEP: Duration = Duration::from_millis(10);
 pub(crate) const BELLS_MAX: usize = 128;
 
 /// Sleeps until something is committed in one of the rings, at most `limit`; true if it ended
-/// before its time. May return early; without rings, at once.
+/// before its time. May return early.
 ///
 /// `wait` sleeps while every producer's bell has the value beside it, at most as long as it is
-/// told, and says whether that ended before its time: again, then, for the rest of a sleep that has
-/// two parts. There may be rings without a bell: they shorten the sleep.
+/// told, and says whether that ended before its time. There may be rings without a bell: they
+/// shorten the sleep.
 pub fn sleep_on_all<P: Memory, C: OwnedMemory>(
     rings: &mut [&mut Reader<P, C>],
     limit: Duration,
-    mut wait: impl FnMut(&[(&P, u32)], Duration) -> bool,
+    wait: impl FnOnce(&[(&P, u32)], Duration) -> bool,
 ) -> bool {
     let rungs: Vec<u32> = rings.iter_mut().map(|ring| ring.announce_sleep(0)).collect();
     // One fence stands for all; a heavy one also does what the light ones need.
@@ -35,11 +35,11 @@ pub fn sleep_on_all<P: Memory, C: OwnedMemory>(
     // Before the looks: what was committed before a producer noticed us is found by the look, and
     // what it commits from then on it rings for.
     let limit = rings.iter().fold(limit, |limit, ring| limit.min(longest(ring)));
-    let (bells, limit) = bells(rings, &rungs, limit);
-    let parts = first.map(|ring| ring.parts_of_sleep(limit)).into_iter().flatten();
-    let woken = parts
-        .into_iter()
-        .any(|part| !rings.iter().all(|ring| ring.finds_nothing()) || wait(&bells, part));
+    let nothing = || rings.iter().all(|ring| ring.finds_nothing());
+    let woken = !first.map_or_else(nothing, |ring| ring.stays(nothing)) || {
+        let (bells, limit) = bells(rings, &rungs, limit);
+        wait(&bells, limit)
+    };
     rings.iter_mut().for_each(|ring| ring.end_sleep());
     woken
 }

@@ -72,8 +72,7 @@ impl World {
         let slots = self.geometry.count();
         assert!(work.loads <= self.allowed.get(), "oracle: work per call");
         assert!(work.copies <= slots, "oracle: copies per call");
-        // A sleep has at most two parts.
-        assert!(work.sleeps <= 2 && work.wakes <= 1, "oracle: system calls per call");
+        assert!(work.sleeps <= 1 && work.wakes <= 1, "oracle: system calls per call");
     }
 
     pub(crate) fn loaded(&self) {
@@ -185,10 +184,6 @@ impl Memory for Own {
     }
 
     fn full_fence(&self) {}
-
-    fn heavy_works(&self) -> bool {
-        true
-    }
 
     fn wait(&self, offset: usize, _expected: u32, _timeout: Duration) {
         panic!("oracle: nobody rings at {offset}");

@@ -228,7 +228,7 @@ impl<W: World> Reads<W> for ByStamp<W> {
         &self.out
     }
 
-    fn sleep(&mut self, wait: impl FnMut(&[(&W::Memory, u32)], Duration) -> bool) {
+    fn sleep(&mut self, wait: impl FnOnce(&[(&W::Memory, u32)], Duration) -> bool) {
         // As long as somebody is held back, the patience bounds the sleep.
         if self.held.is_some() {
             return;

@@ -163,7 +163,7 @@ pub(crate) trait Reads<W: World> {
     fn out(&self) -> &[Ear<W>];
 
     /// Sleeps until one of the lanes that are waited for rings.
-    fn sleep(&mut self, wait: impl FnMut(&[(&W::Memory, u32)], Duration) -> bool);
+    fn sleep(&mut self, wait: impl FnOnce(&[(&W::Memory, u32)], Duration) -> bool);
 
     /// Puts every lane back.
     fn all_in(&mut self) {

@@ -301,7 +301,7 @@ impl<W: World> Reads<W> for InTurn<W> {
         &self.out
     }
 
-    fn sleep(&mut self, mut wait: impl FnMut(&[(&W::Memory, u32)], Duration) -> bool) {
+    fn sleep(&mut self, wait: impl FnOnce(&[(&W::Memory, u32)], Duration) -> bool) {
         let is_deaf = self.wrong == Wrong::Deaf;
         let mut rings: Vec<_> = self.turns.usable().map(|(_, ear)| ear.receiver.ring()).collect();
         sleep_on_all(&mut rings, FOR_EVER, |bells, limit| {
